@@ -1,0 +1,55 @@
+use super::*;
+
+fn key(name: &'static str) -> RowKey {
+    RowKey { table: Table::Key, key: Bytes::from_static(name.as_bytes()) }
+}
+
+fn batch(n: u8) -> Batch {
+    Batch::new(BatchId([n; 16]))
+}
+
+#[test]
+fn tags_are_the_tables_places() {
+    for (tag, table) in Table::ALL.into_iter().enumerate() {
+        assert_eq!(usize::from(table.tag()), tag);
+        assert_eq!(Table::from_tag(table.tag()), Some(table));
+    }
+    assert_eq!(Table::from_tag(Table::ALL.len() as u8), None);
+}
+
+#[test]
+fn of_two_that_deny_each_other_one_wins() {
+    let (mut a, mut b) = (batch(1), batch(2));
+    a.expect(key("y"), Expect::Absent).put(key("x"), "a");
+    b.expect(key("x"), Expect::Absent).put(key("y"), "b");
+    let mut group = Group::new(Version(7), BTreeMap::new());
+    assert_eq!(group.admit(&a), Ok(Version(8)));
+    assert_eq!(group.admit(&b), Err(key("x")));
+    assert_eq!(group.into_writes().0.keys().collect::<Vec<_>>(), [&key("x")]);
+}
+
+#[test]
+fn a_refused_batch_leaves_nothing() {
+    let mut a = batch(1);
+    a.expect(key("x"), Expect::At(Version(3))).put(key("x"), "a").put(key("y"), "a").delete(key("z"));
+    let mut group = Group::new(Version(7), BTreeMap::from([(key("x"), Version(4))]));
+    assert_eq!(group.admit(&a), Err(key("x")));
+    assert_eq!(group.head(), Version(7));
+    assert!(group.into_writes().0.is_empty());
+}
+
+#[test]
+fn later_batches_of_a_group_see_earlier_ones() {
+    let (mut a, mut b, mut c) = (batch(1), batch(2), batch(3));
+    a.expect(key("x"), Expect::At(Version(4))).put(key("x"), "a");
+    b.expect(key("x"), Expect::At(Version(8))).delete(key("x"));
+    c.expect(key("x"), Expect::Absent).put(key("x"), "c");
+    let mut group = Group::new(Version(7), BTreeMap::from([(key("x"), Version(4))]));
+    for each in [&a, &b, &c] {
+        group.admit(each).expect("sees the one before");
+    }
+    let (writes, changes) = group.into_writes();
+    assert_eq!(writes[&key("x")], (Version(10), Some(Bytes::from_static(b"c"))));
+    let feed: Vec<_> = changes.iter().map(|change| (change.version.0, change.deleted)).collect();
+    assert_eq!(feed, [(8, false), (9, true), (10, false)]);
+}
