@@ -124,6 +124,9 @@ pub struct Row {
 pub struct BatchId(pub [u8; 16]);
 
 impl BatchId {
+    /// The least id.
+    pub const MIN: BatchId = BatchId([0; 16]);
+
     /// An id out of a time and 10 random bytes.
     pub fn new(now: crate::Timestamp, random: [u8; 10]) -> BatchId {
         let mut id = [0; 16];
@@ -215,6 +218,39 @@ pub struct Change {
     pub deleted: bool,
 }
 
+/// What became of a batch, for ever.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fate {
+    /// It was applied, whole.
+    Committed(Version),
+    /// It was given up, and can never be applied any more.
+    Aborted,
+}
+
+/// Why a batch is not taken into a group.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Refusal {
+    /// This row is not as the batch expects.
+    Conflict(RowKey),
+    /// Its fate was decided before.
+    Decided(Fate),
+    /// It is so old that its fate may have been forgotten.
+    Forgotten,
+}
+
+/// What a group changes when it is applied, all at once.
+#[derive(Debug, Default)]
+pub struct Writes {
+    /// The version of the last admitted batch.
+    pub head: Version,
+    /// The last write of each row, with its version.
+    pub rows: BTreeMap<RowKey, (Version, Option<Bytes>)>,
+    /// The change feed's entries, in commit order.
+    pub changes: Vec<Change>,
+    /// The admitted batches.
+    pub ids: BTreeMap<BatchId, Version>,
+}
+
 /// Decides, in order, which batches of a group hold when they are applied one after the other, and merges their writes.
 ///
 /// An engine reads the current versions of [`Group::keys`] at a moment from which nothing else commits, admits the batches
@@ -222,9 +258,9 @@ pub struct Change {
 #[derive(Debug)]
 pub struct Group {
     versions: BTreeMap<RowKey, Version>,
-    writes: BTreeMap<RowKey, (Version, Option<Bytes>)>,
-    changes: Vec<Change>,
-    head: Version,
+    fates: BTreeMap<BatchId, Fate>,
+    oldest: BatchId,
+    writes: Writes,
 }
 
 impl Group {
@@ -236,40 +272,52 @@ impl Group {
         keys
     }
 
-    /// A group that comes after `head`, over the versions that the rows of [`Group::keys`] have now (absent ones left out).
-    pub fn new(head: Version, versions: BTreeMap<RowKey, Version>) -> Group {
-        Group { versions, writes: BTreeMap::new(), changes: Vec::new(), head }
+    /// A group that comes after `head`, over the versions that the rows of [`Group::keys`] have now (absent ones left out)
+    /// and the fates of those of its batches that have one. The fates of batches before `oldest` may have been forgotten.
+    pub fn new(
+        head: Version,
+        versions: BTreeMap<RowKey, Version>,
+        fates: BTreeMap<BatchId, Fate>,
+        oldest: BatchId,
+    ) -> Group {
+        Group { versions, fates, oldest, writes: Writes { head, ..Writes::default() } }
     }
 
-    /// Takes a batch in and says at which version it commits, or the first row that is not as the batch expects.
-    pub fn admit(&mut self, batch: &Batch) -> Result<Version, RowKey> {
+    /// Takes a batch in and says at which version it commits. One id that comes twice in a group is one batch.
+    pub fn admit(&mut self, batch: &Batch) -> Result<Version, Refusal> {
+        if let Some(version) = self.writes.ids.get(&batch.id) {
+            return Ok(*version);
+        }
+        if let Some(fate) = self.fates.get(&batch.id) {
+            return Err(Refusal::Decided(*fate));
+        }
+        if batch.id < self.oldest {
+            return Err(Refusal::Forgotten);
+        }
         for (key, expect) in &batch.expect {
             if !expect.holds(self.versions.get(key).copied()) {
-                return Err(key.clone());
+                return Err(Refusal::Conflict(key.clone()));
             }
         }
-        self.head = Version(self.head.0 + 1);
+        let version = Version(self.writes.head.0 + 1);
+        self.writes.head = version;
+        self.writes.ids.insert(batch.id, version);
         for (key, value) in &batch.writes {
             match value {
-                Some(_) => self.versions.insert(key.clone(), self.head),
+                Some(_) => self.versions.insert(key.clone(), version),
                 None => self.versions.remove(key),
             };
             if key.table.in_feed() {
-                self.changes.push(Change { version: self.head, key: key.clone(), deleted: value.is_none() });
+                self.writes.changes.push(Change { version, key: key.clone(), deleted: value.is_none() });
             }
-            self.writes.insert(key.clone(), (self.head, value.clone()));
+            self.writes.rows.insert(key.clone(), (version, value.clone()));
         }
-        Ok(self.head)
+        Ok(version)
     }
 
-    /// The version of the last admitted batch.
-    pub fn head(&self) -> Version {
-        self.head
-    }
-
-    /// The last write of each row with its version, and the changes in commit order.
-    pub fn into_writes(self) -> (BTreeMap<RowKey, (Version, Option<Bytes>)>, Vec<Change>) {
-        (self.writes, self.changes)
+    /// What the admitted batches change.
+    pub fn into_writes(self) -> Writes {
+        self.writes
     }
 }
 

@@ -5,29 +5,29 @@
 //! arguments (`clippy.toml` bans the rest).
 
 pub mod batch;
-// pub mod blob;
+pub mod blob;
 pub mod digest;
-// pub mod encode;
-// pub mod execution;
-// pub mod json;
-// pub mod key;
-// pub mod lease;
+pub mod encode;
+pub mod execution;
+pub mod json;
+pub mod key;
+pub mod lease;
 pub mod name;
-// pub mod policy;
-// pub mod reference;
-// pub mod rows;
-// pub mod spec;
+pub mod policy;
+pub mod reference;
+pub mod rows;
+pub mod spec;
 pub mod time;
-// pub mod transition;
+pub mod transition;
 pub mod tree;
 // pub mod view;
 
 pub use batch::{Batch, BatchId, RowKey, Table, Version};
 pub use digest::Digest;
-// pub use execution::{Execution, ExecutionId, Verdict};
-// pub use key::TaskKey;
+pub use execution::{Execution, ExecutionId, Verdict};
+pub use key::TaskKey;
 pub use name::{Name, Space};
-// pub use reference::Ref;
-// pub use spec::Spec;
+pub use reference::Ref;
+pub use spec::Spec;
 pub use time::Timestamp;
 pub use tree::{Node, Tree};

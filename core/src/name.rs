@@ -62,7 +62,7 @@ impl fmt::Display for Name {
     }
 }
 
-/// An isolated set of records and holdings: at most 255 bytes, no control characters. The default one is the empty text.
+/// An isolated set of records and holdings: at most 254 bytes, no control characters. The default one is the empty text.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Space(String);
 
@@ -70,8 +70,8 @@ impl Space {
     /// Checks a text and takes it as a space.
     pub fn new(text: impl Into<String>) -> Result<Space, NameError> {
         let text = text.into();
-        if text.len() > 255 {
-            Err(NameError::new(&text, "is longer than 255 bytes"))
+        if text.len() > 254 {
+            Err(NameError::new(&text, "is longer than 254 bytes"))
         } else if text.chars().any(char::is_control) {
             Err(NameError::new(&text, "has a control character"))
         } else {

@@ -7,8 +7,8 @@ use std::fmt;
 pub struct Timestamp(u64);
 
 impl Timestamp {
-    /// The last moment that RFC 3339 can write: the end of the year 9999.
-    pub const MAX: Timestamp = Timestamp(253_402_300_799_999);
+    /// The last moment that is written: the end of 9999-12-30 or so, beyond which four digits of year do not reach.
+    pub const MAX: Timestamp = Timestamp(253_402_207_200_000);
 
     /// A moment out of its milliseconds, cut to [`Timestamp::MAX`].
     pub fn from_millis(millis: u64) -> Timestamp {
@@ -48,7 +48,7 @@ mod tests {
         let at = Timestamp::from_millis(1_763_748_131_042);
         assert_eq!(at.to_string(), "2025-11-21T18:02:11.042Z");
         assert_eq!(at.folder(), "2025-11-21T18-02-11Z");
-        assert_eq!(Timestamp::from_millis(u64::MAX).to_string(), "9999-12-31T23:59:59.999Z");
+        assert_eq!(Timestamp::from_millis(u64::MAX).to_string(), "9999-12-30T22:00:00.000Z");
         assert_eq!(Timestamp::default().to_string(), "1970-01-01T00:00:00.000Z");
     }
 }

@@ -1,0 +1,44 @@
+//! What the metadata says of blobs: where their bytes are, and what keeps them.
+
+use bytes::Bytes;
+
+use crate::digest::Digest;
+use crate::time::Timestamp;
+
+/// Where a blob's bytes are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Place {
+    /// In a row of [`crate::Table::Inline`].
+    Inline,
+    /// In the blob backend.
+    Backend {
+        /// What tells whether the file may have changed since it was published, in the backend's own encoding.
+        signature: Option<Bytes>,
+    },
+}
+
+/// One stored blob.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stored {
+    /// Makes the location unique: it is `digest.nonce`, and never used again.
+    pub nonce: u64,
+    /// Where the bytes are.
+    pub place: Place,
+    /// When they were published.
+    pub published: Timestamp,
+}
+
+/// Why something is kept from collection, and until when.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pin {
+    /// The blob or tree that is kept, with all that it refers to.
+    pub digest: Digest,
+    /// Whether `digest` is a tree.
+    pub tree: bool,
+    /// Why, for people.
+    pub reason: String,
+    /// Whose it is.
+    pub owner: String,
+    /// When it ends; never, if absent.
+    pub expires: Option<Timestamp>,
+}

@@ -1,0 +1,124 @@
+//! The JSON faces: what `--json` prints and what the mounted view's `.json` files hold.
+//!
+//! Invariant: fields are never renamed or given another type within one value of `v`. Times are RFC 3339 UTC with milliseconds,
+//! bytes are integers, and what is not UTF-8 is `{"b64": …}`.
+
+use base64::Engine;
+use serde_json::{Map, Value, json};
+
+use crate::digest::{Digest, hex};
+use crate::execution::{Execution, Exit, Log};
+use crate::spec::{Input, Mount, Spec, Variable};
+use crate::tree::Node;
+
+/// The version of the JSON faces, the `v` field of each document.
+pub const V: u32 = 1;
+
+/// Bytes that mostly are text.
+pub fn bytes(bytes: &[u8]) -> Value {
+    match std::str::from_utf8(bytes) {
+        Ok(text) => text.into(),
+        Err(_) => json!({ "b64": base64::engine::general_purpose::STANDARD.encode(bytes) }),
+    }
+}
+
+/// Byte strings as members of an object; a name that is no UTF-8 has its bad bytes as `\xNN`.
+fn members<'a, T: 'a>(map: impl IntoIterator<Item = (&'a bytes::Bytes, T)>, value: impl Fn(T) -> Value) -> Value {
+    let name = |name: &[u8]| match std::str::from_utf8(name) {
+        Ok(text) => text.to_owned(),
+        Err(_) => name.escape_ascii().to_string(),
+    };
+    Value::Object(map.into_iter().map(|(key, each)| (name(key), value(each))).collect::<Map<_, _>>())
+}
+
+/// A blob: its hash and size.
+pub fn digest(digest: &Digest) -> Value {
+    json!({ "hash": digest.hex(), "size": digest.size })
+}
+
+/// What stands at a path.
+pub fn node(node: &Node) -> Value {
+    match node {
+        Node::File { digest, executable } => {
+            json!({ "type": "file", "hash": digest.hex(), "size": digest.size, "executable": executable })
+        }
+        Node::Directory { digest } => json!({ "type": "tree", "hash": digest.hex() }),
+        Node::Symlink { target } => json!({ "type": "symlink", "target": bytes(target) }),
+    }
+}
+
+fn exit(exit: &Exit) -> Value {
+    match exit {
+        Exit::Code(code) => json!({ "code": code }),
+        Exit::Signal(signal) => json!({ "signal": signal }),
+    }
+}
+
+fn log(log: &Log) -> Value {
+    json!({ "hash": log.digest.hex(), "size": log.digest.size, "cut": log.cut })
+}
+
+/// An execution: `record.json`, and what `show` prints.
+pub fn execution(execution: &Execution) -> Value {
+    let Execution { outcome, executor, .. } = execution;
+    json!({
+        "v": V,
+        "execution": execution.id.to_string(),
+        "key": execution.key.as_str(),
+        "name": execution.name.as_str(),
+        "verdict": execution.state.verdict().as_str(),
+        "reason": execution.reason,
+        "spec": execution.spec.hex(),
+        "began": execution.began.to_string(),
+        "ended": execution.ended.map(|at| at.to_string()),
+        "executor": { "program": executor.program, "user": executor.user, "host": executor.host, "pid": executor.pid },
+        "attested": execution.attested,
+        "diverges_from": execution.diverges_from.map(|id| id.to_string()),
+        "exit": outcome.exit.as_ref().map(exit),
+        "usage": {
+            "wall_ms": outcome.usage.wall_ms,
+            "user_ms": outcome.usage.user_ms,
+            "system_ms": outcome.usage.system_ms,
+            "peak_rss": outcome.usage.peak_rss,
+        },
+        "stdout": outcome.stdout.as_ref().map(log),
+        "stderr": outcome.stderr.as_ref().map(log),
+        "outputs": outcome.outputs.as_ref().map(digest),
+        "folder": execution.folder,
+    })
+}
+
+/// A spec: `spec.json`.
+pub fn spec(spec: &Spec) -> Value {
+    let variable = |variable: &Variable| match variable {
+        Variable::Unset => Value::Null,
+        Variable::Plain(value) => bytes(value),
+        Variable::Secret(hash) => json!({ "secret": hex(hash) }),
+    };
+    let input = |input: &Input| {
+        json!({
+            "checked_out": input.mount == Mount::CheckedOut,
+            "content": input.content.as_ref().map(node),
+            "key": input.key.as_ref().map(|key| key.as_str()),
+            "execution": input.execution.map(|id| id.to_string()),
+        })
+    };
+    json!({
+        "v": V,
+        "name": spec.name.as_str(),
+        "command": spec.command.iter().map(|word| bytes(word)).collect::<Vec<_>>(),
+        "image": spec.image,
+        "code_version": spec.code_version,
+        "params": spec.params,
+        "env": members(&spec.env, variable),
+        "inputs": members(&spec.inputs, input),
+        "outputs": spec.outputs.iter().map(|path| bytes(path)).collect::<Vec<_>>(),
+        "policy": {
+            "exit_codes": spec.policy.exit_codes,
+            "required": members(&spec.policy.required, |least| (*least).into()),
+            "refuse_empty": spec.policy.refuse_empty,
+        },
+        "raw": spec.raw.as_ref().map(|raw| bytes(raw)),
+    })
+}
+

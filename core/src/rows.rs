@@ -1,0 +1,234 @@
+//! Where rows stand: the keys of each table.
+//!
+//! Invariant: every key begins with its space, length-prefixed, so that no space's rows lie between another's and one can be
+//! scanned or dropped whole; what spaces share (blobs) stands under the empty space with its length byte 0xff. In a name `/` is
+//! stored as a zero byte, which sorts before everything a name can hold, so that what lies below a name follows it at once.
+//! Times that sort newest first are stored inverted.
+
+use bytes::Bytes;
+
+use crate::batch::{RowKey, Table};
+use crate::digest::Digest;
+use crate::execution::ExecutionId;
+use crate::key::TaskKey;
+use crate::name::{Name, Space};
+use crate::time::Timestamp;
+
+/// The length byte of what all spaces share. A space has at most 254 bytes.
+const SHARED: u8 = 0xff;
+
+fn row(table: Table, space: &Space, parts: &[&[u8]]) -> RowKey {
+    RowKey { table, key: prefix(space, parts) }
+}
+
+fn shared(table: Table, parts: &[&[u8]]) -> RowKey {
+    let mut key = vec![SHARED];
+    parts.iter().for_each(|part| key.extend_from_slice(part));
+    RowKey { table, key: key.into() }
+}
+
+fn prefix(space: &Space, parts: &[&[u8]]) -> Bytes {
+    let space = space.as_str().as_bytes();
+    let mut key = Vec::with_capacity(1 + space.len() + parts.iter().map(|part| part.len()).sum::<usize>());
+    key.push(space.len() as u8);
+    key.extend_from_slice(space);
+    parts.iter().for_each(|part| key.extend_from_slice(part));
+    key.into()
+}
+
+/// A length-prefixed part, for what is followed by more.
+fn sized(bytes: &[u8]) -> Vec<u8> {
+    [&(bytes.len() as u16).to_be_bytes(), bytes].concat()
+}
+
+fn newest_first(at: Timestamp) -> [u8; 8] {
+    (!at.millis()).to_be_bytes()
+}
+
+fn name_bytes(name: &str) -> Vec<u8> {
+    name.bytes().map(|byte| if byte == b'/' { 0 } else { byte }).collect()
+}
+
+/// A fact of the whole store.
+pub fn store(fact: &str) -> RowKey {
+    shared(Table::Store, &[fact.as_bytes()])
+}
+
+/// What is known of a task key.
+pub fn key(space: &Space, key: &TaskKey) -> RowKey {
+    row(Table::Key, space, &[key.as_str().as_bytes()])
+}
+
+/// The lease on a task key.
+pub fn lease(space: &Space, key: &TaskKey) -> RowKey {
+    row(Table::Lease, space, &[key.as_str().as_bytes()])
+}
+
+/// The space and task key that a row of [`Table::Key`] or [`Table::Lease`] stands under.
+pub fn parse_key(row: &[u8]) -> Option<(Space, TaskKey)> {
+    let (len, rest) = row.split_first()?;
+    let (space, key) = rest.split_at_checked(usize::from(*len))?;
+    Some((Space::new(std::str::from_utf8(space).ok()?).ok()?, std::str::from_utf8(key).ok()?.parse().ok()?))
+}
+
+/// An execution.
+pub fn execution(space: &Space, id: ExecutionId) -> RowKey {
+    row(Table::Execution, space, &[&id.0])
+}
+
+/// A spec.
+pub fn spec(space: &Space, spec: &Digest) -> RowKey {
+    row(Table::Spec, space, &[&spec.to_bytes()])
+}
+
+/// The entry of an execution in its key's history.
+pub fn key_history(space: &Space, key: &TaskKey, began: Timestamp, id: ExecutionId) -> RowKey {
+    row(Table::KeyHistory, space, &[&sized(key.as_str().as_bytes()), &newest_first(began), &id.0])
+}
+
+/// What all entries of a key's history begin with.
+pub fn key_history_prefix(space: &Space, key: &TaskKey) -> Bytes {
+    prefix(space, &[&sized(key.as_str().as_bytes())])
+}
+
+/// A name.
+pub fn name(space: &Space, name: &Name) -> RowKey {
+    row(Table::Name, space, &[&name_bytes(name.as_str())])
+}
+
+/// What the rows of all names that begin with `text` begin with.
+pub fn name_prefix(space: &Space, text: &str) -> Bytes {
+    prefix(space, &[&name_bytes(text)])
+}
+
+/// The name that a row of [`Table::Name`] stands for.
+pub fn parse_name(space: &Space, row: &[u8]) -> Option<Name> {
+    let name = row.strip_prefix(&prefix(space, &[])[..])?;
+    let name = name.iter().map(|byte| if *byte == 0 { b'/' } else { *byte }).collect();
+    Name::new(String::from_utf8(name).ok()?).ok()
+}
+
+/// The entry of an execution in its name's history.
+pub fn name_history(space: &Space, name: &Name, began: Timestamp, id: ExecutionId) -> RowKey {
+    row(Table::NameHistory, space, &[&sized(name.as_str().as_bytes()), &newest_first(began), &id.0])
+}
+
+/// The entry of a record in its name's list.
+pub fn name_record(space: &Space, name: &Name, committed: Timestamp, id: ExecutionId) -> RowKey {
+    row(Table::NameRecord, space, &[&sized(name.as_str().as_bytes()), &newest_first(committed), &id.0])
+}
+
+/// What all entries of a name's history, records or folders begin with.
+pub fn by_name_prefix(space: &Space, name: &Name) -> Bytes {
+    prefix(space, &[&sized(name.as_str().as_bytes())])
+}
+
+/// The execution that a history row, a record row or an edge ends in.
+pub fn trailing_execution(row: &[u8]) -> Option<ExecutionId> {
+    row.last_chunk().copied().map(ExecutionId)
+}
+
+/// A folder of the mounted view, below `/tasks` or `/failed`.
+pub fn folder(space: &Space, table: Table, name: &Name, folder: &str) -> RowKey {
+    row(table, space, &[&sized(name.as_str().as_bytes()), folder.as_bytes()])
+}
+
+/// The folder's own name in a row of [`Table::Folder`] or [`Table::FailedFolder`].
+pub fn parse_folder(space: &Space, name: &Name, row: &[u8]) -> Option<String> {
+    String::from_utf8(row.strip_prefix(&by_name_prefix(space, name)[..])?.to_vec()).ok()
+}
+
+/// The edge from a producing key to an execution that consumed what it made.
+pub fn consumer_of_key(space: &Space, producer: &TaskKey, consumer: ExecutionId) -> RowKey {
+    row(Table::Consumer, space, &[b"k", &sized(producer.as_str().as_bytes()), &consumer.0])
+}
+
+/// The edge from bytes to an execution that consumed them.
+pub fn consumer_of_digest(space: &Space, producer: &Digest, consumer: ExecutionId) -> RowKey {
+    row(Table::Consumer, space, &[b"d", &producer.to_bytes(), &consumer.0])
+}
+
+/// Where a blob's bytes are.
+pub fn blob(digest: &Digest) -> RowKey {
+    shared(Table::Blob, &[&digest.to_bytes()])
+}
+
+/// What the rows of all blobs with this hash begin with: the size is not known to who writes `blob:HEX`.
+pub fn blob_prefix(hash: &[u8; 32]) -> Bytes {
+    shared(Table::Blob, &[hash]).key
+}
+
+/// The digest that a row of [`Table::Blob`] stands for.
+pub fn parse_blob(row: &[u8]) -> Option<Digest> {
+    Digest::from_bytes(row.strip_prefix(&[SHARED])?)
+}
+
+/// The bytes of a small blob, at one location.
+pub fn inline(digest: &Digest, nonce: u64) -> RowKey {
+    shared(Table::Inline, &[&digest.to_bytes(), &nonce.to_be_bytes()])
+}
+
+/// That a space holds a blob.
+pub fn holding(space: &Space, digest: &Digest) -> RowKey {
+    row(Table::Holding, space, &[&digest.to_bytes()])
+}
+
+/// The digest of bytes that another hash function names. `function` is its name in lower case, such as `sha256`.
+pub fn alias(function: &str, hash: &[u8], size: u64) -> RowKey {
+    shared(Table::Alias, &[&sized(function.as_bytes()), hash, &size.to_be_bytes()])
+}
+
+/// A pin.
+pub fn pin(space: &Space, id: &[u8; 16]) -> RowKey {
+    row(Table::Pin, space, &[id])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn space(text: &str) -> Space {
+        Space::new(text).expect("valid")
+    }
+
+    proptest! {
+        /// No space's prefix covers another's rows, and shared rows belong to none.
+        #[test]
+        fn spaces_do_not_mix(a in "[a-c]{0,3}", b in "[a-c]{0,3}", id in "[a-c]{1,3}") {
+            let task = TaskKey::new("run", &id).expect("valid");
+            let in_b = key(&space(&b), &task);
+            prop_assert_eq!(in_b.key.starts_with(&prefix(&space(&a), &[])), a == b);
+            prop_assert!(!blob(&Digest::of(id.as_bytes())).key.starts_with(&prefix(&space(&a), &[])));
+            prop_assert_eq!(parse_key(&in_b.key), Some((space(&b), task)));
+        }
+
+        #[test]
+        fn what_lies_below_a_name_follows_it(names in prop::collection::btree_set("[a-c-]{1,2}(/[a-c-]{1,2}){0,2}", 1..20)) {
+            let space = Space::default();
+            let mut rows: Vec<_> = names.iter().map(|text| name(&space, &Name::new(text).expect("valid")).key).collect();
+            rows.sort();
+            let sorted: Vec<_> = rows.iter().map(|row| parse_name(&space, row).expect("a name").to_string()).collect();
+            let mut by_parts: Vec<_> = names.into_iter().collect();
+            by_parts.sort_by(|a, b| a.split('/').cmp(b.split('/')));
+            prop_assert_eq!(sorted, by_parts);
+        }
+    }
+
+    #[test]
+    fn a_name_that_begins_like_another_has_its_own_history() {
+        let (space, id) = (Space::default(), ExecutionId([1; 16]));
+        let (short, long) = (Name::new("a").expect("valid"), Name::new("ab").expect("valid"));
+        let row = name_history(&space, &long, Timestamp::default(), id);
+        assert!(!row.key.starts_with(&by_name_prefix(&space, &short)));
+        assert!(row.key.starts_with(&by_name_prefix(&space, &long)));
+        assert_eq!(trailing_execution(&row.key), Some(id));
+    }
+
+    #[test]
+    fn newer_comes_first() {
+        let name = Name::new("a").expect("valid");
+        let at = |ms| name_history(&Space::default(), &name, Timestamp::from_millis(ms), ExecutionId([0; 16]));
+        assert!(at(2) < at(1) && at(1) < at(0));
+    }
+}
