@@ -1,1 +1,38 @@
-//! placeholder
+//! The wire: provender's own protocol, and the only conversions between it and `core`.
+//!
+//! Owns the `.proto` files, the code generated from them (committed; a test holds it current) and [`convert`]. Invariant: whatever
+//! a peer sends becomes a valid `core` value or a clear [`convert::Invalid`], never a panic. It must not know storage.
+
+pub mod convert;
+pub mod rows;
+
+/// `provender.v1`: what executors and clients speak.
+#[allow(missing_docs, unreachable_pub, clippy::all, clippy::pedantic)]
+pub mod v1 {
+    include!("gen/provender.v1.rs");
+}
+
+/// What metadata rows hold beyond the nouns of the wire.
+pub mod store {
+    /// `provender.store.v1`.
+    #[allow(missing_docs, unreachable_pub, clippy::all, clippy::pedantic)]
+    pub mod v1 {
+        include!("gen/provender.store.v1.rs");
+    }
+}
+
+/// The descriptors of all of it, for gRPC reflection.
+pub const DESCRIPTORS: &[u8] = include_bytes!("gen/descriptors.bin");
+
+/// The largest message that either side takes, in bytes.
+pub const MAX_MESSAGE: usize = 4 << 20;
+/// The most bytes of data in one piece of a stream.
+pub const MAX_PIECE: usize = 1 << 20;
+/// The most bytes of blobs in one batch, so that what is around them fits into a message too.
+pub const MAX_BATCH_BYTES: usize = 3 << 20;
+/// The most items in one batch of small blobs.
+pub const MAX_BATCH_ITEMS: usize = 10_000;
+/// The most digests in one question for what is missing.
+pub const MAX_DIGESTS: usize = 50_000;
+/// The most keys in one lookup.
+pub const MAX_KEYS: usize = 10_000;

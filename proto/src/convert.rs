@@ -1,0 +1,385 @@
+//! Wire <-> core, both ways. Functions, since both sides are foreign to this crate.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use bytes::Bytes;
+use provender_core::execution::{Exit, Executor, Log, Outcome, State, Usage};
+use provender_core::key::TaskKey;
+use provender_core::lease::Lease;
+use provender_core::name::{Name, Space};
+use provender_core::policy::Policy;
+use provender_core::spec::{Input, Mount, Spec, Variable};
+use provender_core::transition::{Record, Void};
+use provender_core::tree::Node;
+use provender_core::{Digest, Execution, ExecutionId, Timestamp, Verdict};
+
+use crate::v1;
+
+/// Why a message is refused: the field, and what is wrong with it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{field}: {why}")]
+pub struct Invalid {
+    /// The field, as in the `.proto`.
+    pub field: &'static str,
+    /// What is wrong with it.
+    pub why: String,
+}
+
+impl Invalid {
+    /// A refusal of `field`.
+    pub fn new(field: &'static str, why: impl ToString) -> Invalid {
+        Invalid { field, why: why.to_string() }
+    }
+}
+
+fn needed<T>(field: &'static str, value: Option<T>) -> Result<T, Invalid> {
+    value.ok_or_else(|| Invalid::new(field, "is missing"))
+}
+
+/// Digest to wire.
+pub fn digest_to(digest: &Digest) -> v1::Digest {
+    v1::Digest { hash: Bytes::copy_from_slice(&digest.hash), size: digest.size }
+}
+
+/// Digest from wire.
+pub fn digest_from(field: &'static str, digest: &v1::Digest) -> Result<Digest, Invalid> {
+    let hash = digest.hash[..].try_into().map_err(|_| Invalid::new(field, "a hash has 32 bytes"))?;
+    Ok(Digest { hash, size: digest.size })
+}
+
+/// A digest that must be there, from wire.
+pub fn needed_digest(field: &'static str, digest: Option<&v1::Digest>) -> Result<Digest, Invalid> {
+    digest_from(field, needed(field, digest)?)
+}
+
+/// Many digests from wire, at most `most`.
+pub fn digests_from(field: &'static str, digests: &[v1::Digest], most: usize) -> Result<Vec<Digest>, Invalid> {
+    if digests.len() > most {
+        return Err(Invalid::new(field, format!("{} are more than {most} in one call", digests.len())));
+    }
+    digests.iter().map(|digest| digest_from(field, digest)).collect()
+}
+
+/// Execution id from wire.
+pub fn execution_id(field: &'static str, id: &[u8]) -> Result<ExecutionId, Invalid> {
+    id.try_into().map(ExecutionId).map_err(|_| Invalid::new(field, "an execution id has 16 bytes"))
+}
+
+fn optional_id(field: &'static str, id: &[u8]) -> Result<Option<ExecutionId>, Invalid> {
+    if id.is_empty() { Ok(None) } else { execution_id(field, id).map(Some) }
+}
+
+/// Execution id to wire.
+pub fn id_to(id: ExecutionId) -> Bytes {
+    Bytes::copy_from_slice(&id.0)
+}
+
+/// Space from wire.
+pub fn space(text: &str) -> Result<Space, Invalid> {
+    Space::new(text).map_err(|error| Invalid::new("space", error))
+}
+
+/// Task key from wire.
+pub fn key(text: &str) -> Result<TaskKey, Invalid> {
+    text.parse().map_err(|error| Invalid::new("key", error))
+}
+
+/// Name from wire.
+pub fn name(text: &str) -> Result<Name, Invalid> {
+    Name::new(text).map_err(|error| Invalid::new("name", error))
+}
+
+/// Verdict to wire.
+pub fn verdict_to(verdict: Verdict) -> v1::Verdict {
+    match verdict {
+        Verdict::Succeeded => v1::Verdict::Succeeded,
+        Verdict::Running => v1::Verdict::Running,
+        Verdict::Failed => v1::Verdict::Failed,
+        Verdict::Abandoned => v1::Verdict::Abandoned,
+        Verdict::Lost => v1::Verdict::Lost,
+        Verdict::Evicted => v1::Verdict::Evicted,
+        Verdict::Invalidated => v1::Verdict::Invalidated,
+        Verdict::Unknown => v1::Verdict::Unknown,
+    }
+}
+
+/// Verdict from wire; one that this version does not know is refused rather than taken for another.
+pub fn verdict_from(verdict: i32) -> Result<Verdict, Invalid> {
+    Ok(match v1::Verdict::try_from(verdict) {
+        Ok(v1::Verdict::Succeeded) => Verdict::Succeeded,
+        Ok(v1::Verdict::Running) => Verdict::Running,
+        Ok(v1::Verdict::Failed) => Verdict::Failed,
+        Ok(v1::Verdict::Abandoned) => Verdict::Abandoned,
+        Ok(v1::Verdict::Lost) => Verdict::Lost,
+        Ok(v1::Verdict::Evicted) => Verdict::Evicted,
+        Ok(v1::Verdict::Invalidated) => Verdict::Invalidated,
+        Ok(v1::Verdict::Unknown) => Verdict::Unknown,
+        _ => return Err(Invalid::new("verdict", format!("{verdict} is no verdict that this version knows"))),
+    })
+}
+
+/// State to wire.
+pub fn state_to(state: State) -> v1::State {
+    match state {
+        State::Running => v1::State::Running,
+        State::Succeeded => v1::State::Succeeded,
+        State::Failed => v1::State::Failed,
+        State::Abandoned => v1::State::Abandoned,
+    }
+}
+
+/// State from wire.
+pub fn state_from(state: i32) -> Result<State, Invalid> {
+    Ok(match v1::State::try_from(state) {
+        Ok(v1::State::Running) => State::Running,
+        Ok(v1::State::Succeeded) => State::Succeeded,
+        Ok(v1::State::Failed) => State::Failed,
+        Ok(v1::State::Abandoned) => State::Abandoned,
+        _ => return Err(Invalid::new("state", format!("{state} is no state that this version knows"))),
+    })
+}
+
+fn node_to(node: &Node) -> v1::Node {
+    use v1::node::Node as Wire;
+    let node = match node {
+        Node::File { digest, executable } => {
+            Wire::File(v1::node::File { digest: Some(digest_to(digest)), executable: *executable })
+        }
+        Node::Symlink { target } => Wire::Symlink(target.clone()),
+        Node::Directory { digest } => Wire::Directory(digest_to(digest)),
+    };
+    v1::Node { node: Some(node) }
+}
+
+fn node_from(node: &v1::Node) -> Result<Node, Invalid> {
+    use v1::node::Node as Wire;
+    Ok(match needed("node", node.node.as_ref())? {
+        Wire::File(file) => {
+            Node::File { digest: needed_digest("file.digest", file.digest.as_ref())?, executable: file.executable }
+        }
+        Wire::Symlink(target) => Node::Symlink { target: target.clone() },
+        Wire::Directory(digest) => Node::Directory { digest: digest_from("directory", digest)? },
+    })
+}
+
+/// Spec to wire.
+pub fn spec_to(spec: &Spec) -> v1::Spec {
+    let variable = |variable: &Variable| {
+        use v1::variable::Value;
+        let value = match variable {
+            Variable::Unset => None,
+            Variable::Plain(value) => Some(Value::Plain(value.clone())),
+            Variable::Secret(hash) => Some(Value::Secret(Bytes::copy_from_slice(hash))),
+        };
+        Some(v1::Variable { value })
+    };
+    let env = spec.env.iter().map(|(name, value)| v1::EnvEntry { name: name.clone(), value: variable(value) });
+    let inputs = spec.inputs.iter().map(|(name, input)| v1::Input {
+        name: name.clone(),
+        checked_out: input.mount == Mount::CheckedOut,
+        content: input.content.as_ref().map(node_to),
+        key: input.key.as_ref().map(TaskKey::to_string).unwrap_or_default(),
+        execution: input.execution.map(id_to).unwrap_or_default(),
+    });
+    let required = spec.policy.required.iter();
+    v1::Spec {
+        name: spec.name.to_string(),
+        command: spec.command.clone(),
+        image: spec.image.clone(),
+        code_version: spec.code_version.clone(),
+        params: spec.params.iter().map(|(name, value)| (name.clone(), value.to_string())).collect(),
+        env: env.collect(),
+        inputs: inputs.collect(),
+        outputs: spec.outputs.clone(),
+        policy: Some(v1::Policy {
+            exit_codes: spec.policy.exit_codes.clone(),
+            required: required.map(|(path, least)| v1::policy::Required { path: path.clone(), least_size: *least }).collect(),
+            refuse_empty: spec.policy.refuse_empty,
+        }),
+        raw: spec.raw.clone(),
+    }
+}
+
+/// Spec from wire.
+pub fn spec_from(spec: &v1::Spec) -> Result<Spec, Invalid> {
+    let mut into = Spec::new(name(&spec.name)?);
+    into.command = spec.command.clone();
+    into.image = spec.image.clone();
+    into.code_version = spec.code_version.clone();
+    for (name, value) in &spec.params {
+        let value = serde_json::from_str(value).map_err(|error| Invalid::new("params", format!("{name}: {error}")))?;
+        into.params.insert(name.clone(), value);
+    }
+    for entry in &spec.env {
+        use v1::variable::Value;
+        let value = match entry.value.as_ref().and_then(|variable| variable.value.as_ref()) {
+            None => Variable::Unset,
+            Some(Value::Plain(value)) => Variable::Plain(value.clone()),
+            Some(Value::Secret(hash)) => {
+                Variable::Secret(hash[..].try_into().map_err(|_| Invalid::new("env.secret", "a hash has 32 bytes"))?)
+            }
+        };
+        if into.env.insert(entry.name.clone(), value).is_some() {
+            return Err(Invalid::new("env", format!("{:?} is there twice", String::from_utf8_lossy(&entry.name))));
+        }
+    }
+    for input in &spec.inputs {
+        let value = Input {
+            mount: if input.checked_out { Mount::CheckedOut } else { Mount::InPlace },
+            content: input.content.as_ref().map(node_from).transpose()?,
+            key: if input.key.is_empty() { None } else { Some(key(&input.key)?) },
+            execution: optional_id("inputs.execution", &input.execution)?,
+        };
+        if into.inputs.insert(input.name.clone(), value).is_some() {
+            return Err(Invalid::new("inputs", format!("{:?} is there twice", String::from_utf8_lossy(&input.name))));
+        }
+    }
+    into.outputs = spec.outputs.clone();
+    if let Some(policy) = &spec.policy {
+        let required: BTreeMap<_, _> = policy.required.iter().map(|need| (need.path.clone(), need.least_size)).collect();
+        into.policy = Policy { exit_codes: policy.exit_codes.clone(), required, refuse_empty: policy.refuse_empty };
+    }
+    into.raw = spec.raw.clone();
+    Ok(into)
+}
+
+/// Executor to wire.
+pub fn executor_to(executor: &Executor) -> v1::Executor {
+    let Executor { program, user, host, pid } = executor.clone();
+    v1::Executor { program, user, host, pid }
+}
+
+/// Executor from wire.
+pub fn executor_from(executor: Option<&v1::Executor>) -> Executor {
+    let v1::Executor { program, user, host, pid } = executor.cloned().unwrap_or_default();
+    Executor { program, user, host, pid }
+}
+
+fn log_to(log: &Log) -> v1::Log {
+    v1::Log { digest: Some(digest_to(&log.digest)), cut: log.cut }
+}
+
+fn log_from(log: &v1::Log) -> Result<Log, Invalid> {
+    Ok(Log { digest: needed_digest("log.digest", log.digest.as_ref())?, cut: log.cut })
+}
+
+/// Outcome to wire.
+pub fn outcome_to(outcome: &Outcome) -> v1::Outcome {
+    let exit = outcome.exit.map(|exit| match exit {
+        Exit::Code(code) => v1::exit::Exit::Code(code),
+        Exit::Signal(signal) => v1::exit::Exit::Signal(signal),
+    });
+    let Usage { wall_ms, user_ms, system_ms, peak_rss } = outcome.usage;
+    v1::Outcome {
+        exit: exit.map(|exit| v1::Exit { exit: Some(exit) }),
+        usage: Some(v1::Usage { wall_ms, user_ms, system_ms, peak_rss }),
+        stdout: outcome.stdout.as_ref().map(log_to),
+        stderr: outcome.stderr.as_ref().map(log_to),
+        outputs: outcome.outputs.as_ref().map(digest_to),
+    }
+}
+
+/// Outcome from wire; an absent one is that of a command that never ran.
+pub fn outcome_from(outcome: Option<&v1::Outcome>) -> Result<Outcome, Invalid> {
+    let Some(outcome) = outcome else { return Ok(Outcome::default()) };
+    let exit = outcome.exit.as_ref().and_then(|exit| exit.exit.as_ref()).map(|exit| match exit {
+        v1::exit::Exit::Code(code) => Exit::Code(*code),
+        v1::exit::Exit::Signal(signal) => Exit::Signal(*signal),
+    });
+    let v1::Usage { wall_ms, user_ms, system_ms, peak_rss } = outcome.usage.unwrap_or_default();
+    Ok(Outcome {
+        exit,
+        usage: Usage { wall_ms, user_ms, system_ms, peak_rss },
+        stdout: outcome.stdout.as_ref().map(log_from).transpose()?,
+        stderr: outcome.stderr.as_ref().map(log_from).transpose()?,
+        outputs: outcome.outputs.as_ref().map(|digest| digest_from("outputs", digest)).transpose()?,
+    })
+}
+
+/// Execution to wire.
+pub fn execution_to(execution: &Execution) -> v1::Execution {
+    v1::Execution {
+        id: id_to(execution.id),
+        key: execution.key.to_string(),
+        name: execution.name.to_string(),
+        spec: Some(digest_to(&execution.spec)),
+        executor: Some(executor_to(&execution.executor)),
+        began_ms: execution.began.millis(),
+        ended_ms: execution.ended.map(Timestamp::millis),
+        state: state_to(execution.state).into(),
+        reason: execution.reason.clone(),
+        outcome: Some(outcome_to(&execution.outcome)),
+        folder: execution.folder.clone(),
+        attested: execution.attested,
+        diverges_from: execution.diverges_from.map(id_to).unwrap_or_default(),
+    }
+}
+
+/// Execution from wire.
+pub fn execution_from(execution: &v1::Execution) -> Result<Execution, Invalid> {
+    Ok(Execution {
+        id: execution_id("execution.id", &execution.id)?,
+        key: key(&execution.key)?,
+        name: name(&execution.name)?,
+        spec: needed_digest("execution.spec", execution.spec.as_ref())?,
+        executor: executor_from(execution.executor.as_ref()),
+        began: Timestamp::from_millis(execution.began_ms),
+        ended: execution.ended_ms.map(Timestamp::from_millis),
+        state: state_from(execution.state)?,
+        reason: execution.reason.clone(),
+        outcome: outcome_from(execution.outcome.as_ref())?,
+        folder: execution.folder.clone(),
+        attested: execution.attested,
+        diverges_from: optional_id("execution.diverges_from", &execution.diverges_from)?,
+    })
+}
+
+/// Record to wire.
+pub fn record_to(record: &Record) -> v1::Record {
+    let void = record.void.as_ref();
+    v1::Record {
+        execution: id_to(record.execution),
+        outputs: Some(digest_to(&record.outputs)),
+        closure: Some(digest_to(&record.closure)),
+        committed_ms: record.committed.millis(),
+        stamp: record.stamp,
+        void: void.map(|void| v1::Void {
+            verdict: verdict_to(void.verdict).into(),
+            reason: void.reason.clone(),
+            at_ms: void.at.millis(),
+        }),
+    }
+}
+
+/// Record from wire.
+pub fn record_from(record: &v1::Record) -> Result<Record, Invalid> {
+    let void = record.void.as_ref().map(|void| {
+        let at = Timestamp::from_millis(void.at_ms);
+        Ok(Void { verdict: verdict_from(void.verdict)?, reason: void.reason.clone(), at })
+    });
+    Ok(Record {
+        execution: execution_id("record.execution", &record.execution)?,
+        outputs: needed_digest("record.outputs", record.outputs.as_ref())?,
+        closure: needed_digest("record.closure", record.closure.as_ref())?,
+        committed: Timestamp::from_millis(record.committed_ms),
+        stamp: record.stamp,
+        void: void.transpose()?,
+    })
+}
+
+/// Lease to wire.
+pub fn lease_to(lease: &Lease) -> v1::Lease {
+    let ttl_ms = u64::try_from(lease.ttl.as_millis()).unwrap_or(u64::MAX);
+    v1::Lease { execution: id_to(lease.execution), beat: lease.beat, ttl_ms, incarnation: lease.incarnation }
+}
+
+/// Lease from wire.
+pub fn lease_from(lease: &v1::Lease) -> Result<Lease, Invalid> {
+    let execution = execution_id("lease.execution", &lease.execution)?;
+    let ttl = Duration::from_millis(lease.ttl_ms);
+    Ok(Lease { execution, beat: lease.beat, ttl, incarnation: lease.incarnation })
+}
+
+#[cfg(test)]
+mod tests;

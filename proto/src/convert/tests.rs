@@ -1,0 +1,95 @@
+use super::*;
+
+fn digest(n: u8) -> Digest {
+    Digest { hash: [n; 32], size: u64::from(n) }
+}
+
+#[test]
+fn a_full_spec_round_trips() {
+    let mut spec = Spec::new(Name::new("a/b").expect("valid"));
+    spec.command = vec!["cc".into(), Bytes::from_static(b"\xff"), "".into()];
+    spec.image = Some("".into());
+    spec.params.insert("lr".into(), serde_json::json!({ "x": [0.5, null, "y"] }));
+    spec.env.insert("A".into(), Variable::Unset);
+    spec.env.insert("B".into(), Variable::Plain("".into()));
+    spec.env.insert("C".into(), Variable::secret(b"C", b"x"));
+    let contents = [
+        Some(Node::File { digest: digest(1), executable: true }),
+        Some(Node::Symlink { target: "x".into() }),
+        Some(Node::Directory { digest: digest(2) }),
+        None,
+    ];
+    for (n, content) in contents.into_iter().enumerate() {
+        let key = (n == 0).then(|| "run:x".parse().expect("valid"));
+        let execution = (n == 1).then_some(ExecutionId([3; 16]));
+        let mount = if n == 2 { Mount::CheckedOut } else { Mount::InPlace };
+        spec.inputs.insert(vec![b'i', n as u8].into(), Input { mount, content, key, execution });
+    }
+    spec.outputs = vec!["o".into()];
+    spec.policy = Policy { exit_codes: vec![0, -1], required: [("o".into(), 3)].into(), refuse_empty: true };
+    spec.raw = Some("".into());
+    assert_eq!(spec_from(&spec_to(&spec)), Ok(spec));
+}
+
+#[test]
+fn a_full_execution_and_record_round_trip() {
+    let execution = Execution {
+        id: ExecutionId([1; 16]),
+        key: "run:x".parse().expect("valid"),
+        name: Name::new("n").expect("valid"),
+        spec: digest(1),
+        executor: Executor { program: "p".into(), user: "u".into(), host: "h".into(), pid: 7 },
+        began: Timestamp::from_millis(5),
+        ended: Some(Timestamp::from_millis(6)),
+        state: State::Failed,
+        reason: Some("why".into()),
+        outcome: Outcome {
+            exit: Some(Exit::Signal(9)),
+            usage: Usage { wall_ms: 1, user_ms: 2, system_ms: 3, peak_rss: 4 },
+            stdout: Some(Log { digest: digest(2), cut: 1 }),
+            stderr: None,
+            outputs: Some(digest(3)),
+        },
+        folder: Some("f".into()),
+        attested: true,
+        diverges_from: Some(ExecutionId([2; 16])),
+    };
+    assert_eq!(execution_from(&execution_to(&execution)), Ok(execution));
+    let record = Record {
+        execution: ExecutionId([1; 16]),
+        outputs: digest(1),
+        closure: digest(2),
+        committed: Timestamp::from_millis(3),
+        stamp: 4,
+        void: Some(Void { verdict: Verdict::Evicted, reason: "r".into(), at: Timestamp::from_millis(5) }),
+    };
+    assert_eq!(record_from(&record_to(&record)), Ok(record));
+}
+
+#[test]
+fn each_verdict_round_trips_and_unknown_ones_are_refused() {
+    for number in 1..=8 {
+        let verdict = verdict_from(number).expect("known");
+        assert_eq!(i32::from(verdict_to(verdict)), number);
+    }
+    for number in [0, 9, -1] {
+        assert!(verdict_from(number).is_err());
+        assert!(state_from(number).is_err());
+    }
+}
+
+#[test]
+fn what_is_missing_or_of_the_wrong_length_is_named() {
+    let refused = |spec: v1::Spec| spec_from(&spec).expect_err("refused").field;
+    let named = || v1::Spec { name: "n".into(), ..v1::Spec::default() };
+    assert_eq!(refused(v1::Spec::default()), "name");
+    let twice = vec![v1::EnvEntry::default(), v1::EnvEntry::default()];
+    assert_eq!(refused(v1::Spec { env: twice, ..named() }), "env");
+    let node = v1::Input { content: Some(v1::Node::default()), ..v1::Input::default() };
+    assert_eq!(refused(v1::Spec { inputs: vec![node], ..named() }), "node");
+    let params = [("a".to_owned(), "{".to_owned())].into();
+    assert_eq!(refused(v1::Spec { params, ..named() }), "params");
+    let short = v1::Digest { hash: Bytes::from_static(b"x"), size: 1 };
+    assert_eq!(needed_digest("d", Some(&short)), Err(Invalid::new("d", "a hash has 32 bytes")));
+    assert_eq!(needed_digest("d", None), Err(Invalid::new("d", "is missing")));
+}

@@ -1,0 +1,136 @@
+//! The values of metadata rows: protobuf, so that fields can be added without a migration.
+
+use bytes::Bytes;
+use prost::Message;
+use provender_core::blob::{Pin, Place, Stored};
+use provender_core::lease::Lease;
+use provender_core::spec::Spec;
+use provender_core::transition::{KeyRow, Last};
+use provender_core::{Execution, ExecutionId, Timestamp};
+
+use crate::convert::{self, Invalid};
+use crate::store::v1 as store;
+use crate::v1;
+
+/// A row that cannot be read: damaged, or written by a later version.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RowError {
+    /// The bytes are no protobuf message.
+    #[error("the row cannot be decoded")]
+    Decode(#[from] prost::DecodeError),
+    /// A field is not as it must be.
+    #[error("the row is not valid")]
+    Invalid(#[from] Invalid),
+}
+
+/// The row of a key.
+pub fn key_to(row: &KeyRow) -> Bytes {
+    let last = row.last.as_ref().map(|last| store::Last {
+        execution: convert::id_to(last.execution),
+        state: convert::state_to(last.state).into(),
+        at_ms: last.at.millis(),
+    });
+    store::KeyRow { record: row.record.as_ref().map(convert::record_to), last }.encode_to_vec().into()
+}
+
+/// The row of a key.
+pub fn key_from(bytes: Bytes) -> Result<KeyRow, RowError> {
+    let row = store::KeyRow::decode(bytes)?;
+    let last = row.last.map(|last| {
+        let execution = convert::execution_id("last.execution", &last.execution)?;
+        let state = convert::state_from(last.state)?;
+        Ok::<_, Invalid>(Last { execution, state, at: Timestamp::from_millis(last.at_ms) })
+    });
+    Ok(KeyRow { record: row.record.as_ref().map(convert::record_from).transpose()?, last: last.transpose()? })
+}
+
+/// The row of a lease.
+pub fn lease_to(lease: &Lease) -> Bytes {
+    convert::lease_to(lease).encode_to_vec().into()
+}
+
+/// The row of a lease.
+pub fn lease_from(bytes: Bytes) -> Result<Lease, RowError> {
+    Ok(convert::lease_from(&v1::Lease::decode(bytes)?)?)
+}
+
+/// The row of an execution.
+pub fn execution_to(execution: &Execution) -> Bytes {
+    convert::execution_to(execution).encode_to_vec().into()
+}
+
+/// The row of an execution.
+pub fn execution_from(bytes: Bytes) -> Result<Execution, RowError> {
+    Ok(convert::execution_from(&v1::Execution::decode(bytes)?)?)
+}
+
+/// The row of a spec.
+pub fn spec_to(spec: &Spec) -> Bytes {
+    convert::spec_to(spec).encode_to_vec().into()
+}
+
+/// The row of a spec.
+pub fn spec_from(bytes: Bytes) -> Result<Spec, RowError> {
+    Ok(convert::spec_from(&v1::Spec::decode(bytes)?)?)
+}
+
+/// The row of a name: the execution that `latest` is.
+pub fn name_to(latest: Option<ExecutionId>) -> Bytes {
+    store::NameRow { latest: latest.map(convert::id_to).unwrap_or_default() }.encode_to_vec().into()
+}
+
+/// The row of a name.
+pub fn name_from(bytes: Bytes) -> Result<Option<ExecutionId>, RowError> {
+    let latest = store::NameRow::decode(bytes)?.latest;
+    if latest.is_empty() { Ok(None) } else { Ok(Some(convert::execution_id("name.latest", &latest)?)) }
+}
+
+/// The row of a blob.
+pub fn blob_to(stored: &Stored) -> Bytes {
+    use store::blob_row::{Backend, Inline, Place as Row};
+    let place = match &stored.place {
+        Place::Inline => Row::Inline(Inline {}),
+        Place::Backend { signature } => Row::Backend(Backend { signature: signature.clone().unwrap_or_default() }),
+    };
+    let row = store::BlobRow { nonce: stored.nonce, published_ms: stored.published.millis(), place: Some(place) };
+    row.encode_to_vec().into()
+}
+
+/// The row of a blob.
+pub fn blob_from(bytes: Bytes) -> Result<Stored, RowError> {
+    use store::blob_row::Place as Row;
+    let row = store::BlobRow::decode(bytes)?;
+    let place = match row.place {
+        Some(Row::Inline(_)) => Place::Inline,
+        Some(Row::Backend(backend)) => Place::Backend { signature: Some(backend.signature).filter(|some| !some.is_empty()) },
+        None => return Err(Invalid::new("blob.place", "is none that this version knows").into()),
+    };
+    Ok(Stored { nonce: row.nonce, place, published: Timestamp::from_millis(row.published_ms) })
+}
+
+/// The row of a holding: when it was last relied on.
+pub fn holding_to(touched: Timestamp) -> Bytes {
+    store::HoldingRow { touched_ms: touched.millis() }.encode_to_vec().into()
+}
+
+/// The row of a holding.
+pub fn holding_from(bytes: Bytes) -> Result<Timestamp, RowError> {
+    Ok(Timestamp::from_millis(store::HoldingRow::decode(bytes)?.touched_ms))
+}
+
+/// The row of an edge: the name under which the input was consumed.
+pub fn edge_to(input: &Bytes) -> Bytes {
+    store::EdgeRow { input: input.clone() }.encode_to_vec().into()
+}
+
+/// The row of a pin.
+pub fn pin_to(pin: &Pin) -> Bytes {
+    let row = store::PinRow {
+        digest: Some(convert::digest_to(&pin.digest)),
+        tree: pin.tree,
+        reason: pin.reason.clone(),
+        owner: pin.owner.clone(),
+        expires_ms: pin.expires.map(Timestamp::millis).unwrap_or_default(),
+    };
+    row.encode_to_vec().into()
+}
