@@ -20,7 +20,7 @@ pub mod spec;
 pub mod time;
 pub mod transition;
 pub mod tree;
-// pub mod view;
+pub mod view;
 
 pub use batch::{Batch, BatchId, RowKey, Table, Version};
 pub use digest::Digest;
