@@ -1,0 +1,71 @@
+//! Reading a blob's file in chunks, one ahead of its consumer.
+
+use std::fs::File;
+use std::ops::Range;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::stream::try_unfold;
+use rustix::buffer::spare_capacity;
+use rustix::io::{Errno, pread};
+
+use super::Store;
+use crate::blocking::Lent;
+use crate::{BlobError, CHUNK, Location, Reader, Signature};
+
+/// Where a reader is in its file.
+pub(super) struct Cursor {
+    store: Arc<Store>,
+    location: Location,
+    file: File,
+    signature: Signature,
+    /// What is not read yet.
+    range: Range<u64>,
+    /// What is read and not yet taken.
+    chunk: Bytes,
+}
+
+impl Cursor {
+    /// Opens the file and reads the first chunk: for most blobs, all that there is to do.
+    pub(super) fn open(store: Arc<Store>, location: Location, range: Range<u64>) -> Result<Cursor, BlobError> {
+        let (file, metadata) = store.find(&location)?.ok_or(BlobError::NotFound { location })?;
+        if metadata.len() != location.digest.size {
+            return Err(location.corrupt(format_args!("its file has {} bytes", metadata.len())));
+        }
+        let signature = Signature::from(&metadata);
+        Cursor { store, location, file, signature, range, chunk: Bytes::new() }.advance()
+    }
+
+    /// Reads the next chunk, which is empty at the end.
+    fn advance(mut self) -> Result<Cursor, BlobError> {
+        let want = (self.range.end - self.range.start).min(CHUNK as u64) as usize;
+        let mut bytes = Vec::with_capacity(want);
+        while bytes.len() < want {
+            let at = self.range.start + bytes.len() as u64;
+            match pread(&self.file, spare_capacity(&mut bytes), at) {
+                Ok(0) => return Err(self.location.corrupt("its file is cut short")),
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(error) => return Err(self.store.failed("read a blob", error)),
+            }
+        }
+        // More than `want`, if the allocator gave more room than asked for.
+        bytes.truncate(want);
+        self.range.start += want as u64;
+        self.chunk = bytes.into();
+        Ok(self)
+    }
+}
+
+/// The chunks of `cursor`, from the one it has.
+pub(super) fn stream(cursor: Cursor) -> Reader {
+    let signature = cursor.signature;
+    let chunks = try_unfold(Lent::new(cursor), |mut lent| async move {
+        let cursor = lent.settle().await?;
+        let chunk = std::mem::take(&mut cursor.chunk);
+        if !cursor.range.is_empty() {
+            lent.lend(Cursor::advance);
+        }
+        Ok((!chunk.is_empty()).then_some((chunk, lent)))
+    });
+    Reader::new(Some(signature), chunks)
+}

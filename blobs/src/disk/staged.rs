@@ -1,0 +1,247 @@
+//! A blob on its way to disk.
+//!
+//! Owns [`DiskStaged`]. Invariants: bytes are durable before the file gets its name under `objects`, that name is
+//! durable before it is told, and what ends in any other way leaves no file. A batch of bytes is hashed and written by
+//! two jobs side by side while the next one gathers; no more than those two batches are in memory.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::mem;
+use std::os::unix::fs::MetadataExt;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::{Bytes, BytesMut};
+use provender_core::Digest;
+use rustix::fs::{
+    AtFlags, FallocateFlags, FlockOperation, Mode, OFlags, RenameFlags, fallocate, fchmod, flock, linkat, mkdirat,
+    renameat_with, unlinkat,
+};
+use rustix::io::Errno;
+use tracing::warn;
+
+use super::root::{OBJECTS, Root, STAGING};
+use super::{Store, object, shard};
+use crate::blocking::{Lent, blocking};
+use crate::{BlobError, CHUNK, HashFunction, Hashes, Ingest, Location, Published, Signature, Staged};
+
+/// The most that a hint reserves: a claim of size must not fill the disk before its bytes come.
+const RESERVE: u64 = 256 << 20;
+/// Smaller pieces are copied together.
+pub(super) const COPY: usize = 16 * 1024;
+
+pub(super) struct DiskStaged {
+    file: Lent<StagingFile>,
+    ingest: Lent<Ingest>,
+    batch: Batch,
+}
+
+impl DiskStaged {
+    pub(super) fn new(file: StagingFile, aliases: &[HashFunction]) -> DiskStaged {
+        let ingest = Lent::new(Ingest::new(aliases));
+        DiskStaged { file: Lent::new(file), ingest, batch: Batch::default() }
+    }
+}
+
+#[async_trait]
+impl Staged for DiskStaged {
+    async fn write(&mut self, bytes: Bytes) -> Result<(), BlobError> {
+        if self.batch.len + bytes.len() > CHUNK && self.batch.len > 0 {
+            self.ingest.settle().await?;
+            self.file.settle().await?;
+            let to_hash = self.batch.take();
+            let to_write = to_hash.clone();
+            self.ingest.lend(move |ingest| Ok(hash(ingest, &to_hash)));
+            self.file.lend(move |file| file.append(&to_write));
+        }
+        self.batch.push(bytes);
+        Ok(())
+    }
+
+    async fn publish(mut self: Box<Self>, expected: Option<Digest>) -> Result<Published, BlobError> {
+        let last = self.batch.take();
+        let DiskStaged { file, ingest, .. } = *self;
+        let (ingest, file) = (ingest.take().await?, file.take().await?);
+        let unclaimed = blocking(move || {
+            let hashes = hash(ingest, &last).finish();
+            hashes.check(expected)?;
+            file.append(&last)?.publish(hashes)
+        });
+        Ok(unclaimed.await?.claim())
+    }
+}
+
+fn hash(mut ingest: Ingest, pieces: &[Bytes]) -> Ingest {
+    pieces.iter().for_each(|piece| ingest.update(piece));
+    ingest
+}
+
+/// Pieces that gather until there are enough for a job.
+#[derive(Default)]
+struct Batch {
+    pieces: Vec<Bytes>,
+    small: BytesMut,
+    len: usize,
+}
+
+impl Batch {
+    fn push(&mut self, bytes: Bytes) {
+        self.len += bytes.len();
+        if bytes.len() < COPY {
+            self.small.extend_from_slice(&bytes);
+        } else {
+            self.seal();
+            self.pieces.push(bytes);
+        }
+    }
+
+    fn seal(&mut self) {
+        if !self.small.is_empty() {
+            self.pieces.push(self.small.split().freeze());
+        }
+    }
+
+    fn take(&mut self) -> Vec<Bytes> {
+        self.seal();
+        mem::take(self).pieces
+    }
+}
+
+/// A file that nobody was told of yet: dropping it removes it, under whatever name it has by then.
+#[derive(Debug)]
+pub(super) struct StagingFile {
+    store: Arc<Store>,
+    root: Root,
+    file: File,
+    /// Below the root; `None` once the file is to stay.
+    path: Option<String>,
+    reserved: u64,
+}
+
+impl StagingFile {
+    pub(super) fn create(store: &Arc<Store>, size_hint: Option<u64>) -> Result<StagingFile, BlobError> {
+        let begin = |root: &Root| -> io::Result<(String, File)> {
+            let path = format!("{STAGING}/{:016x}", getrandom::u64()?);
+            let flags = OFlags::CREATE | OFlags::EXCL | OFlags::RDWR;
+            Ok((path.clone(), root.file(&path, flags, Mode::RUSR | Mode::WUSR)?))
+        };
+        let failed = |error| store.failed("begin a blob", error);
+        let root = store.root()?;
+        let (path, file) = begin(&root).map_err(failed)?;
+        let mut staging = StagingFile { store: store.clone(), root, file, path: Some(path), reserved: 0 };
+        flock(&staging.file, FlockOperation::LockExclusive).map_err(|error| failed(error.into()))?;
+        if staging.file.metadata().map_err(failed)?.nlink() == 0 {
+            // A sweep took it before it was locked.
+            return StagingFile::create(store, size_hint);
+        }
+        staging.reserve(size_hint.unwrap_or(0).min(RESERVE)).map_err(|error| failed(error.into()))?;
+        Ok(staging)
+    }
+
+    /// Reserves space where the file system can, so that a large file lies in one piece.
+    fn reserve(&mut self, bytes: u64) -> Result<(), Errno> {
+        if bytes <= CHUNK as u64 {
+            return Ok(());
+        }
+        match fallocate(&self.file, FallocateFlags::KEEP_SIZE, 0, bytes) {
+            Ok(()) => self.reserved = bytes,
+            Err(error @ (Errno::NOSPC | Errno::DQUOT)) => return Err(error),
+            Err(_) => {}
+        }
+        Ok(())
+    }
+
+    fn append(mut self, pieces: &[Bytes]) -> Result<StagingFile, BlobError> {
+        for piece in pieces {
+            self.file.write_all(piece).map_err(|error| self.store.failed("write a blob", error))?;
+        }
+        Ok(self)
+    }
+
+    fn publish(mut self, hashes: Hashes) -> Result<Unclaimed, BlobError> {
+        self.seal(hashes.digest.size).map_err(|error| self.store.failed("sync a blob", error))?;
+        let (location, signature) =
+            self.rename(hashes.digest).map_err(|error| self.store.failed("publish a blob", error))?;
+        let published = Published { location, signature: Some(signature), aliases: hashes.aliases };
+        Ok(Unclaimed { file: self, published })
+    }
+
+    /// Makes the bytes final and durable.
+    fn seal(&mut self, size: u64) -> io::Result<()> {
+        if self.reserved > size {
+            self.file.set_len(size)?;
+        }
+        fchmod(&self.file, Mode::RUSR | Mode::RGRP | Mode::ROTH)?;
+        self.file.sync_all()
+    }
+
+    /// Gives the file its name under `objects`, durably.
+    fn rename(&mut self, digest: Digest) -> io::Result<(Location, Signature)> {
+        let location = Location::fresh(digest)?;
+        let shard = shard(&location);
+        let inner = format!("{OBJECTS}/{:02x}/{:02x}", shard[0], shard[1]);
+        let outer = &inner[..inner.len() - 3];
+        let mut new_shard = !self.store.is_durable(shard);
+        let (from, to) = (self.path.clone().unwrap_or_default(), object(&location));
+        let mut renamed = rename_new(&self.root, &from, &to);
+        if renamed == Err(Errno::NOENT) {
+            new_shard = true;
+            for dir in [outer, &inner] {
+                match mkdirat(&self.root, dir, Mode::RWXU) {
+                    Ok(()) | Err(Errno::EXIST) => {}
+                    Err(error) => return Err(error.into()),
+                }
+            }
+            renamed = rename_new(&self.root, &from, &to);
+        }
+        renamed?;
+        self.path = Some(to);
+        self.root.sync(&inner)?;
+        // Whoever made the folders may not have come to this yet.
+        if new_shard {
+            self.root.sync(outer)?;
+            self.root.sync(OBJECTS)?;
+            self.store.set_durable(shard);
+        }
+        Ok((location, Signature::of(&self.file)?))
+    }
+}
+
+/// Renames, never over another file.
+pub(super) fn rename_new(root: &Root, from: &str, to: &str) -> Result<(), Errno> {
+    match renameat_with(root, from, root, to, RenameFlags::NOREPLACE) {
+        // NFS and others do not know the flag.
+        Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => link_new(root, from, to),
+        renamed => renamed,
+    }
+}
+
+pub(super) fn link_new(root: &Root, from: &str, to: &str) -> Result<(), Errno> {
+    linkat(root, from, root, to, AtFlags::empty())?;
+    unlinkat(root, from, AtFlags::empty())
+}
+
+impl Drop for StagingFile {
+    fn drop(&mut self) {
+        if let Some(path) = &self.path
+            && let Err(error) = unlinkat(&self.root, path, AtFlags::empty())
+            && error != Errno::NOENT
+        {
+            // A sweep, or the collection of what nothing refers to, finds it later.
+            warn!(path, %error, "cannot remove a discarded blob");
+        }
+    }
+}
+
+/// A published blob whose publisher may have gone: unless claimed, it is removed again.
+struct Unclaimed {
+    file: StagingFile,
+    published: Published,
+}
+
+impl Unclaimed {
+    fn claim(mut self) -> Published {
+        self.file.path = None;
+        self.published
+    }
+}

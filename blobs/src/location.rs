@@ -1,0 +1,156 @@
+//! Names: where one copy of a blob is, and which store it is in.
+//!
+//! Owns [`Location`] and [`StoreId`] with their text forms. Invariants: the order of locations is the order of their
+//! texts, so that a store that lists by name lists in order; and one location has one text.
+
+use std::fmt;
+use std::io;
+use std::ops::Range;
+use std::str::FromStr;
+
+use provender_core::Digest;
+use provender_core::digest::{hex, unhex};
+
+use crate::BlobError;
+
+/// Where one copy of a blob is: unique for ever, never reused.
+///
+/// Its text, `HASH.SIZE.NONCE` in lower-case hexadecimal digits of fixed width (98 characters), is a file name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Location {
+    /// What the bytes are.
+    pub digest: Digest,
+    /// Random; tells this copy from every other, earlier and later.
+    pub nonce: u64,
+}
+
+impl Location {
+    /// A location that was never used. Fails only where the system has no randomness.
+    pub(crate) fn fresh(digest: Digest) -> io::Result<Location> {
+        Ok(Location { digest, nonce: getrandom::u64()? })
+    }
+
+    /// `range` cut at the end of the blob.
+    pub(crate) fn cut(&self, range: Range<u64>) -> Result<Range<u64>, BlobError> {
+        if range.start > range.end || range.start > self.digest.size {
+            return Err(BlobError::OutOfRange { location: *self, range });
+        }
+        Ok(range.start..range.end.min(self.digest.size))
+    }
+
+    pub(crate) fn corrupt(&self, why: impl ToString) -> BlobError {
+        BlobError::Corrupt { location: *self, why: why.to_string() }
+    }
+}
+
+impl fmt::Display for Location {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{:016x}.{:016x}", self.digest.hex(), self.digest.size, self.nonce)
+    }
+}
+
+/// Why a text is no location.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{text:?} is not a blob location")]
+pub struct ParseLocationError {
+    /// The text as given.
+    pub text: String,
+}
+
+impl FromStr for Location {
+    type Err = ParseLocationError;
+
+    fn from_str(text: &str) -> Result<Location, ParseLocationError> {
+        let parse = || {
+            let (hash, rest) = text.split_once('.')?;
+            let (size, nonce) = rest.split_once('.')?;
+            let (size, nonce) = (u64::from_be_bytes(unhex(size)?), u64::from_be_bytes(unhex(nonce)?));
+            Some(Location { digest: Digest { hash: unhex(hash)?, size }, nonce })
+        };
+        // Upper-case digits are refused, so that two files never read as one location.
+        parse().filter(|location| location.to_string() == text).ok_or_else(|| ParseLocationError { text: text.into() })
+    }
+}
+
+/// What tells one store from every other.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct StoreId(pub [u8; 16]);
+
+impl StoreId {
+    pub(crate) fn fresh() -> io::Result<StoreId> {
+        let mut id = [0; 16];
+        getrandom::fill(&mut id)?;
+        Ok(StoreId(id))
+    }
+}
+
+impl fmt::Display for StoreId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&hex(&self.0))
+    }
+}
+
+impl fmt::Debug for StoreId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "StoreId({self})")
+    }
+}
+
+/// Why a text is no store id.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{text:?} is not a blob store's id: it takes 32 hexadecimal digits")]
+pub struct ParseStoreIdError {
+    /// The text as given.
+    pub text: String,
+}
+
+impl FromStr for StoreId {
+    type Err = ParseStoreIdError;
+
+    fn from_str(text: &str) -> Result<StoreId, ParseStoreIdError> {
+        unhex(text).map(StoreId).ok_or_else(|| ParseStoreIdError { text: text.into() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn locations() -> impl Strategy<Value = Location> {
+        // Few values each, so that neighbours differ in one part only.
+        let few = || prop_oneof![Just(0), Just(9), Just(10), Just(u64::MAX), any::<u64>()];
+        (prop_oneof![Just([7; 32]), any::<[u8; 32]>()], few(), few())
+            .prop_map(|(hash, size, nonce)| Location { digest: Digest { hash, size }, nonce })
+    }
+
+    proptest! {
+        #[test]
+        fn texts_round_trip_and_sort_like_locations(a in locations(), b in locations()) {
+            prop_assert_eq!(a.to_string().parse(), Ok(a));
+            prop_assert_eq!(a.cmp(&b), a.to_string().cmp(&b.to_string()));
+        }
+
+        #[test]
+        fn only_the_canonical_text_is_read(location in locations(), at in 0..98usize, with: char, text: String) {
+            let canonical = location.to_string();
+            let other: String = canonical.chars().enumerate().map(|(i, c)| if i == at { with } else { c }).collect();
+            for text in [other, canonical.to_uppercase(), text] {
+                if let Ok(read) = text.parse::<Location>() {
+                    prop_assert_eq!(read.to_string(), text);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn ranges_are_cut_at_the_end_and_refused_past_it() {
+        let location = Location { digest: Digest { hash: [0; 32], size: 10 }, nonce: 0 };
+        assert_eq!(location.cut(0..u64::MAX).unwrap(), 0..10);
+        assert_eq!(location.cut(10..11).unwrap(), 10..10);
+        assert!(matches!(location.cut(11..11), Err(BlobError::OutOfRange { .. })));
+        #[expect(clippy::reversed_empty_ranges)]
+        let reversed = 4..3;
+        assert!(matches!(location.cut(reversed), Err(BlobError::OutOfRange { .. })));
+    }
+}
