@@ -1,0 +1,141 @@
+//! Metadata in an embedded RocksDB: the default, one daemon.
+//!
+//! Owns the database, its writer thread, and what its errors mean. Invariant: everything is written through [`Database`] with
+//! the turn held and the log synced, so nothing is visible before it is durable.
+
+mod database;
+mod format;
+mod options;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use async_trait::async_trait;
+use provender_core::batch::{Batch, BatchId, Fate, Row, RowKey, Table, Version};
+use provender_core::time::Timestamp;
+use serde::Deserialize;
+
+use self::database::Database;
+use super::group::{self, Groups, Queue};
+use super::{Changes, CommitError, Meta, MetaError, Page, Scan};
+
+/// Up to so many point reads are made on the calling thread: handing them over would cost more than they do.
+const INLINE_READS: usize = 8;
+
+/// Sizes of the embedded engine.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RocksConfig {
+    /// Bytes of memory for what was read, indexes and filters included.
+    pub cache_bytes: usize,
+    /// Bytes of memory for what was written and is not in sorted files yet; also about how much log a start reads.
+    pub write_buffer_bytes: usize,
+}
+
+impl Default for RocksConfig {
+    fn default() -> RocksConfig {
+        RocksConfig { cache_bytes: 64 << 20, write_buffer_bytes: 64 << 20 }
+    }
+}
+
+/// The engine.
+#[derive(Debug)]
+pub(super) struct Rocks {
+    database: Arc<Database>,
+    /// `None` only while it is dropped.
+    queue: Option<Queue>,
+    writer: Option<JoinHandle<()>>,
+}
+
+impl Rocks {
+    pub(super) async fn open(config: &RocksConfig, dir: &Path) -> Result<Rocks, MetaError> {
+        let (config, dir) = (config.clone(), dir.to_owned());
+        let database = Arc::new(blocking(move || Database::open(&config, &dir)).await?);
+        let (queue, groups) = group::queue();
+        let writer = std::thread::Builder::new()
+            .name("meta-writer".into())
+            .spawn({
+                let database = Arc::clone(&database);
+                move || write(&database, groups)
+            })
+            .map_err(|error| MetaError::unavailable("starting the writer thread", error))?;
+        Ok(Rocks { database, queue: Some(queue), writer: Some(writer) })
+    }
+
+    async fn on<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Database) -> Result<T, MetaError> + Send + 'static,
+    ) -> Result<T, MetaError> {
+        let database = Arc::clone(&self.database);
+        blocking(move || work(&database)).await
+    }
+}
+
+/// Closes the database before it returns, unless a read is still going on.
+impl Drop for Rocks {
+    fn drop(&mut self) {
+        self.queue = None;
+        if let Some(writer) = self.writer.take() {
+            // A writer that panicked has nothing left to finish.
+            let _ = writer.join();
+        }
+    }
+}
+
+fn write(database: &Database, mut groups: Groups) {
+    while let Some(joined) = groups.next_blocking() {
+        let outcome = database.apply(&joined.batches);
+        joined.answer(outcome);
+    }
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, MetaError> + Send + 'static,
+) -> Result<T, MetaError> {
+    tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| Err(MetaError::unavailable("reading", error)))
+}
+
+#[async_trait]
+impl Meta for Rocks {
+    async fn get(&self, keys: &[RowKey]) -> Result<Vec<Option<Row>>, MetaError> {
+        if keys.len() <= INLINE_READS && keys.iter().all(|key| key.table != Table::Inline) {
+            return self.database.get(keys);
+        }
+        let keys = keys.to_vec();
+        self.on(move |database| database.get(&keys)).await
+    }
+
+    async fn scan(&self, scan: &Scan) -> Result<Page, MetaError> {
+        let scan = scan.clone();
+        self.on(move |database| database.scan(&scan)).await
+    }
+
+    async fn commit(&self, batch: Batch) -> Result<Version, CommitError> {
+        match &self.queue {
+            Some(queue) => queue.commit(batch).await,
+            None => Err(CommitError::NotCommitted { source: MetaError::Closed }),
+        }
+    }
+
+    async fn resolve(&self, id: BatchId) -> Result<Fate, MetaError> {
+        self.on(move |database| database.resolve(id)).await
+    }
+
+    async fn changes(&self, after: Version, limit: usize) -> Result<Changes, MetaError> {
+        self.on(move |database| database.changes(after, limit)).await
+    }
+
+    async fn changed(&self, after: Version) {
+        self.database.feed.changed(after).await;
+    }
+
+    async fn trim(&self, feed: Version, made_before: Timestamp) -> Result<(), MetaError> {
+        self.on(move |database| database.trim(feed, made_before)).await
+    }
+
+    async fn head(&self) -> Result<Version, MetaError> {
+        Ok(self.database.feed.head())
+    }
+}
+

@@ -1,0 +1,236 @@
+//! The database itself: blocking reads, and writes one at a time.
+//!
+//! Owns the open RocksDB and the turn to write. Invariant: whoever decides something holds the turn from reading to having
+//! written. It must not know threads or tasks.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use provender_core::batch::{Batch, BatchId, Fate, Group, Row, RowKey, Version, Writes};
+use provender_core::time::Timestamp;
+use rocksdb::{ColumnFamily, DB, ErrorKind, IteratorMode, ReadOptions, WriteBatch};
+
+use super::RocksConfig;
+use super::format::{self, FATES, FEED, fact};
+use super::options;
+use crate::meta::feed::{self, Feed};
+use crate::meta::group::{Failure, Outcome};
+use crate::meta::{Changes, MetaError, Page, Scan};
+
+#[derive(Debug)]
+pub(super) struct Database {
+    db: DB,
+    turn: Mutex<()>,
+    pub(super) feed: Feed,
+}
+
+impl Database {
+    pub(super) fn open(config: &RocksConfig, dir: &Path) -> Result<Database, MetaError> {
+        std::fs::create_dir_all(dir).map_err(|error| MetaError::unavailable("creating the metadata folder", error))?;
+        let database = options::database(config);
+        let families = options::families(config);
+        if dir.join("CURRENT").exists() {
+            let stored = DB::list_cf(&database, dir).map_err(|error| opening(dir, error))?;
+            // Only a newer program can have made a family that this one does not know.
+            if stored.iter().any(|name| families.iter().all(|family| family.name() != name)) {
+                return Err(MetaError::Layout { found: format::LAYOUT + 1, known: format::LAYOUT });
+            }
+        }
+        let db = DB::open_cf_descriptors(&database, dir, families).map_err(|error| opening(dir, error))?;
+        let reading = |error| failed("reading the metadata's layout", error);
+        match db.get(fact::LAYOUT).map_err(reading)? {
+            None => db
+                .put_opt(fact::LAYOUT, format::LAYOUT.to_be_bytes(), &options::synced())
+                .map_err(|error| failed("writing the metadata's layout", error))?,
+            Some(stored) => match format::read_layout(&stored)? {
+                format::LAYOUT => {}
+                found => return Err(MetaError::Layout { found, known: format::LAYOUT }),
+            },
+        }
+        let head = db.get(fact::HEAD).map_err(reading)?.map_or(Ok(Version(0)), |stored| format::read_version(&stored))?;
+        Ok(Database { db, turn: Mutex::new(()), feed: Feed::at(head) })
+    }
+
+    pub(super) fn get(&self, keys: &[RowKey]) -> Result<Vec<Option<Row>>, MetaError> {
+        let mut options = ReadOptions::default();
+        // One read is of one moment anyway, and a snapshot takes a lock that everybody shares.
+        let snapshot = (keys.len() > 1).then(|| self.db.snapshot());
+        if let Some(snapshot) = &snapshot {
+            options.set_snapshot(snapshot);
+        }
+        let one = |key: &RowKey| {
+            let stored = self.read(format::family(key.table), &format::row_key(key.table, &key.key), &options)?;
+            stored.map(|stored| format::read_row(&stored)).transpose()
+        };
+        keys.iter().map(one).collect()
+    }
+
+    pub(super) fn scan(&self, scan: &Scan) -> Result<Page, MetaError> {
+        let table = scan.table;
+        let mut options = ReadOptions::default();
+        let end = scan.end().map_or_else(|| vec![table.tag() + 1], |end| format::row_key(table, &end));
+        options.set_iterate_upper_bound(end);
+        // A long scan must not push out what lookups need.
+        options.fill_cache(false);
+        let first = format::row_key(table, &scan.first());
+        let from = IteratorMode::From(&first, rocksdb::Direction::Forward);
+        let rows = self.db.iterator_cf_opt(self.family(format::family(table)), options, from);
+        scan.page(rows.map(|entry| {
+            let (key, stored) = entry.map_err(|error| failed("scanning metadata", error))?;
+            Ok((Bytes::from(key).slice(1..), format::read_row(&stored)?))
+        }))
+    }
+
+    pub(super) fn changes(&self, after: Version, limit: usize) -> Result<Changes, MetaError> {
+        let head = self.feed.head();
+        let mut options = ReadOptions::default();
+        options.fill_cache(false);
+        let first = format::feed_key(Version(after.0.saturating_add(1)), 0);
+        let from = IteratorMode::From(&first, rocksdb::Direction::Forward);
+        let entries = self.db.iterator_cf_opt(self.family(FEED), options, from).map(|entry| {
+            let (key, stored) = entry.map_err(|error| failed("reading the change feed", error))?;
+            format::read_change(&key, &stored)
+        });
+        let page = feed::page(head, limit, entries)?;
+        // Asked after the entries were read: what had been trimmed by then shows here.
+        let oldest = self.fact(fact::TRIMMED, format::read_version)?.unwrap_or_default();
+        if after < oldest || after > head { Err(MetaError::Trimmed { oldest }) } else { Ok(page) }
+    }
+
+    /// Decides about the batches and applies those that hold; the error is for all of them.
+    pub(super) fn apply(&self, batches: &[Batch]) -> Result<Outcome, Failure> {
+        let _turn = self.turn();
+        let mut group = self.group(batches).map_err(Failure::NotCommitted)?;
+        let verdicts = batches.iter().map(|batch| group.admit(batch)).collect();
+        let writes = group.into_writes();
+        let applied = if writes.ids.is_empty() { Ok(()) } else { self.write(writes) };
+        Ok(Outcome { verdicts, applied })
+    }
+
+    fn group(&self, batches: &[Batch]) -> Result<Group, MetaError> {
+        let options = ReadOptions::default();
+        let (mut versions, mut fates) = (BTreeMap::new(), BTreeMap::new());
+        for key in Group::keys(batches) {
+            let stored = self.read(format::family(key.table), &format::row_key(key.table, &key.key), &options)?;
+            if let Some(stored) = stored {
+                versions.insert(key, format::read_version(&stored)?);
+            }
+        }
+        for batch in batches {
+            if let Some(fate) = self.fate(batch.id)? {
+                fates.insert(batch.id, fate);
+            }
+        }
+        Ok(Group::new(self.feed.head(), versions, fates, self.oldest()?))
+    }
+
+    fn write(&self, writes: Writes) -> Result<(), Failure> {
+        let mut batch = WriteBatch::default();
+        for (key, (version, value)) in writes.rows {
+            let (family, stored) = (self.family(format::family(key.table)), format::row_key(key.table, &key.key));
+            match value {
+                Some(value) => batch.put_cf(family, stored, format::row(version, &value)),
+                None => batch.delete_cf(family, stored),
+            }
+        }
+        for (place, change) in writes.changes.iter().enumerate() {
+            batch.put_cf(self.family(FEED), format::feed_key(change.version, place), format::change(change));
+        }
+        for (id, version) in writes.ids {
+            batch.put_cf(self.family(FATES), id.0, format::fate(Fate::Committed(version)));
+        }
+        batch.put(fact::HEAD, writes.head.0.to_be_bytes());
+        self.db.write_opt(batch, &options::synced()).map_err(|error| {
+            let cut = is_cut_short(&error);
+            let error = failed("writing metadata", error);
+            tracing::error!(%error, "a metadata write failed");
+            if cut { Failure::NotCommitted(error) } else { Failure::Unknown(error) }
+        })?;
+        self.feed.advance(writes.head, writes.changes.last().map(|change| change.version));
+        Ok(())
+    }
+
+    pub(super) fn resolve(&self, id: BatchId) -> Result<Fate, MetaError> {
+        let _turn = self.turn();
+        if let Some(fate) = self.fate(id)? {
+            return Ok(fate);
+        }
+        if id < self.oldest()? {
+            return Err(MetaError::Forgotten { id });
+        }
+        self.db
+            .put_cf_opt(self.family(FATES), id.0, format::fate(Fate::Aborted), &options::synced())
+            .map_err(|error| failed("deciding a batch", error))?;
+        Ok(Fate::Aborted)
+    }
+
+    pub(super) fn trim(&self, feed: Version, made_before: Timestamp) -> Result<(), MetaError> {
+        let _turn = self.turn();
+        let trimmed = self.fact(fact::TRIMMED, format::read_version)?.unwrap_or_default();
+        let trimmed = feed.min(self.feed.head()).max(trimmed);
+        let oldest = BatchId::new(made_before, [0; 10]).max(self.oldest()?);
+        let mut batch = WriteBatch::default();
+        batch.put(fact::TRIMMED, trimmed.0.to_be_bytes());
+        batch.put(fact::OLDEST, oldest.0);
+        let kept = Version(trimmed.0 + 1);
+        batch.delete_range_cf(self.family(FEED), format::feed_key(Version(0), 0), format::feed_key(kept, 0));
+        batch.delete_range_cf(self.family(FATES), BatchId::MIN.0, oldest.0);
+        self.db.write_opt(batch, &options::synced()).map_err(|error| failed("trimming the change feed", error))
+    }
+
+    fn fate(&self, id: BatchId) -> Result<Option<Fate>, MetaError> {
+        self.read(FATES, &id.0, &ReadOptions::default())?.map(|stored| format::read_fate(&stored)).transpose()
+    }
+
+    fn oldest(&self) -> Result<BatchId, MetaError> {
+        Ok(self.fact(fact::OLDEST, format::read_id)?.unwrap_or(BatchId::MIN))
+    }
+
+    fn fact<T>(&self, name: &[u8], read: impl Fn(&[u8]) -> Result<T, MetaError>) -> Result<Option<T>, MetaError> {
+        let stored = self.read(rocksdb::DEFAULT_COLUMN_FAMILY_NAME, name, &ReadOptions::default())?;
+        stored.map(|stored| read(&stored)).transpose()
+    }
+
+    fn read(
+        &self,
+        family: &str,
+        key: &[u8],
+        options: &ReadOptions,
+    ) -> Result<Option<rocksdb::DBPinnableSlice<'_>>, MetaError> {
+        let stored = self.db.get_pinned_cf_opt(self.family(family), key, options);
+        stored.map_err(|error| failed("reading metadata", error))
+    }
+
+    fn family(&self, name: &str) -> &ColumnFamily {
+        self.db.cf_handle(name).expect("the database was opened with every family")
+    }
+
+    fn turn(&self) -> MutexGuard<'_, ()> {
+        self.turn.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Whether the write ended inside its record: the disk was full when the record was appended to the log. RocksDB writes no
+/// more to that log, and recovery drops a record that is cut short. A write that failed in another way (a sync, above all)
+/// may have left a whole record, which a restart would find.
+fn is_cut_short(error: &rocksdb::Error) -> bool {
+    error.as_ref().starts_with("IO error: No space left on device: While appending to file")
+}
+
+fn failed(doing: &'static str, error: rocksdb::Error) -> MetaError {
+    match error.kind() {
+        ErrorKind::Corruption => MetaError::Corrupt { what: error.into_string() },
+        _ if error.as_ref().contains("No space left on device") => MetaError::Full { source: Arc::new(error) },
+        _ => MetaError::unavailable(doing, error),
+    }
+}
+
+fn opening(dir: &Path, error: rocksdb::Error) -> MetaError {
+    let message = error.as_ref();
+    if message.contains("LOCK") && (message.contains("lock file") || message.contains("lock hold by")) {
+        return MetaError::Locked { path: dir.to_owned() };
+    }
+    failed("opening the metadata database", error)
+}
