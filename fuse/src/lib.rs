@@ -1,1 +1,16 @@
-//! placeholder
+//! The mounted view: a store as a read-only file system.
+//!
+//! Owns the [`Source`] seam that a store is seen through, the [`View`] over it (inode table, lookup, listings, reads), and its
+//! [`Mount`] by way of the kernel's FUSE. Invariant: nothing under a mount can be changed, and what is read there is what the
+//! source gave, whole: a fault is an error, never a short file. It must not know gRPC, RocksDB, or how a source finds things.
+
+mod adapter;
+mod errno;
+pub mod memory;
+mod mount;
+pub mod source;
+mod view;
+
+pub use mount::{Mount, MountError, Options, unmount};
+pub use source::{Content, Document, Entry, Page, ReadAt, Source, SourceError};
+pub use view::{Attributes, Found, Item, Kind, ROOT, Settings, View, ViewError};

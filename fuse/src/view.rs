@@ -1,0 +1,262 @@
+//! The file system itself, in the terms of any kernel: numbers, names, handles.
+//!
+//! Owns [`View`]: what a lookup, a listing, an attribute or a read over a [`Source`] answers. Invariants: there is no operation
+//! that changes anything; memory grows with what the kernel holds (numbers, handles) and a bounded cache, whatever the trees
+//! say; no lock of the whole view is held while the source is asked. It must not know fuser.
+
+mod content;
+mod inodes;
+mod listing;
+mod node;
+mod trees;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use parking_lot::{Mutex, RwLock};
+use provender_core::{Timestamp, tree};
+
+use self::content::OpenFile;
+pub use self::inodes::ROOT;
+use self::inodes::{Inode, Inodes};
+use self::listing::Listing;
+pub use self::listing::Item;
+pub use self::node::Kind;
+use self::node::Node;
+use self::trees::Trees;
+use crate::source::{Source, SourceError};
+
+/// How a view behaves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Settings {
+    /// The time that folders show which have none of their own, such as the root.
+    pub since: Timestamp,
+    /// How many bytes of decoded directories are kept, about.
+    pub cache_bytes: u64,
+    /// The largest directory that is shown, in encoded bytes.
+    pub max_tree_bytes: u64,
+}
+
+impl Default for Settings {
+    fn default() -> Settings {
+        Settings { since: Timestamp::default(), cache_bytes: 64 << 20, max_tree_bytes: tree::MAX_ENCODED }
+    }
+}
+
+/// What `stat` tells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Attributes {
+    /// The inode's number.
+    pub number: u64,
+    /// The type of file.
+    pub kind: Kind,
+    /// Bytes: of a file's content or a link's target; 0 for a directory.
+    pub size: u64,
+    /// Permissions: 0555 for directories and what can be run, 0444 for other files, 0777 for links.
+    pub mode: u16,
+    /// When it was committed: all its times.
+    pub at: Timestamp,
+}
+
+/// Attributes, and how long they and the name that led there may be gone by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Found {
+    /// What was found.
+    pub attributes: Attributes,
+    /// For so long it will not change.
+    pub valid: Duration,
+}
+
+/// Why a view cannot answer.
+#[derive(Debug, thiserror::Error)]
+pub enum ViewError {
+    /// The source's fault, or its "no".
+    #[error(transparent)]
+    Source(#[from] SourceError),
+    /// The file behind a content cannot be read.
+    #[error("reading a stored file: {0}")]
+    Io(#[source] rustix::io::Errno),
+    /// Nothing has that name.
+    #[error("not found")]
+    NotFound,
+    /// The number is not known: it was never given out, or has been forgotten.
+    #[error("no such inode")]
+    Forgotten,
+    /// There is no such open handle of this type.
+    #[error("no such handle")]
+    NoHandle,
+    /// Something that is no directory was looked into.
+    #[error("not a directory")]
+    NotDirectory,
+    /// A directory was opened as a file.
+    #[error("is a directory")]
+    IsDirectory,
+    /// Something that is no link was read as one.
+    #[error("not a symbolic link")]
+    NotLink,
+    /// A link was opened as a file.
+    #[error("not a file")]
+    NotFile,
+    /// A directory is larger than the view takes.
+    #[error("a directory of {size} encoded bytes is over the limit of {limit}")]
+    TooLarge {
+        /// Its encoded bytes.
+        size: u64,
+        /// [`Settings::max_tree_bytes`].
+        limit: u64,
+    },
+}
+
+/// What nodes answer from.
+struct Context {
+    source: Arc<dyn Source>,
+    trees: Trees,
+    since: Timestamp,
+}
+
+enum Handle {
+    File(OpenFile),
+    Directory(Mutex<Listing>),
+}
+
+/// A store as a read-only file system.
+pub struct View {
+    context: Context,
+    inodes: Inodes,
+    handles: RwLock<HashMap<u64, Arc<Handle>>>,
+    next_handle: AtomicU64,
+}
+
+impl View {
+    /// A view of `source`.
+    pub fn new(source: Arc<dyn Source>, settings: Settings) -> View {
+        View {
+            context: Context {
+                source,
+                trees: Trees::new(settings.cache_bytes, settings.max_tree_bytes),
+                since: settings.since,
+            },
+            inodes: Inodes::new(Node::Root),
+            handles: RwLock::default(),
+            next_handle: AtomicU64::new(1),
+        }
+    }
+
+    /// What `name` in the directory `parent` stands for. Each success counts as one lookup, to be given back by
+    /// [`View::forget`].
+    pub fn lookup(&self, parent: u64, name: &[u8]) -> Result<Found, ViewError> {
+        let parent = self.inode(parent)?;
+        let node = parent.node.child(&self.context, name)?;
+        let shape = node.shape(&self.context)?;
+        let inode = self.inodes.remember(&parent, name, node);
+        Ok(found(&inode, shape))
+    }
+
+    /// Gives `lookups` lookups back; with the last the number loses its meaning.
+    pub fn forget(&self, number: u64, lookups: u64) {
+        self.inodes.forget(number, lookups);
+    }
+
+    /// The attributes of a number.
+    pub fn attributes(&self, number: u64) -> Result<Found, ViewError> {
+        let inode = self.inode(number)?;
+        Ok(found(&inode, inode.node.shape(&self.context)?))
+    }
+
+    /// Where a link leads.
+    pub fn read_link(&self, number: u64) -> Result<Bytes, ViewError> {
+        match &self.inode(number)?.node {
+            Node::Link { target, .. } => Ok(Bytes::copy_from_slice(target)),
+            Node::Latest(name) => match self.context.source.latest(name)? {
+                Some(entry) => Ok(entry.folder.into()),
+                None => Err(ViewError::NotFound),
+            },
+            _ => Err(ViewError::NotLink),
+        }
+    }
+
+    /// Opens a file for reading. The handle is good until [`View::release`], whatever is collected meanwhile.
+    pub fn open(&self, number: u64) -> Result<u64, ViewError> {
+        let inode = self.inode(number)?;
+        let source = &self.context.source;
+        let file = match &inode.node {
+            Node::Blob { digest, .. } => OpenFile::new(source.open(*digest)?, digest.size)?,
+            Node::Document { entry, which, size } => OpenFile::new(source.document(entry, *which)?.into(), *size)?,
+            node if node.kind() == Kind::Directory => return Err(ViewError::IsDirectory),
+            _ => return Err(ViewError::NotFile),
+        };
+        Ok(self.keep(Handle::File(file)))
+    }
+
+    /// The bytes of an open file from `offset` on: `len` of them, or as many as there are.
+    pub fn read(&self, handle: u64, offset: u64, len: usize) -> Result<Bytes, ViewError> {
+        match &*self.handle(handle)? {
+            Handle::File(file) => file.read(offset, len),
+            Handle::Directory(_) => Err(ViewError::NoHandle),
+        }
+    }
+
+    /// Opens a directory for listing.
+    pub fn open_directory(&self, number: u64) -> Result<u64, ViewError> {
+        let inode = self.inode(number)?;
+        if inode.node.kind() != Kind::Directory {
+            return Err(ViewError::NotDirectory);
+        }
+        Ok(self.keep(Handle::Directory(Mutex::new(Listing::new(inode)))))
+    }
+
+    /// Gives `each` item of an open directory from `cookie` on, with the cookie of what follows it, until `each` returns
+    /// `false` for "no room". 0 is the cookie of the first item, and reads the directory anew.
+    pub fn list(&self, handle: u64, cookie: u64, mut each: impl FnMut(&Item, u64) -> bool) -> Result<(), ViewError> {
+        let handle = self.handle(handle)?;
+        let Handle::Directory(listing) = &*handle else { return Err(ViewError::NoHandle) };
+        let mut listing = listing.lock();
+        if cookie == 0 {
+            listing.rewind();
+        }
+        let mut place = usize::try_from(cookie).unwrap_or(usize::MAX);
+        while let Some(item) = listing.item(&self.context, place)? {
+            place += 1;
+            if !each(item, place as u64) {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Closes a handle of either type.
+    pub fn release(&self, handle: u64) {
+        self.handles.write().remove(&handle);
+    }
+
+    fn inode(&self, number: u64) -> Result<Arc<Inode>, ViewError> {
+        self.inodes.get(number).ok_or(ViewError::Forgotten)
+    }
+
+    fn handle(&self, handle: u64) -> Result<Arc<Handle>, ViewError> {
+        self.handles.read().get(&handle).cloned().ok_or(ViewError::NoHandle)
+    }
+
+    fn keep(&self, handle: Handle) -> u64 {
+        let number = self.next_handle.fetch_add(1, Ordering::Relaxed);
+        self.handles.write().insert(number, Arc::new(handle));
+        number
+    }
+}
+
+fn found(inode: &Inode, shape: node::Shape) -> Found {
+    let kind = inode.node.kind();
+    let mode = match kind {
+        Kind::Link => 0o777,
+        _ if shape.executable => 0o555,
+        _ => 0o444,
+    };
+    let attributes = Attributes { number: inode.number, kind, size: shape.size, mode, at: shape.at };
+    Found { attributes, valid: inode.node.valid() }
+}
+
+#[cfg(test)]
+mod tests;
