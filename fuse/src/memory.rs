@@ -49,7 +49,14 @@ impl MemorySource {
     }
 
     /// Records a success under a name, which becomes its `latest`.
-    pub fn commit(&self, name: &Name, key_id: &str, at: Timestamp, outputs: Digest, logs: [Option<Digest>; 2]) -> Entry {
+    pub fn commit(
+        &self,
+        name: &Name,
+        key_id: &str,
+        at: Timestamp,
+        outputs: Digest,
+        logs: [Option<Digest>; 2],
+    ) -> Entry {
         let state = &mut *self.0.write();
         let folders = state.folders.entry(name.clone()).or_default();
         let free = |folder: &String| !folders.contains_key(folder);

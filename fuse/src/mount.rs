@@ -7,12 +7,14 @@ mod error;
 mod point;
 mod table;
 
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::Duration;
 
-use fuser::{BackgroundSession, Config, MountOption, SessionACL};
+use fuser::{BackgroundSession, Config, MountOption, Session, SessionACL};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 pub use self::error::MountError;
 use crate::adapter::Adapter;
@@ -44,8 +46,10 @@ impl Default for Options {
 #[derive(Debug)]
 pub struct Mount {
     point: PathBuf,
-    /// Tells this mount from another at the same path.
+    /// Tells this mount from another at the same path, until [`Mount::is_over`].
     device: String,
+    /// The connection to the kernel.
+    connection: OwnedFd,
     session: Option<BackgroundSession>,
     ended: Receiver<()>,
 }
@@ -63,11 +67,13 @@ impl Mount {
             gid: rustix::process::getgid().as_raw(),
             _ended: alive,
         };
-        let session = fuser::spawn_mount(adapter, &point, &config(options))
-            .map_err(|source| MountError::refused(&point, options.allow_other, source))?;
+        let refused = |source| MountError::refused(&point, options.allow_other, source);
+        let session = Session::new(adapter, &point, &config(options)).map_err(refused)?;
+        let connection = session.as_fd().try_clone_to_owned().map_err(refused)?;
         let device = table::at(&point)?.map(|mount| mount.device).unwrap_or_default();
+        let session = session.spawn().map_err(refused)?;
         tracing::info!(point = %point.display(), "mounted");
-        Ok(Mount { point, device, session: Some(session), ended })
+        Ok(Mount { point, device, connection, session: Some(session), ended })
     }
 
     /// Where it is mounted, as an absolute path without symlinks.
@@ -84,18 +90,26 @@ impl Mount {
 
     fn detach(&mut self) -> Result<(), MountError> {
         let Some(session) = self.session.take() else { return Ok(()) };
-        let is_ours = |mount: &table::Row| mount.device == self.device;
-        if !table::at(&self.point)?.is_some_and(|mount| is_ours(&mount)) {
+        if !self.is_in_place()? {
             // Somebody has unmounted it, or mounted over it. Dropping the session would unmount what is there now.
             std::mem::forget(session);
             return Ok(());
         }
         // This unmounts, unless a file is open; and for those without root it detaches.
         drop(session);
-        match table::at(&self.point)? {
-            Some(mount) if is_ours(&mount) => point::detach(&self.point),
-            _ => Ok(()),
-        }
+        if self.is_in_place()? { point::detach(&self.point) } else { Ok(()) }
+    }
+
+    /// Whether this very mount is the topmost at its path.
+    fn is_in_place(&self) -> Result<bool, MountError> {
+        Ok(table::at(&self.point)?.is_some_and(|mount| mount.device == self.device) && !self.is_over())
+    }
+
+    /// Whether the kernel has ended the connection. Only after that it gives the device number to another mount.
+    fn is_over(&self) -> bool {
+        let mut connection = [PollFd::new(&self.connection, PollFlags::empty())];
+        let polled = poll(&mut connection, Some(&Timespec::default()));
+        polled.is_ok() && connection[0].revents().intersects(PollFlags::ERR | PollFlags::HUP)
     }
 }
 

@@ -9,7 +9,7 @@ use super::{FILE_SYSTEM, MountError};
 /// One mount.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Row {
-    /// `major:minor`, which no two mounted FUSE file systems share.
+    /// `major:minor`, which no two FUSE file systems share while they live.
     pub(super) device: String,
     pub(super) point: PathBuf,
     /// The type, for example `ext4` or `fuse.provender`.
@@ -30,7 +30,7 @@ impl Row {
 /// The topmost mount at exactly this path: absolute, without symlinks.
 pub(super) fn at(point: &Path) -> Result<Option<Row>, MountError> {
     let table = std::fs::read("/proc/self/mountinfo").map_err(|source| MountError::Table { source })?;
-    Ok(table.split(|byte| *byte == b'\n').filter_map(parse).filter(|row| row.point == point).next_back())
+    Ok(table.split(|byte| *byte == b'\n').filter_map(parse).rfind(|row| row.point == point))
 }
 
 fn parse(line: &[u8]) -> Option<Row> {
@@ -79,7 +79,8 @@ mod tests {
     #[test]
     fn reads_what_the_kernel_writes() {
         let row = |line: &str| parse(line.as_bytes());
-        let ours = row(r"36 35 0:52 / /mnt/a\040b\134\303\274 ro,nosuid master:1 shared:7 - fuse provender ro,user_id=0");
+        let ours =
+            row(r"36 35 0:52 / /mnt/a\040b\134\303\274 ro,nosuid master:1 shared:7 - fuse provender ro,user_id=0");
         let ours = ours.expect("a row");
         assert_eq!(ours.point.as_os_str().as_bytes(), "/mnt/a b\\ü".as_bytes());
         assert_eq!((&*ours.device, ours.is_provender()), ("0:52", true));

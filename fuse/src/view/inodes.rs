@@ -136,6 +136,7 @@ impl Inodes {
     }
 
     /// How many nodes the kernel holds, the root aside.
+    #[cfg(test)]
     pub(super) fn len(&self) -> usize {
         self.table.read().live.len()
     }

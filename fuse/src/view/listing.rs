@@ -91,7 +91,8 @@ impl Listing {
             (Node::Tree { .. }, Next::Begin) => (Vec::new(), Next::Entries { after: Box::default() }),
             (Node::Tree { digest, .. }, Next::Entries { after }) => {
                 let tree = context.trees.get(&**source, *digest)?;
-                let page: Names = tree.after(after).take(PAGE).map(|(name, node)| (kind(node), name[..].into())).collect();
+                let page: Names =
+                    tree.after(after).take(PAGE).map(|(name, node)| (kind(node), name[..].into())).collect();
                 let last = page.last().filter(|_| page.len() == PAGE).map(|(_, name)| name.clone());
                 (page, last.map_or(Next::End, |after| Next::Entries { after }))
             }
@@ -109,7 +110,8 @@ fn directories(page: Page<String>, component: impl Fn(&String) -> String) -> (Na
 fn execution(entry: &Entry) -> Names {
     let logs = [(STDOUT, entry.stdout), (STDERR, entry.stderr)];
     let logs = logs.into_iter().filter(|(_, log)| log.is_some()).map(|(name, _)| name);
-    let files = DOCUMENTS.into_iter().map(|(name, _)| name).chain(logs).map(|name| (Kind::File, name.as_bytes().into()));
+    let files =
+        DOCUMENTS.into_iter().map(|(name, _)| name).chain(logs).map(|name| (Kind::File, name.as_bytes().into()));
     [(Kind::Directory, OUT.as_bytes().into())].into_iter().chain(files).collect()
 }
 

@@ -8,7 +8,7 @@ use provender_core::{Digest, Name, Tree};
 
 use super::*;
 use crate::memory::MemorySource;
-use crate::source::{Document, Entry, Page};
+use crate::source::{Content, Document, Entry, Page};
 
 fn name(text: &str) -> Name {
     Name::new(text).expect("valid")
@@ -311,15 +311,13 @@ impl Source for Watched {
     }
 }
 
-use crate::source::Content;
-
 #[test]
 fn a_listing_costs_what_it_is_long() {
     let inner = Arc::new(MemorySource::new());
     let outputs = wide(&inner, 10_000);
     for number in 0..3_000 {
         inner.commit(&name(&format!("n/{number}")), "1", at(0), outputs, [None, None]);
-        inner.commit(&name("n"), "1", at(0), outputs, [None, None]);
+        inner.commit(&name("n"), &format!("{number:08x}"), at(0), outputs, [None, None]);
     }
     let (entered, _) = mpsc::channel();
     let watched = Arc::new(Watched { inner, asked: AtomicUsize::new(0), gate: None, entered });
