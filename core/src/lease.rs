@@ -61,6 +61,21 @@ impl Sightings {
         self.seen.remove(row);
     }
 
+    /// Forgets the leases of which `stands` is not true.
+    pub fn retain(&mut self, stands: impl Fn(&RowKey) -> bool) {
+        self.seen.retain(|row, _| stands(row));
+    }
+
+    /// How many leases are seen.
+    pub fn len(&self) -> usize {
+        self.seen.len()
+    }
+
+    /// Whether no lease is seen.
+    pub fn is_empty(&self) -> bool {
+        self.seen.is_empty()
+    }
+
     /// The leases that have stood unchanged for their TTL, with the version each stood at.
     pub fn expired(&self, now: Duration) -> Vec<(RowKey, Version)> {
         let over = |(_, since, ttl): &(Version, Duration, Duration)| now >= *since + *ttl;

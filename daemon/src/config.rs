@@ -1,0 +1,238 @@
+//! Configuration: flags over `PROVENDER_*` variables over a TOML file over defaults. Unknown keys are refused.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::{Parser, ValueEnum};
+use provender_blobs::{BlobsConfig, HashFunction};
+use serde::Deserialize;
+
+use crate::meta::MetaConfig;
+
+/// The provender daemon: keeps the artifacts and records of tasks, and answers executors.
+#[derive(Debug, Parser)]
+#[command(name = "provenderd", version, about, max_term_width = 100)]
+pub struct Flags {
+    /// Read this TOML file; docs/configuration.md lists its keys
+    #[arg(long, env = "PROVENDER_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Keep data here [default: /var/lib/provender for root, else $XDG_DATA_HOME/provender]
+    #[arg(long, env = "PROVENDER_DATA", value_name = "DIR")]
+    pub data: Option<PathBuf>,
+    /// Listen on TCP too; takes [tls] and tokens, or --insecure on a loopback address
+    #[arg(long, env = "PROVENDER_LISTEN", value_name = "ADDR")]
+    pub listen: Option<SocketAddr>,
+    /// Allow --listen on a loopback address without TLS and tokens
+    #[arg(long, env = "PROVENDER_INSECURE", value_parser = clap::builder::FalseyValueParser::new())]
+    pub insecure: bool,
+    /// Show the store as read-only files here
+    #[arg(long, env = "PROVENDER_MOUNT", value_name = "DIR")]
+    pub mount: Option<PathBuf>,
+    /// Serve Prometheus metrics and health over HTTP here
+    #[arg(long, env = "PROVENDER_METRICS_LISTEN", value_name = "ADDR")]
+    pub metrics_listen: Option<SocketAddr>,
+    /// How logs are written to standard error
+    #[arg(long, env = "PROVENDER_LOG_FORMAT", value_name = "FORMAT")]
+    pub log_format: Option<LogFormat>,
+    /// What is logged, for example `info` or `provender_daemon=debug`
+    #[arg(long, env = "PROVENDER_LOG", value_name = "FILTER")]
+    pub log: Option<String>,
+}
+
+/// How logs are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// What stands in the file. Everything has a default.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct File {
+    data: Option<PathBuf>,
+    listen: Option<SocketAddr>,
+    insecure: bool,
+    socket_group: Option<String>,
+    mount: Option<PathBuf>,
+    mount_allow_other: bool,
+    metrics_listen: Option<SocketAddr>,
+    log_format: Option<LogFormat>,
+    log: Option<String>,
+    drain_seconds: Option<u64>,
+    tls: Option<Tls>,
+    tokens_file: Option<PathBuf>,
+    meta: MetaConfig,
+    blobs: Option<BlobsConfig>,
+    aliases: Vec<Alias>,
+}
+
+/// The certificates of the TCP listener, as PEM files.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Tls {
+    /// The certificate chain.
+    pub cert: PathBuf,
+    /// Its private key.
+    pub key: PathBuf,
+    /// If given, clients must show a certificate of this authority.
+    pub client_ca: Option<PathBuf>,
+}
+
+/// A further hash by which blobs can be found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Alias {
+    Sha256,
+}
+
+/// What the daemon runs with.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Config {
+    /// Where data is kept.
+    pub data: PathBuf,
+    /// Where to listen on TCP.
+    pub listen: Option<SocketAddr>,
+    /// Whether TCP may be unprotected.
+    pub insecure: bool,
+    /// Whose members may use the unix socket, beside the owner.
+    pub socket_group: Option<String>,
+    /// Where to mount.
+    pub mount: Option<PathBuf>,
+    /// Whether others may look into the mount.
+    pub mount_allow_other: bool,
+    /// Where to serve metrics.
+    pub metrics_listen: Option<SocketAddr>,
+    /// How to log.
+    pub log_format: LogFormat,
+    /// What to log.
+    pub log: String,
+    /// How long calls that are under way may take when the daemon stops.
+    pub drain: Duration,
+    /// The certificates for TCP.
+    pub tls: Option<Tls>,
+    /// The file of tokens for TCP.
+    pub tokens_file: Option<PathBuf>,
+    /// Where metadata is kept.
+    pub meta: MetaConfig,
+    /// Where blobs are kept.
+    pub blobs: BlobsConfig,
+    /// Further hashes to compute of each blob.
+    pub aliases: Vec<HashFunction>,
+}
+
+/// Why the configuration is refused.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("the configuration {} cannot be read: {source}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The file is not as it should be.
+    #[error("the configuration {} is not valid:\n{source}", path.display())]
+    Parse {
+        /// The file.
+        path: PathBuf,
+        /// Where, and what is wrong.
+        source: Box<toml::de::Error>,
+    },
+    /// There is no place for data.
+    #[error("there is no place for data: HOME and XDG_DATA_HOME are not set; give --data DIR")]
+    NoHome,
+}
+
+impl Config {
+    /// Takes flags (and variables, which clap reads) over the file over defaults.
+    pub fn load(flags: Flags) -> Result<Config, ConfigError> {
+        let file = match &flags.config {
+            Some(path) => read(path)?,
+            None => File::default(),
+        };
+        let data = match flags.data.or(file.data) {
+            Some(data) => data,
+            None => default_data()?,
+        };
+        let blobs = file.blobs.unwrap_or_else(|| BlobsConfig::Disk { dir: data.join("blobs") });
+        let aliases = file.aliases.into_iter().map(|alias| match alias {
+            Alias::Sha256 => HashFunction::Sha256,
+        });
+        Ok(Config {
+            data,
+            listen: flags.listen.or(file.listen),
+            insecure: flags.insecure || file.insecure,
+            socket_group: file.socket_group,
+            mount: flags.mount.or(file.mount),
+            mount_allow_other: file.mount_allow_other,
+            metrics_listen: flags.metrics_listen.or(file.metrics_listen),
+            log_format: flags.log_format.or(file.log_format).unwrap_or(LogFormat::Text),
+            log: flags.log.or(file.log).unwrap_or_else(|| "info".into()),
+            drain: Duration::from_secs(file.drain_seconds.unwrap_or(20)),
+            tls: file.tls,
+            tokens_file: file.tokens_file,
+            meta: file.meta,
+            blobs,
+            aliases: aliases.collect(),
+        })
+    }
+}
+
+fn read(path: &Path) -> Result<File, ConfigError> {
+    let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.into(), source })?;
+    toml::from_str(&text).map_err(|source| ConfigError::Parse { path: path.into(), source: Box::new(source) })
+}
+
+fn default_data() -> Result<PathBuf, ConfigError> {
+    if rustix::process::geteuid().is_root() {
+        return Ok("/var/lib/provender".into());
+    }
+    let set = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let base = set("XDG_DATA_HOME").or_else(|| set("HOME").map(|home| home.join(".local/share")));
+    base.map(|base| base.join("provender")).ok_or(ConfigError::NoHome)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(toml: &str, flags: &[&str]) -> Result<Config, ConfigError> {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("provenderd.toml");
+        std::fs::write(&path, toml).expect("written");
+        let path = path.display().to_string();
+        let words = ["provenderd", "--config", &path].into_iter().chain(flags.iter().copied());
+        Config::load(Flags::try_parse_from(words).expect("flags"))
+    }
+
+    #[test]
+    fn flags_win_over_the_file_over_defaults() {
+        let toml = "data = \"/a\"\nlisten = \"127.0.0.1:1\"\ndrain_seconds = 3\n[meta]\nengine = \"memory\"\n";
+        let config = load(toml, &["--data", "/b"]).expect("valid");
+        assert_eq!(config.data, PathBuf::from("/b"));
+        assert_eq!(config.listen, "127.0.0.1:1".parse().ok());
+        assert_eq!(config.drain, Duration::from_secs(3));
+        assert_eq!(config.meta, MetaConfig::Memory {});
+        assert_eq!(config.blobs, BlobsConfig::Disk { dir: "/b/blobs".into() });
+        assert_eq!(config.log_format, LogFormat::Text);
+    }
+
+    #[test]
+    fn unknown_keys_are_named() {
+        for (toml, key) in [
+            ("data_dir = \"/a\"", "data_dir"),
+            ("[tls]\ncert = \"a\"\nkey = \"b\"\nciphers = 1", "ciphers"),
+            ("[meta]\nengine = \"rocksdb\"\nsize = 1", "size"),
+            ("aliases = [\"md5\"]", "md5"),
+        ] {
+            let error = load(toml, &[]).expect_err("refused").to_string();
+            assert!(error.contains(key), "{error}");
+        }
+    }
+}

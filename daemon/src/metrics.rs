@@ -1,0 +1,74 @@
+//! What the daemon counts, for Prometheus.
+
+use prometheus::{Encoder, HistogramVec, IntCounter, IntCounterVec, IntGauge, Registry, TextEncoder};
+use prometheus::{histogram_opts, opts};
+
+/// The counters, registered once a process.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    /// Lookups, by verdict.
+    pub lookups: IntCounterVec,
+    /// Begins, by outcome.
+    pub begins: IntCounterVec,
+    /// Executions that ended, by verdict.
+    pub ended: IntCounterVec,
+    /// Decisions taken anew because others changed the same rows.
+    pub conflicts: IntCounter,
+    /// Bytes of blobs received.
+    pub bytes_in: IntCounter,
+    /// Bytes of blobs sent.
+    pub bytes_out: IntCounter,
+    /// Leases that this daemon watches.
+    pub leases: IntGauge,
+    /// Executors that wait for another's work.
+    pub waiting: IntGauge,
+    /// Calls, by method and status code, in seconds.
+    pub calls: HistogramVec,
+}
+
+impl Metrics {
+    /// Fresh counters.
+    pub fn new() -> Result<Metrics, prometheus::Error> {
+        let registry = Registry::new();
+        let vec = |name: &str, help: &str, label: &str| -> Result<IntCounterVec, prometheus::Error> {
+            let counter = IntCounterVec::new(opts!(name, help), &[label])?;
+            registry.register(Box::new(counter.clone()))?;
+            Ok(counter)
+        };
+        let counter = |name: &str, help: &str| -> Result<IntCounter, prometheus::Error> {
+            let counter = IntCounter::new(name, help)?;
+            registry.register(Box::new(counter.clone()))?;
+            Ok(counter)
+        };
+        let gauge = |name: &str, help: &str| -> Result<IntGauge, prometheus::Error> {
+            let gauge = IntGauge::new(name, help)?;
+            registry.register(Box::new(gauge.clone()))?;
+            Ok(gauge)
+        };
+        let buckets = prometheus::exponential_buckets(0.0001, 4.0, 10)?;
+        let opts = histogram_opts!("provender_call_seconds", "gRPC calls by method and status code", buckets);
+        let calls = HistogramVec::new(opts, &["method", "code"])?;
+        registry.register(Box::new(calls.clone()))?;
+        Ok(Metrics {
+            lookups: vec("provender_lookups_total", "Keys looked up, by verdict", "verdict")?,
+            begins: vec("provender_begins_total", "Begins, by outcome: hit, lease or busy", "outcome")?,
+            ended: vec("provender_executions_ended_total", "Executions that ended, by verdict", "verdict")?,
+            conflicts: counter("provender_conflicts_total", "Decisions taken anew because others changed the same rows")?,
+            bytes_in: counter("provender_blob_bytes_received_total", "Bytes of blobs received")?,
+            bytes_out: counter("provender_blob_bytes_sent_total", "Bytes of blobs sent")?,
+            leases: gauge("provender_leases", "Live leases that this daemon watches")?,
+            waiting: gauge("provender_waiting", "Executors that wait for another's work")?,
+            calls,
+            registry,
+        })
+    }
+
+    /// All of them in Prometheus' text format.
+    pub fn render(&self) -> String {
+        let mut text = Vec::new();
+        // Writing into memory cannot fail, and a family that cannot be encoded is left out.
+        _ = TextEncoder::new().encode(&self.registry.gather(), &mut text);
+        String::from_utf8(text).unwrap_or_default()
+    }
+}

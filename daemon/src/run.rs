@@ -1,0 +1,150 @@
+//! A daemon's life: open, serve, drain, close.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use provender_core::name::Space;
+use provender_fuse::Mount;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::{Certificate, Identity, ServerTlsConfig};
+
+use crate::config::{Config, Tls};
+use crate::data::{DataDir, DataError};
+use crate::meta::{self, MetaError};
+use crate::metrics::Metrics;
+use crate::serve::{self, ListenError, Tcp, Tokens, Unix};
+use crate::store::{Store, StoreError};
+use crate::view::StoreSource;
+
+/// How long readers of the mount may keep files open when the daemon stops.
+const MOUNT_GRACE: Duration = Duration::from_secs(2);
+
+/// Why the daemon did not start, or stopped.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The data folder.
+    #[error(transparent)]
+    Data(#[from] DataError),
+    /// The metadata engine.
+    #[error(transparent)]
+    Meta(#[from] MetaError),
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A listener.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    /// The mount.
+    #[error(transparent)]
+    Mount(#[from] provender_fuse::MountError),
+    /// The token file.
+    #[error("{0}")]
+    Tokens(String),
+    /// A certificate or key.
+    #[error("[tls]: {} cannot be read: {source}", path.display())]
+    Tls {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A server stopped by itself.
+    #[error("a server failed: {0}")]
+    Server(String),
+    /// The counters could not be made.
+    #[error("the metrics could not be set up: {0}")]
+    Metrics(#[from] prometheus::Error),
+}
+
+/// Runs a daemon until `stop`, then drains it. `ready` is called once it serves.
+pub async fn run(config: Config, stop: CancellationToken, ready: impl FnOnce()) -> Result<(), RunError> {
+    let data = DataDir::open(&config.data, config.socket_group.is_some())?;
+    let metrics = Arc::new(Metrics::new()?);
+    let meta = meta::open(&config.meta, data.path()).await?;
+    let store = Store::open(meta, &config.blobs, config.aliases.clone(), metrics.clone()).await?;
+    let watcher = tokio::spawn(store.clone().watch());
+
+    // Everything that can fail to start does so before anybody is served.
+    let unix = Unix::bind(&data.socket(), config.socket_group.as_deref())?;
+    let tcp = bind_tcp(&config).await?;
+    let http = match config.metrics_listen {
+        Some(address) => {
+            let failed = |source| ListenError::Io { on: address.to_string(), source };
+            Some(tokio::net::TcpListener::bind(address).await.map_err(failed)?)
+        }
+        None => None,
+    };
+    let mount = mount(&config, &store).await?;
+
+    let (draining, stopped) = (CancellationToken::new(), CancellationToken::new());
+    let mut servers = JoinSet::new();
+    let failed = |error: tonic::transport::Error| RunError::Server(crate::store::chain(&error));
+    let routes = serve::routes(&store, &draining).await;
+    if let Some(tcp) = tcp {
+        tracing::info!(address = %tcp.address, "listening on TCP");
+        let (routes, draining) = (routes.clone(), draining.clone());
+        servers.spawn(async move { tcp.serve(routes, draining).await.map_err(failed) });
+    }
+    if let Some(listener) = http {
+        let served = serve::serve_http(listener, metrics, draining.clone(), stopped.clone());
+        tokio::spawn(served);
+    }
+    tracing::info!(socket = %data.socket().display(), version = env!("CARGO_PKG_VERSION"), "serving");
+    {
+        let draining = draining.clone();
+        servers.spawn(async move { unix.serve(routes, draining).await.map_err(failed) });
+    }
+    ready();
+
+    let mut result = Ok(());
+    tokio::select! {
+        () = stop.cancelled() => tracing::info!("draining"),
+        Some(ended) = servers.join_next() => {
+            result = ended.unwrap_or_else(|error| Err(RunError::Server(error.to_string())));
+        }
+    }
+    draining.cancel();
+    let drained = tokio::time::timeout(config.drain, async { while servers.join_next().await.is_some() {} }).await;
+    if drained.is_err() {
+        tracing::warn!(seconds = config.drain.as_secs(), "calls were still under way at the end of the drain; they are cut");
+        servers.abort_all();
+    }
+    watcher.abort();
+    if let Some(mount) = mount {
+        let unmounted = tokio::task::spawn_blocking(move || mount.unmount(MOUNT_GRACE)).await;
+        if let Ok(Err(error)) = unmounted {
+            tracing::warn!(error = %crate::store::chain(&error), "could not unmount");
+        }
+    }
+    stopped.cancel();
+    tracing::info!("stopped");
+    result
+}
+
+async fn bind_tcp(config: &Config) -> Result<Option<Tcp>, RunError> {
+    let Some(address) = config.listen else { return Ok(None) };
+    let tls = config.tls.as_ref().map(tls).transpose()?;
+    let tokens = config.tokens_file.as_deref().map(Tokens::read).transpose();
+    let tokens = tokens.map_err(|error| RunError::Tokens(error.to_string()))?;
+    let client_ca = config.tls.as_ref().is_some_and(|tls| tls.client_ca.is_some());
+    Ok(Some(Tcp::bind(address, tls, client_ca, tokens, config.insecure).await?))
+}
+
+fn tls(tls: &Tls) -> Result<ServerTlsConfig, RunError> {
+    let read = |path: &PathBuf| std::fs::read(path).map_err(|source| RunError::Tls { path: path.clone(), source });
+    let mut config = ServerTlsConfig::new().identity(Identity::from_pem(read(&tls.cert)?, read(&tls.key)?));
+    if let Some(ca) = &tls.client_ca {
+        config = config.client_ca_root(Certificate::from_pem(read(ca)?));
+    }
+    Ok(config)
+}
+
+async fn mount(config: &Config, store: &Store) -> Result<Option<Mount>, RunError> {
+    let Some(point) = config.mount.clone() else { return Ok(None) };
+    let source = Arc::new(StoreSource::new(store.clone(), Space::default(), tokio::runtime::Handle::current()));
+    let options = provender_fuse::Options { allow_other: config.mount_allow_other, ..provender_fuse::Options::default() };
+    let mounted = tokio::task::spawn_blocking(move || Mount::new(source, &point, &options)).await;
+    Ok(Some(mounted.map_err(|error| RunError::Server(error.to_string()))??))
+}

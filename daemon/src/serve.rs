@@ -1,0 +1,73 @@
+//! The fronts: gRPC on a unix socket and TCP, metrics and health over HTTP.
+//!
+//! Owns listening, who may connect, and draining. Fronts translate and hold no rules: [`status`] is the one place for error -> gRPC
+//! status. It must not know metadata engines or blob backends.
+
+mod auth;
+mod blobs;
+mod catalog;
+mod http;
+mod listen;
+mod status;
+mod tasks;
+
+use std::time::Duration;
+
+use provender_proto::v1::blobs_server::BlobsServer;
+use provender_proto::v1::catalog_server::CatalogServer;
+use provender_proto::v1::tasks_server::TasksServer;
+use tokio_util::sync::CancellationToken;
+use tonic::service::Routes;
+
+use crate::store::Store;
+
+pub use auth::Tokens;
+pub use http::serve_http;
+pub use listen::{ListenError, Tcp, Unix};
+
+/// What all connections share.
+#[derive(Debug, Clone)]
+pub struct Front {
+    store: Store,
+    /// Cancelled when the daemon stops: who waits is told so.
+    draining: CancellationToken,
+}
+
+/// The services of one server, and what tells its health.
+pub async fn routes(store: &Store, draining: &CancellationToken) -> Routes {
+    let front = || Front { store: store.clone(), draining: draining.clone() };
+    let (health, health_service) = tonic_health::server::health_reporter();
+    health.set_serving::<TasksServer<Front>>().await;
+    health.set_serving::<BlobsServer<Front>>().await;
+    health.set_serving::<CatalogServer<Front>>().await;
+    let stopping = draining.clone();
+    tokio::spawn(async move {
+        stopping.cancelled().await;
+        health.set_service_status("", tonic_health::ServingStatus::NotServing).await;
+        health.set_not_serving::<TasksServer<Front>>().await;
+        health.set_not_serving::<BlobsServer<Front>>().await;
+        health.set_not_serving::<CatalogServer<Front>>().await;
+    });
+    let max = provender_proto::MAX_MESSAGE;
+    let reflection = tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(provender_proto::DESCRIPTORS)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        .build_v1()
+        .expect("the committed descriptors are valid: a test reads them");
+    Routes::new(TasksServer::new(front()).max_decoding_message_size(max))
+        .add_service(BlobsServer::new(front()).max_decoding_message_size(max))
+        .add_service(CatalogServer::new(front()).max_decoding_message_size(max))
+        .add_service(health_service)
+        .add_service(reflection)
+}
+
+/// A server with the settings that all listeners share.
+fn server() -> tonic::transport::Server {
+    tonic::transport::Server::builder()
+        .initial_stream_window_size(8 << 20)
+        .initial_connection_window_size(16 << 20)
+        .max_concurrent_streams(4096)
+        .tcp_nodelay(true)
+        .http2_keepalive_interval(Some(Duration::from_secs(30)))
+        .http2_keepalive_timeout(Some(Duration::from_secs(20)))
+}

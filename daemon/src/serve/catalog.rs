@@ -1,0 +1,87 @@
+//! `provender.v1.Catalog` over the store.
+
+use provender_core::Ref;
+use provender_proto::convert::{self, Invalid};
+use provender_proto::v1;
+use provender_proto::v1::catalog_server::Catalog;
+use provender_proto::v1::describe_reply::{Is, Task};
+use provender_proto::v1::history_request::Of;
+use tonic::{Request, Response, Status};
+
+use super::Front;
+use super::status::counted;
+use crate::store::Described;
+
+/// The most entries of one page.
+const PAGE: u32 = 1_000;
+
+#[tonic::async_trait]
+impl Catalog for Front {
+    async fn list_names(&self, request: Request<v1::ListNamesRequest>) -> Result<Response<v1::ListNamesReply>, Status> {
+        let request = request.into_inner();
+        counted(self.store.metrics(), "ListNames", async {
+            let after = if request.after.is_empty() { None } else { Some(convert::name(&request.after)?) };
+            let space = convert::space(&request.space)?;
+            let limit = limit(request.limit, PAGE);
+            let (names, more) = self.store.names(&space, &request.prefix, after.as_ref(), limit).await?;
+            let names = names.into_iter().map(|named| v1::list_names_reply::Entry {
+                name: named.name.to_string(),
+                latest: named.latest.as_ref().map(convert::execution_to),
+                last: named.last.as_ref().map(convert::execution_to),
+            });
+            Ok(v1::ListNamesReply { names: names.collect(), more })
+        })
+        .await
+    }
+
+    async fn history(&self, request: Request<v1::HistoryRequest>) -> Result<Response<v1::HistoryReply>, Status> {
+        let request = request.into_inner();
+        counted(self.store.metrics(), "History", async {
+            let space = convert::space(&request.space)?;
+            let cursor = Some(request.cursor).filter(|cursor| !cursor.is_empty());
+            let limit = limit(request.limit, 100);
+            let (name, key);
+            let of = match &request.of {
+                Some(Of::Name(text)) => {
+                    name = convert::name(text)?;
+                    Ok(&name)
+                }
+                Some(Of::Key(text)) => {
+                    key = convert::key(text)?;
+                    Err(&key)
+                }
+                None => return Err(Invalid::new("of", "is missing: a name or a key").into()),
+            };
+            let (executions, cursor) = self.store.history(&space, of, request.failed_only, cursor, limit).await?;
+            let executions = executions.iter().map(convert::execution_to).collect();
+            Ok(v1::HistoryReply { executions, cursor: cursor.unwrap_or_default() })
+        })
+        .await
+    }
+
+    async fn describe(&self, request: Request<v1::DescribeRequest>) -> Result<Response<v1::DescribeReply>, Status> {
+        let request = request.into_inner();
+        counted(self.store.metrics(), "Describe", async {
+            let reference: Ref = request.r#ref.parse().map_err(|error| Invalid::new("ref", error))?;
+            let is = match self.store.describe(&convert::space(&request.space)?, &reference).await? {
+                Described::Blob(digest) => Is::Blob(convert::digest_to(&digest)),
+                Described::Tree(digest) => Is::Tree(convert::digest_to(&digest)),
+                Described::Task(task) => {
+                    let (execution, spec, answer) = &*task;
+                    Is::Task(Task {
+                        execution: Some(convert::execution_to(execution)),
+                        spec: Some(convert::spec_to(spec)),
+                        verdict: convert::verdict_to(answer.verdict).into(),
+                        reason: answer.reason.clone(),
+                    })
+                }
+            };
+            Ok(v1::DescribeReply { is: Some(is) })
+        })
+        .await
+    }
+}
+
+fn limit(asked: u32, default: u32) -> usize {
+    (if asked == 0 { default } else { asked.min(PAGE) }) as usize
+}

@@ -1,0 +1,201 @@
+//! `provender.v1.Tasks` over the store.
+
+use std::pin::Pin;
+use std::time::Duration;
+
+use futures::Stream;
+use provender_core::execution::State;
+use provender_core::key::TaskKey;
+use provender_core::name::Space;
+use provender_core::transition::Request as Asked;
+use provender_core::{Execution, ExecutionId};
+use provender_proto::convert::{self, Invalid};
+use provender_proto::v1::begin_reply::{Lease, Reply};
+use provender_proto::v1::tasks_server::Tasks;
+use provender_proto::{MAX_KEYS, v1};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status};
+
+use super::Front;
+use super::status::{counted, invalid, status};
+use crate::store::{Begin, Store, StoreError};
+
+/// How long a waiter trusts that it would have been woken.
+const RECHECK: Duration = Duration::from_secs(10);
+
+#[tonic::async_trait]
+impl Tasks for Front {
+    async fn lookup(&self, request: Request<v1::LookupRequest>) -> Result<Response<v1::LookupReply>, Status> {
+        let request = request.into_inner();
+        counted(self.store.metrics(), "Lookup", async {
+            if request.keys.len() > MAX_KEYS {
+                let why = format!("{} are more than {MAX_KEYS} in one call", request.keys.len());
+                return Err(Invalid::new("keys", why).into());
+            }
+            let keys = request.keys.iter().map(|key| convert::key(key)).collect::<Result<Vec<_>, _>>()?;
+            let answers = self.store.lookup(&convert::space(&request.space)?, &keys).await?;
+            let answers = answers.into_iter().map(|answer| v1::lookup_reply::Answer {
+                verdict: convert::verdict_to(answer.verdict).into(),
+                execution: answer.execution.map(convert::id_to).unwrap_or_default(),
+                outputs: answer.outputs.as_ref().map(convert::digest_to),
+                reason: answer.reason,
+            });
+            Ok(v1::LookupReply { answers: answers.collect() })
+        })
+        .await
+    }
+
+    type BeginStream = Pin<Box<dyn Stream<Item = Result<v1::BeginReply, Status>> + Send>>;
+
+    async fn begin(&self, request: Request<v1::BeginRequest>) -> Result<Response<Self::BeginStream>, Status> {
+        let request = request.into_inner();
+        let space = convert::space(&request.space).map_err(invalid)?;
+        let asked = asked(&request).map_err(invalid)?;
+        let (replies, stream) = mpsc::channel(4);
+        let front = self.clone();
+        tokio::spawn(async move {
+            let answered = front.answer(&space, &asked, request.wait, &replies);
+            tokio::select! {
+                // Who asked has gone.
+                () = replies.closed() => {}
+                result = answered => if let Err(error) = result {
+                    _ = replies.send(Err(status(&error))).await;
+                }
+            }
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
+    }
+
+    async fn heartbeat(&self, request: Request<v1::HeartbeatRequest>) -> Result<Response<v1::HeartbeatReply>, Status> {
+        let request = request.into_inner();
+        counted(self.store.metrics(), "Heartbeat", async {
+            let id = convert::execution_id("execution", &request.execution)?;
+            let ttl = self.store.heartbeat(&convert::space(&request.space)?, id).await?;
+            Ok(v1::HeartbeatReply { ttl_ms: millis(ttl) })
+        })
+        .await
+    }
+
+    async fn commit(&self, request: Request<v1::CommitRequest>) -> Result<Response<v1::CommitReply>, Status> {
+        let request = request.into_inner();
+        counted(self.store.metrics(), "Commit", async {
+            let id = convert::execution_id("execution", &request.execution)?;
+            let outcome = convert::outcome_from(request.outcome.as_ref())?;
+            let (execution, recorded) = self.store.commit(&convert::space(&request.space)?, id, &outcome).await?;
+            let (state, reason) = (execution.state.verdict(), execution.reason.as_deref());
+            tracing::info!(key = %execution.key, execution = %id, name = %execution.name, %state, recorded, reason, "ended");
+            let execution = Some(convert::execution_to(&execution));
+            Ok(v1::CommitReply { execution, recorded, durable_in: crate::store::TIER.into() })
+        })
+        .await
+    }
+
+    async fn fail(&self, request: Request<v1::FailRequest>) -> Result<Response<v1::FailReply>, Status> {
+        let request = request.into_inner();
+        counted(self.store.metrics(), "Fail", async {
+            let id = convert::execution_id("execution", &request.execution)?;
+            let outcome = convert::outcome_from(request.outcome.as_ref())?;
+            let space = convert::space(&request.space)?;
+            let execution = self.store.fail(&space, id, &request.reason, &outcome).await?;
+            tracing::info!(key = %execution.key, execution = %id, name = %execution.name, reason = request.reason, "failed");
+            Ok(v1::FailReply { execution: Some(convert::execution_to(&execution)) })
+        })
+        .await
+    }
+}
+
+impl Front {
+    /// Answers a begin: at once, or once the holder that is in the way has ended.
+    async fn answer(
+        &self,
+        space: &Space,
+        asked: &Asked,
+        wait: bool,
+        replies: &mpsc::Sender<Result<v1::BeginReply, Status>>,
+    ) -> Result<(), StoreError> {
+        let reply = async |reply: Reply| {
+            // An error means that who asked has gone, which ends this task elsewhere.
+            _ = replies.send(Ok(v1::BeginReply { reply: Some(reply) })).await;
+        };
+        let mut waited_for: Option<ExecutionId> = None;
+        let mut waiting = None;
+        loop {
+            let changes = self.store.key_changes(space, &asked.key);
+            let changed = changes.notified();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+
+            // When the holder failed, those who waited for it are told so, instead of each trying again.
+            if let Some(holder) = waited_for
+                && let Some(failed) = failure(&self.store, space, holder).await?
+            {
+                reply(Reply::Failed(convert::execution_to(&failed))).await;
+                return Ok(());
+            }
+            let holder = match self.store.begin(space, asked).await? {
+                Begin::Hit(execution) => {
+                    reply(Reply::Hit(convert::execution_to(&execution))).await;
+                    return Ok(());
+                }
+                Begin::Lease(execution, ttl) => {
+                    tracing::info!(key = %asked.key, execution = %execution.id, name = %execution.name, "began");
+                    reply(Reply::Lease(Lease { ttl_ms: millis(ttl) })).await;
+                    return Ok(());
+                }
+                Begin::Busy(holder) => holder,
+            };
+            if waited_for != Some(holder.id) {
+                waited_for = Some(holder.id);
+                reply(Reply::Busy(convert::execution_to(&holder))).await;
+            }
+            if !wait {
+                return Ok(());
+            }
+            waiting.get_or_insert_with(|| Waiting::new(&self.store));
+            tokio::select! {
+                () = changed => {}
+                () = tokio::time::sleep(RECHECK) => {}
+                () = self.draining.cancelled() => return Err(StoreError::Draining),
+            }
+        }
+    }
+}
+
+/// Counts somebody who waits, until dropped.
+struct Waiting(prometheus::IntGauge);
+
+impl Waiting {
+    fn new(store: &Store) -> Waiting {
+        let gauge = store.metrics().waiting.clone();
+        gauge.inc();
+        Waiting(gauge)
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+async fn failure(store: &Store, space: &Space, id: ExecutionId) -> Result<Option<Execution>, StoreError> {
+    let (execution, _) = store.execution_and_spec(space, id).await?;
+    Ok((execution.state == State::Failed).then_some(execution))
+}
+
+fn asked(request: &v1::BeginRequest) -> Result<Asked, Invalid> {
+    let spec = request.spec.as_ref().ok_or_else(|| Invalid::new("spec", "is missing"))?;
+    let key: TaskKey = convert::key(&request.key)?;
+    Ok(Asked {
+        id: convert::execution_id("execution", &request.execution)?,
+        key,
+        spec: convert::spec_from(spec)?,
+        executor: convert::executor_from(request.executor.as_ref()),
+        ttl: Duration::from_millis(request.ttl_ms),
+    })
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}

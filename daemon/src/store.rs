@@ -1,0 +1,108 @@
+//! The store: what every front calls, over the two seams.
+//!
+//! Owns [`Store`], which reads rows, lets `core` decide, and commits; each of its rooms is a part of the API: [`tasks`], [`blobs`],
+//! [`catalog`], and the [`leases`] that are watched in the background. Invariants: metadata changes through [`transact`] alone; a
+//! row refers only to bytes that are durable. It must not know gRPC, FUSE or which engines are underneath.
+
+mod blobs;
+mod catalog;
+mod closure;
+mod error;
+mod feed;
+mod folders;
+mod leases;
+mod tasks;
+mod transact;
+
+use std::sync::Arc;
+
+use provender_blobs::{Blobs, BlobsConfig, HashFunction, StoreId};
+use provender_core::batch::Expect;
+use provender_core::{RowKey, rows};
+
+use crate::meta::Meta;
+use crate::metrics::Metrics;
+
+pub use blobs::{Content, INLINE_MAX, Upload, lost};
+pub use catalog::{Described, Named};
+pub use error::{StoreError, chain};
+pub use tasks::{Answer, Begin};
+pub use transact::Txn;
+
+/// The layout that this version reads and writes; one number for rows and files.
+pub const LAYOUT: u32 = 1;
+/// The tier in which an acknowledged write is durable.
+pub const TIER: &str = "local";
+
+/// One store: records and bytes. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Store {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    meta: Arc<dyn Meta>,
+    blobs: Arc<dyn Blobs>,
+    feed: feed::Feed,
+    metrics: Arc<Metrics>,
+    aliases: Vec<HashFunction>,
+    incarnation: u64,
+}
+
+impl Store {
+    /// Opens the store over its metadata and the blob store that `blobs` names. The first time, it makes its facts: its id,
+    /// its layout, and which blob store is its own; later it refuses a newer layout or another blob store.
+    pub async fn open(
+        meta: Arc<dyn Meta>,
+        blobs: &BlobsConfig,
+        aliases: Vec<HashFunction>,
+        metrics: Arc<Metrics>,
+    ) -> Result<Store, StoreError> {
+        let layout = fact(&*meta, "layout").await?;
+        match layout.as_deref().map(str::parse::<u32>) {
+            None => {}
+            Some(Ok(LAYOUT)) => {}
+            Some(found) => return Err(StoreError::Layout { found: found.unwrap_or(u32::MAX), known: LAYOUT }),
+        }
+        let damaged = |what: &str| StoreError::Row { what: format!("the store's {what}"), why: "it is unreadable".into() };
+        let known = fact(&*meta, "blobs").await?.map(|id| id.parse::<StoreId>().map_err(|_| damaged("blob store id")));
+        let known = known.transpose()?;
+        let blobs = provender_blobs::open(blobs, known).await?;
+        // Another daemon may be making the same facts now: the first one's stay.
+        let (id, incarnation) = (provender_core::digest::hex(&crate::clock::random::<16>()), "1".to_owned());
+        for (name, value) in [("layout", LAYOUT.to_string()), ("id", id), ("incarnation", incarnation), ("blobs", blobs.id().to_string())] {
+            first(&*meta, name, value).await?;
+        }
+        let settled = fact(&*meta, "blobs").await?;
+        if settled.as_deref() != Some(&*blobs.id().to_string()) {
+            return Err(StoreError::OtherBlobs { expected: settled.unwrap_or_default(), found: blobs.id().to_string() });
+        }
+        let incarnation = fact(&*meta, "incarnation").await?;
+        let incarnation = incarnation.and_then(|text| text.parse().ok()).ok_or_else(|| damaged("incarnation"))?;
+        let feed = feed::Feed::default();
+        Ok(Store { inner: Arc::new(Inner { meta, blobs, feed, metrics, aliases, incarnation }) })
+    }
+
+    /// The counters that this store moves.
+    pub fn metrics(&self) -> &Metrics {
+        &self.inner.metrics
+    }
+}
+
+async fn fact(meta: &dyn Meta, name: &str) -> Result<Option<String>, StoreError> {
+    let row = meta.get(&[rows::store(name)]).await?.pop().flatten();
+    Ok(row.map(|row| String::from_utf8_lossy(&row.value).into_owned()))
+}
+
+async fn first(meta: &dyn Meta, name: &str, value: String) -> Result<(), StoreError> {
+    let key: RowKey = rows::store(name);
+    if meta.get(std::slice::from_ref(&key)).await?.pop().flatten().is_some() {
+        return Ok(());
+    }
+    let mut batch = provender_core::Batch::new(crate::clock::batch_id());
+    batch.expect(key.clone(), Expect::Absent).put(key, value);
+    match transact::settle(meta, batch).await? {
+        transact::Settled::Committed | transact::Settled::Conflict => Ok(()),
+    }
+}

@@ -1,0 +1,375 @@
+//! Bytes in and out: which blobs a space holds, where their bytes are, and reading them checked.
+//!
+//! Small blobs (to [`INLINE_MAX`]) are rows, so that thousands become durable in one commit; larger ones are in the blob
+//! backend, one location each. Invariants: the row of a blob is written after its bytes are durable, in the same batch as its
+//! aliases; a space is told of a blob only if it holds it; every byte that leaves is checked.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::ops::Range;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use futures::stream;
+use provender_blobs::{BlobError, Ingest, Location, Reader, Signature, StageOptions, Staged, open_verified};
+use provender_core::blob::{Pin, Place, Stored};
+use provender_core::name::Space;
+use provender_core::{Digest, RowKey, Timestamp, rows};
+use provender_proto::convert::Invalid;
+use provender_proto::rows as values;
+
+use super::{Store, StoreError, Txn};
+use crate::clock;
+use crate::meta::Scan;
+
+/// The largest blob that is kept as a row, in bytes: measured, see `docs/inline-threshold.md`.
+pub const INLINE_MAX: u64 = 64 << 10;
+/// A holding whose touch is older than this is touched before it is relied on.
+const TOUCH_AFTER: Duration = Duration::from_secs(3600);
+/// How many blobs are recorded in one batch.
+const BATCH: usize = 2_000;
+/// The longest that a blob is kept for the asking.
+const MAX_KEEP: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// The bytes of one blob, for a reader that wants a file.
+#[derive(Debug)]
+pub enum Content {
+    /// The bytes themselves.
+    Bytes(Bytes),
+    /// A file that holds them and nothing else, and has been found unchanged.
+    File(File),
+}
+
+/// A blob on its way in. Dropping it discards it.
+
+pub struct Upload {
+    store: Store,
+    space: Space,
+    expected: Option<Digest>,
+    /// What came so far, while it may turn out small.
+    small: BytesMut,
+    staged: Option<Box<dyn Staged>>,
+}
+
+/// A blob whose bytes are durable, on its way to being recorded.
+struct Fresh {
+    digest: Digest,
+    stored: Stored,
+    inline: Option<Bytes>,
+    aliases: Vec<provender_blobs::Alias>,
+}
+
+impl Store {
+    /// Which of the digests the space does not hold, each once. The others are protected from collection from now on.
+    pub async fn find_missing(&self, space: &Space, digests: &[Digest]) -> Result<Vec<Digest>, StoreError> {
+        let unique: Vec<_> = digests.iter().copied().collect::<BTreeSet<_>>().into_iter().collect();
+        let mut missing = Vec::new();
+        for digests in unique.chunks(BATCH) {
+            missing.extend(self.hold(space, digests, &BTreeMap::new()).await?);
+        }
+        Ok(missing)
+    }
+
+    /// Stores blobs of any size from memory; durable when it returns their digests, in order.
+    pub async fn put_small(&self, space: &Space, blobs: Vec<Bytes>) -> Result<Vec<Digest>, StoreError> {
+        let (digests, mut fresh) = (self.hash(&blobs).await?, BTreeMap::new());
+        for ((digest, aliases), bytes) in digests.iter().zip(blobs) {
+            let (digest, aliases) = (*digest, aliases.clone());
+            if digest.size > INLINE_MAX {
+                self.put_bytes(space, bytes).await?;
+                continue;
+            }
+            let stored = Stored { nonce: nonce(), place: Place::Inline, published: clock::now() };
+            fresh.insert(digest, Fresh { digest, stored, inline: Some(bytes), aliases });
+        }
+        let inline: Vec<_> = fresh.keys().copied().collect();
+        for digests in inline.chunks(BATCH) {
+            self.hold(space, digests, &fresh).await?;
+        }
+        self.inner.metrics.bytes_in.inc_by(inline.iter().map(|digest| digest.size).sum());
+        Ok(digests.into_iter().map(|(digest, _)| digest).collect())
+    }
+
+    /// Stores one blob from memory.
+    pub(super) async fn put_bytes(&self, space: &Space, bytes: Bytes) -> Result<Digest, StoreError> {
+        let mut upload = self.upload(space, None);
+        upload.write(bytes).await?;
+        upload.finish().await
+    }
+
+    /// Begins a blob; `expected` is what its bytes must come to, if that is known.
+    pub fn upload(&self, space: &Space, expected: Option<Digest>) -> Upload {
+        Upload { store: self.clone(), space: space.clone(), expected, small: BytesMut::new(), staged: None }
+    }
+
+    /// The bytes of `range` of a blob, cut at its end, checked as they go.
+    pub async fn read(&self, space: &Space, digest: &Digest, range: Range<u64>) -> Result<Reader, StoreError> {
+        if range.start > digest.size {
+            return Err(Invalid::new("offset", format!("{} is past the end of {digest}", range.start)).into());
+        }
+        let range = range.start..range.end.clamp(range.start, digest.size);
+        match self.place(space, digest).await? {
+            (_, Some(bytes)) => {
+                let part = bytes.slice(range.start as usize..range.end as usize);
+                Ok(Reader::new(None, stream::iter((!part.is_empty()).then_some(Ok(part)))))
+            }
+            (stored, None) => {
+                let (location, recorded) = located(digest, &stored);
+                let opened = open_verified(&*self.inner.blobs, &location, recorded.as_ref(), range).await;
+                opened.map_err(|error| lost(digest, error))
+            }
+        }
+    }
+
+    /// All bytes of a blob that is expected to be small: more than `most` is refused.
+    pub async fn read_whole(&self, space: &Space, digest: &Digest, most: u64) -> Result<Bytes, StoreError> {
+        if digest.size > most {
+            return Err(StoreError::TooLarge { what: format!("the blob {digest} has more than {most} bytes") });
+        }
+        let reader = self.read(space, digest, 0..digest.size).await?;
+        reader.into_bytes().await.map_err(|error| lost(digest, error))
+    }
+
+    /// Many small blobs, in order, `None` where the space holds none.
+    pub async fn read_small(&self, space: &Space, digests: &[Digest]) -> Result<Vec<Option<Bytes>>, StoreError> {
+        let wanted: Vec<_> = digests.iter().flat_map(|digest| [rows::holding(space, digest), rows::blob(digest)]).collect();
+        let found = self.inner.meta.get(&wanted).await?;
+        let mut inline = Vec::new();
+        for (digest, pair) in digests.iter().zip(found.chunks_exact(2)) {
+            let [Some(_), Some(row)] = pair else { continue };
+            let stored = values::blob_from(row.value.clone()).map_err(StoreError::row(digest))?;
+            if stored.place == Place::Inline {
+                inline.push((digest, rows::inline(digest, stored.nonce)));
+            }
+        }
+        let keys: Vec<RowKey> = inline.iter().map(|(_, key)| key.clone()).collect();
+        let values = self.inner.meta.get(&keys).await?;
+        let mut bytes = BTreeMap::new();
+        for ((digest, _), row) in inline.iter().zip(values) {
+            bytes.insert(**digest, checked(digest, row.map(|row| row.value))?);
+        }
+        let mut out = Vec::with_capacity(digests.len());
+        for (digest, pair) in digests.iter().zip(found.chunks_exact(2)) {
+            out.push(match (bytes.get(digest), pair) {
+                (Some(bytes), _) => Some(bytes.clone()),
+                (None, [Some(_), Some(_)]) => Some(self.read_whole(space, digest, digest.size).await?),
+                _ => None,
+            });
+        }
+        Ok(out)
+    }
+
+    /// A blob as bytes or as an open file that is as it was published.
+    pub async fn content(&self, space: &Space, digest: &Digest) -> Result<Content, StoreError> {
+        let (stored, inline) = self.place(space, digest).await?;
+        if let Some(bytes) = inline {
+            return Ok(Content::Bytes(bytes));
+        }
+        let (location, recorded) = located(digest, &stored);
+        let blobs = &self.inner.blobs;
+        match blobs.file(&location).await.map_err(|error| lost(digest, error))? {
+            Some((file, signature)) if recorded == Some(signature) => Ok(Content::File(file)),
+            Some((file, signature)) => {
+                let mut reader = self.read(space, digest, 0..digest.size).await?;
+                while let Some(piece) = futures::StreamExt::next(&mut reader).await {
+                    piece.map_err(|error| lost(digest, error))?;
+                }
+                if reader.signature() != Some(&signature) {
+                    return Err(StoreError::Lost { digest: *digest, why: "its file changes while it is read".into() });
+                }
+                Ok(Content::File(file))
+            }
+            None => Ok(Content::Bytes(self.read_whole(space, digest, digest.size).await?)),
+        }
+    }
+
+    /// The digest of the blob with this hash, if the space holds one.
+    pub async fn by_hash(&self, space: &Space, hash: &[u8; 32]) -> Result<Option<Digest>, StoreError> {
+        let scan = Scan::prefix(provender_core::Table::Blob, rows::blob_prefix(hash));
+        for (row, _) in self.inner.meta.scan(&scan).await?.rows {
+            if let Some(digest) = rows::parse_blob(&row)
+                && self.find_missing(space, &[digest]).await?.is_empty()
+            {
+                return Ok(Some(digest));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Keeps a blob, or a tree and what it refers to, for a while (at most 7 days); says until when.
+    pub async fn keep(&self, space: &Space, mut pin: Pin, time: Duration) -> Result<Timestamp, StoreError> {
+        if !self.find_missing(space, &[pin.digest]).await?.is_empty() {
+            return Err(StoreError::Missing { missing: vec![pin.digest] });
+        }
+        let time = u64::try_from(time.min(MAX_KEEP).as_millis()).unwrap_or_default();
+        let until = Timestamp::from_millis(clock::now().millis() + time);
+        pin.expires = Some(until);
+        // One pin a digest, so that asking again prolongs it.
+        let id = pin.digest.hash.first_chunk().copied().unwrap_or_default();
+        let (row, value) = (rows::pin(space, &id), values::pin_to(&pin));
+        self.transact(|mut txn| {
+            txn.put(row.clone(), value.clone());
+            async move { Ok((txn, until)) }
+        })
+        .await
+    }
+
+    /// Where a blob is that the space holds, and its bytes if they are a row.
+    async fn place(&self, space: &Space, digest: &Digest) -> Result<(Stored, Option<Bytes>), StoreError> {
+        let found = self.inner.meta.get(&[rows::holding(space, digest), rows::blob(digest)]).await?;
+        let [Some(_), Some(row)] = &found[..] else {
+            return Err(StoreError::NotFound { what: format!("the blob {digest}") });
+        };
+        let stored = values::blob_from(row.value.clone()).map_err(StoreError::row(digest))?;
+        if stored.place != Place::Inline {
+            return Ok((stored, None));
+        }
+        let row = self.inner.meta.get(&[rows::inline(digest, stored.nonce)]).await?.pop().flatten();
+        let bytes = checked(digest, row.map(|row| row.value))?;
+        Ok((stored, Some(bytes)))
+    }
+
+    /// Makes the space hold blobs: those that are stored already, and those of `fresh`. Returns the digests that are neither. What
+    /// others stored meanwhile is theirs; of `fresh` only what is new is recorded.
+    async fn hold(&self, space: &Space, digests: &[Digest], fresh: &BTreeMap<Digest, Fresh>) -> Result<Vec<Digest>, StoreError> {
+        self.transact(|mut txn| async move {
+            let wanted: Vec<_> =
+                digests.iter().flat_map(|digest| [rows::holding(space, digest), rows::blob(digest)]).collect();
+            let found = txn.get(&wanted).await?;
+            let now = clock::now();
+            let mut missing = Vec::new();
+            for (digest, pair) in digests.iter().zip(found.chunks_exact(2)) {
+                let (holding, stored) = (&pair[0], &pair[1]);
+                match (stored, fresh.get(digest)) {
+                    (Some(_), _) if holding.is_some() || fresh.contains_key(digest) => {}
+                    (None, Some(fresh)) => record(&mut txn, fresh),
+                    // That other spaces have it is none of this one's business.
+                    _ => {
+                        missing.push(*digest);
+                        continue;
+                    }
+                }
+                let touched = holding.as_ref().map(|row| values::holding_from(row.value.clone()));
+                let touched = touched.transpose().map_err(StoreError::row(digest))?;
+                let age = touched.map(|touched| Duration::from_millis(now.millis().saturating_sub(touched.millis())));
+                if age.is_none_or(|age| age > TOUCH_AFTER) {
+                    txn.put(rows::holding(space, digest), values::holding_to(now));
+                }
+            }
+            Ok((txn, missing))
+        })
+        .await
+    }
+
+    async fn hash(&self, blobs: &[Bytes]) -> Result<Vec<(Digest, Vec<provender_blobs::Alias>)>, StoreError> {
+        let hash = |blobs: Vec<Bytes>, functions: Vec<_>| {
+            let each = blobs.iter().map(|bytes| {
+                let mut ingest = Ingest::new(&functions);
+                ingest.update(bytes);
+                let hashes = ingest.finish();
+                (hashes.digest, hashes.aliases)
+            });
+            each.collect::<Vec<_>>()
+        };
+        let (blobs, functions) = (blobs.to_vec(), self.inner.aliases.clone());
+        if blobs.iter().map(Bytes::len).sum::<usize>() < INLINE_MAX as usize {
+            return Ok(hash(blobs, functions));
+        }
+        let hashed = tokio::task::spawn_blocking(move || hash(blobs, functions)).await;
+        hashed.map_err(|_| StoreError::Draining)
+    }
+}
+
+impl Upload {
+    /// Appends.
+    pub async fn write(&mut self, bytes: Bytes) -> Result<(), StoreError> {
+        self.store.inner.metrics.bytes_in.inc_by(bytes.len() as u64);
+        if let Some(staged) = &mut self.staged {
+            return Ok(staged.write(bytes).await?);
+        }
+        if self.small.len() + bytes.len() <= INLINE_MAX as usize {
+            self.small.extend_from_slice(&bytes);
+            return Ok(());
+        }
+        let size_hint = self.expected.map(|expected| expected.size);
+        let options = StageOptions { size_hint, aliases: self.store.inner.aliases.clone() };
+        let mut staged = self.store.inner.blobs.stage(options).await?;
+        if !self.small.is_empty() {
+            staged.write(std::mem::take(&mut self.small).freeze()).await?;
+        }
+        staged.write(bytes).await?;
+        self.staged = Some(staged);
+        Ok(())
+    }
+
+    /// Makes it durable and recorded; fails if it is not what was expected.
+    pub async fn finish(self) -> Result<Digest, StoreError> {
+        let Upload { store, space, expected, small, staged } = self;
+        let fresh = match staged {
+            None => {
+                let bytes = small.freeze();
+                let (digest, aliases) = store.hash(std::slice::from_ref(&bytes)).await?.swap_remove(0);
+                if let Some(expected) = expected.filter(|expected| *expected != digest) {
+                    return Err(BlobError::Mismatch { expected, found: digest }.into());
+                }
+                let stored = Stored { nonce: nonce(), place: Place::Inline, published: clock::now() };
+                Fresh { digest, stored, inline: Some(bytes), aliases }
+            }
+            Some(staged) => {
+                let published = staged.publish(expected).await?;
+                let signature = published.signature.map(|signature| Bytes::copy_from_slice(&signature.to_bytes()));
+                let Location { digest, nonce } = published.location;
+                let stored = Stored { nonce, place: Place::Backend { signature }, published: clock::now() };
+                Fresh { digest, stored, inline: None, aliases: published.aliases }
+            }
+        };
+        let (digest, nonce, inline) = (fresh.digest, fresh.stored.nonce, fresh.inline.is_some());
+        store.hold(&space, &[digest], &BTreeMap::from([(digest, fresh)])).await?;
+        if !inline && store.place(&space, &digest).await?.0.nonce != nonce {
+            // Somebody else was first: this copy is nobody's.
+            store.inner.blobs.remove(&Location { digest, nonce }).await?;
+        }
+        Ok(digest)
+    }
+}
+
+fn record(txn: &mut Txn, fresh: &Fresh) {
+    let Fresh { digest, stored, inline, aliases } = fresh;
+    if let Some(bytes) = inline {
+        txn.put(rows::inline(digest, stored.nonce), bytes.clone());
+    }
+    for alias in aliases {
+        txn.put(rows::alias(alias.function.name(), &alias.hash, digest.size), digest.to_bytes().to_vec());
+    }
+    txn.put(rows::blob(digest), values::blob_to(stored));
+}
+
+fn nonce() -> u64 {
+    u64::from_be_bytes(clock::random())
+}
+
+fn located(digest: &Digest, stored: &Stored) -> (Location, Option<Signature>) {
+    let signature = match &stored.place {
+        Place::Backend { signature: Some(signature) } => Signature::from_bytes(signature),
+        _ => None,
+    };
+    (Location { digest: *digest, nonce: stored.nonce }, signature)
+}
+
+fn checked(digest: &Digest, bytes: Option<Bytes>) -> Result<Bytes, StoreError> {
+    let lost = |why: &str| StoreError::Lost { digest: *digest, why: why.into() };
+    let bytes = bytes.ok_or_else(|| lost("its row is missing"))?;
+    if Digest::of(&bytes) != *digest {
+        return Err(lost("its row holds other bytes"));
+    }
+    Ok(bytes)
+}
+
+/// What a backend's error means for a blob that the metadata says is there.
+pub fn lost(digest: &Digest, error: BlobError) -> StoreError {
+    match error {
+        BlobError::NotFound { .. } => StoreError::Lost { digest: *digest, why: "its file is missing".into() },
+        BlobError::Corrupt { why, .. } => StoreError::Lost { digest: *digest, why },
+        other => other.into(),
+    }
+}

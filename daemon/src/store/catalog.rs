@@ -1,0 +1,154 @@
+//! What people ask: names, histories, and what a reference points at.
+
+use bytes::Bytes;
+use provender_core::batch::Table;
+use provender_core::execution::State;
+use provender_core::key::TaskKey;
+use provender_core::name::{Name, Space};
+use provender_core::{Digest, Execution, ExecutionId, Ref, Spec, rows};
+use provender_proto::convert::Invalid;
+use provender_proto::rows as values;
+
+use super::{Answer, Store, StoreError};
+use crate::meta::Scan;
+
+/// How many history rows are looked through at once.
+const PAGE: usize = 1_000;
+
+/// A name and what it stands for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Named {
+    /// The name.
+    pub name: Name,
+    /// Its newest success.
+    pub latest: Option<Execution>,
+    /// Its newest attempt.
+    pub last: Option<Execution>,
+}
+
+/// What a reference points at.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Described {
+    /// An execution, its spec, and what a lookup of its key says.
+    Task(Box<(Execution, Spec, Answer)>),
+    /// Bytes.
+    Blob(Digest),
+    /// A directory.
+    Tree(Digest),
+}
+
+impl Store {
+    /// The names that begin with a text, after another one, in order; whether there are more.
+    pub async fn names(
+        &self,
+        space: &Space,
+        prefix: &str,
+        after: Option<&Name>,
+        limit: usize,
+    ) -> Result<(Vec<Named>, bool), StoreError> {
+        let scan = Scan {
+            after: after.map(|name| rows::name(space, name).key),
+            limit,
+            ..Scan::prefix(Table::Name, rows::name_prefix(space, prefix))
+        };
+        let page = self.inner.meta.scan(&scan).await?;
+        let mut names = Vec::with_capacity(page.rows.len());
+        for (key, row) in page.rows {
+            let damaged = || StoreError::Row { what: format!("{key:?}"), why: "it is no name".into() };
+            let name = rows::parse_name(space, &key).ok_or_else(damaged)?;
+            let latest = values::name_from(row.value).map_err(StoreError::row(&name))?;
+            let mut newest = Scan::prefix(Table::NameHistory, rows::by_name_prefix(space, &name));
+            newest.limit = 1;
+            let newest = self.inner.meta.scan(&newest).await?.rows;
+            let last = newest.first().and_then(|(key, _)| rows::trailing_execution(key));
+            let found = self.executions(space, &latest.into_iter().chain(last).collect::<Vec<_>>()).await?;
+            let find = |id: Option<ExecutionId>| id.and_then(|id| found.get(&id).cloned());
+            names.push(Named { name, latest: find(latest), last: find(last) });
+        }
+        Ok((names, page.more))
+    }
+
+    /// The executions of a name or key, newest first, and where to go on.
+    pub async fn history(
+        &self,
+        space: &Space,
+        of: Result<&Name, &TaskKey>,
+        failed_only: bool,
+        cursor: Option<Bytes>,
+        limit: usize,
+    ) -> Result<(Vec<Execution>, Option<Bytes>), StoreError> {
+        let (table, prefix) = match of {
+            Ok(name) => (Table::NameHistory, rows::by_name_prefix(space, name)),
+            Err(key) => (Table::KeyHistory, rows::key_history_prefix(space, key)),
+        };
+        let mut scan = Scan { after: cursor, limit: PAGE, ..Scan::prefix(table, prefix) };
+        let mut executions = Vec::new();
+        loop {
+            let page = self.inner.meta.scan(&scan).await?;
+            let ids: Vec<_> = page.rows.iter().filter_map(|(key, _)| rows::trailing_execution(key)).collect();
+            let mut found = self.executions(space, &ids).await?;
+            for (key, _) in page.rows {
+                let Some(execution) = rows::trailing_execution(&key).and_then(|id| found.remove(&id)) else { continue };
+                if failed_only && !matches!(execution.state, State::Failed | State::Abandoned) {
+                    continue;
+                }
+                executions.push(execution);
+                if executions.len() >= limit {
+                    return Ok((executions, Some(key)));
+                }
+                scan.after = Some(key);
+            }
+            if !page.more {
+                return Ok((executions, None));
+            }
+        }
+    }
+
+    /// What a reference points at.
+    pub async fn describe(&self, space: &Space, reference: &Ref) -> Result<Described, StoreError> {
+        let missing = || StoreError::NotFound { what: reference.to_string() };
+        let id = match reference {
+            Ref::Blob(hash) => return self.by_hash(space, hash).await?.map(Described::Blob).ok_or_else(missing),
+            Ref::Tree(hash) => {
+                let digest = self.by_hash(space, hash).await?.ok_or_else(missing)?;
+                self.tree(space, &digest).await?;
+                return Ok(Described::Tree(digest));
+            }
+            Ref::Execution(id) => *id,
+            Ref::Key(key) => {
+                let answer = self.lookup(space, std::slice::from_ref(key)).await?.pop();
+                answer.and_then(|answer| answer.execution).ok_or_else(missing)?
+            }
+            Ref::Name { name, nth: None } => self.latest(space, name).await?.ok_or_else(missing)?,
+            Ref::Name { name, nth: Some(nth) } => self.nth_record(space, name, *nth).await?.ok_or_else(missing)?,
+        };
+        let (execution, spec) = self.execution_and_spec(space, id).await?;
+        let answer = self.lookup(space, std::slice::from_ref(&execution.key)).await?.pop();
+        let answer = answer.ok_or_else(missing)?;
+        Ok(Described::Task(Box::new((execution, spec, answer))))
+    }
+
+    /// The execution that `latest` of a name means.
+    pub async fn latest(&self, space: &Space, name: &Name) -> Result<Option<ExecutionId>, StoreError> {
+        match self.inner.meta.get(&[rows::name(space, name)]).await?.pop().flatten() {
+            Some(row) => values::name_from(row.value).map_err(StoreError::row(name)),
+            None => Ok(None),
+        }
+    }
+
+    async fn nth_record(&self, space: &Space, name: &Name, nth: u32) -> Result<Option<ExecutionId>, StoreError> {
+        let mut scan = Scan::prefix(Table::NameRecord, rows::by_name_prefix(space, name));
+        let mut left = nth.checked_sub(1).ok_or_else(|| Invalid::new("ref", "N counts from 1"))? as usize;
+        loop {
+            let page = self.inner.meta.scan(&scan).await?;
+            if let Some((key, _)) = page.rows.get(left) {
+                return Ok(rows::trailing_execution(key));
+            }
+            left -= page.rows.len();
+            scan.after = page.rows.last().map(|(key, _)| key.clone());
+            if !page.more {
+                return Ok(None);
+            }
+        }
+    }
+}

@@ -1,0 +1,148 @@
+//! What a commit refers to: walking trees that nobody has to trust.
+//!
+//! Owns the [`Closure`]. Invariants: each tree is read once, however many paths lead to it, so the work follows what is stored and not
+//! what it stands for; memory is bounded by [`MOST`] digests.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::{Bytes, BytesMut};
+use provender_core::name::Space;
+use provender_core::policy::Found;
+use provender_core::tree::{self, Node, Tree};
+use provender_core::{Digest, Spec};
+
+use super::{Store, StoreError};
+
+/// The most different blobs that one record may refer to.
+const MOST: usize = 4_000_000;
+/// How many missing blobs an answer names.
+const NAMED: usize = 1_000;
+
+/// Every blob that a record refers to.
+#[derive(Debug, Default)]
+pub(super) struct Closure {
+    digests: BTreeSet<Digest>,
+}
+
+impl Closure {
+    /// The sorted 40-byte digests, one after the other.
+    pub(super) fn encode(&self) -> Bytes {
+        let mut out = BytesMut::with_capacity(self.digests.len() * 40);
+        self.digests.iter().for_each(|digest| out.extend_from_slice(&digest.to_bytes()));
+        out.freeze()
+    }
+}
+
+impl Store {
+    /// Walks the trees from `root`, and of the spec's input folders as far as their manifests are held. Every blob of the outputs and
+    /// every log must be there.
+    pub(super) async fn walk(
+        &self,
+        space: &Space,
+        root: Digest,
+        logs: impl Iterator<Item = Digest>,
+        spec: &Spec,
+    ) -> Result<Closure, StoreError> {
+        let mut closure = Closure { digests: logs.collect() };
+        let mut level = BTreeSet::from([root]);
+        let mut depth = 0;
+        while !level.is_empty() {
+            depth += 1;
+            if depth > tree::MAX_DEPTH {
+                return Err(too_large(format!("trees nested deeper than {} are not stored", tree::MAX_DEPTH)));
+            }
+            let mut next = BTreeSet::new();
+            self.need(space, level.iter()).await?;
+            for digest in level {
+                closure.digests.insert(digest);
+                for (_, node) in self.tree(space, &digest).await?.iter() {
+                    match node {
+                        Node::Directory { digest } if !closure.digests.contains(digest) => _ = next.insert(*digest),
+                        Node::File { digest, .. } => _ = closure.digests.insert(*digest),
+                        Node::Directory { .. } | Node::Symlink { .. } => {}
+                    }
+                }
+                if closure.digests.len() > MOST {
+                    return Err(too_large(format!("one record can refer to at most {MOST} different blobs")));
+                }
+            }
+            level = next;
+        }
+        self.need(space, closure.digests.iter()).await?;
+        self.add_manifests(space, spec, &mut closure).await?;
+        Ok(closure)
+    }
+
+    /// The manifests of input folders, which are kept so that two runs can be compared path by path. What is not held is no loss.
+    async fn add_manifests(&self, space: &Space, spec: &Spec, closure: &mut Closure) -> Result<(), StoreError> {
+        let folder = |node: &Node| match node {
+            Node::Directory { digest } => Some(*digest),
+            _ => None,
+        };
+        let mut level: BTreeSet<_> =
+            spec.inputs.values().filter_map(|input| input.content.as_ref().and_then(folder)).collect();
+        while !level.is_empty() && closure.digests.len() <= MOST {
+            let wanted: Vec<_> = level.into_iter().filter(|digest| !closure.digests.contains(digest)).collect();
+            let missing: BTreeSet<_> = self.find_missing(space, &wanted).await?.into_iter().collect();
+            let mut next = BTreeSet::new();
+            for digest in wanted.into_iter().filter(|digest| !missing.contains(digest)) {
+                closure.digests.insert(digest);
+                if let Ok(tree) = self.tree(space, &digest).await {
+                    next.extend(tree.iter().filter_map(|(_, node)| folder(node)));
+                }
+            }
+            level = next;
+        }
+        Ok(())
+    }
+
+    /// What stands at paths below a tree: the sizes that a policy asks for.
+    pub(super) async fn find_paths(
+        &self,
+        space: &Space,
+        root: Digest,
+        paths: impl Iterator<Item = &Bytes>,
+    ) -> Result<Found, StoreError> {
+        let entries = self.tree(space, &root).await?.len();
+        let mut found = Found { entries, paths: BTreeMap::new() };
+        for path in paths {
+            let size = match self.find_path(space, root, path).await? {
+                None => None,
+                Some(Node::File { digest, .. }) => Some(digest.size),
+                Some(Node::Directory { .. } | Node::Symlink { .. }) => Some(0),
+            };
+            found.paths.insert(path.clone(), size);
+        }
+        Ok(found)
+    }
+
+    /// What stands at one path below a tree, following no link.
+    async fn find_path(&self, space: &Space, root: Digest, path: &Bytes) -> Result<Option<Node>, StoreError> {
+        let mut at = Node::Directory { digest: root };
+        for part in path.split(|byte| *byte == b'/').filter(|part| !part.is_empty() && part != b".") {
+            let Node::Directory { digest } = at else { return Ok(None) };
+            match self.tree(space, &digest).await?.get(part) {
+                Some(node) => at = node.clone(),
+                None => return Ok(None),
+            }
+        }
+        Ok(Some(at))
+    }
+
+    /// One directory.
+    pub async fn tree(&self, space: &Space, digest: &Digest) -> Result<Tree, StoreError> {
+        let bytes = self.read_whole(space, digest, tree::MAX_ENCODED).await?;
+        Tree::decode(&bytes).map_err(|source| StoreError::Tree { digest: *digest, source })
+    }
+
+    async fn need(&self, space: &Space, digests: impl Iterator<Item = &Digest>) -> Result<(), StoreError> {
+        let digests: Vec<_> = digests.copied().collect();
+        let mut missing = self.find_missing(space, &digests).await?;
+        missing.truncate(NAMED);
+        if missing.is_empty() { Ok(()) } else { Err(StoreError::Missing { missing }) }
+    }
+}
+
+fn too_large(what: String) -> StoreError {
+    StoreError::TooLarge { what }
+}

@@ -1,0 +1,115 @@
+//! Why the store did not do what it was asked. One kind each; the front turns kinds into status codes.
+
+use provender_blobs::BlobError;
+use provender_core::Digest;
+use provender_core::transition::Refused;
+use provender_core::tree::TreeError;
+use provender_proto::convert::Invalid;
+use provender_proto::rows::RowError;
+
+use crate::meta::MetaError;
+
+/// What the store answers instead.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The question makes no sense.
+    #[error("{0}")]
+    Invalid(#[from] Invalid),
+    /// There is no such thing.
+    #[error("{what} is not in the store")]
+    NotFound {
+        /// What was asked for.
+        what: String,
+    },
+    /// The executor has no say (any more).
+    #[error("{0}")]
+    Refused(#[from] Refused),
+    /// A commit names blobs that are not there: upload them, then commit again.
+    #[error("{} blobs that the commit refers to are not in the store, the first of them {}", missing.len(), missing[0])]
+    Missing {
+        /// Some of them; never empty.
+        missing: Vec<Digest>,
+    },
+    /// Bytes that should be a tree are none.
+    #[error("{digest} is not a tree that can be stored: {source}")]
+    Tree {
+        /// The blob.
+        digest: Digest,
+        /// What is wrong with it.
+        source: TreeError,
+    },
+    /// More than the store takes at once.
+    #[error("{what}")]
+    TooLarge {
+        /// What, and the bound.
+        what: String,
+    },
+    /// The bytes are lost or damaged; they are not served.
+    #[error("the blob {digest} is lost or damaged ({why}); upload it again to heal it")]
+    Lost {
+        /// The blob.
+        digest: Digest,
+        /// What was found.
+        why: String,
+    },
+    /// Too many others changed the same rows.
+    #[error("the same rows were changed by others {attempts} times in a row; try again")]
+    Contended {
+        /// How often it was tried.
+        attempts: u32,
+    },
+    /// The daemon is stopping.
+    #[error("the daemon is stopping; ask another one, or again once it is back")]
+    Draining,
+    /// The store was written by another version.
+    #[error("the store has layout {found}, and this version knows {known}: use the version that wrote it, or a newer one")]
+    Layout {
+        /// What is stored.
+        found: u32,
+        /// What is known.
+        known: u32,
+    },
+    /// The metadata belongs to another blob store.
+    #[error("the metadata belongs to the blob store {expected}, but the configured folder holds {found}: configure the folder that it was used with")]
+    OtherBlobs {
+        /// The one it knows.
+        expected: String,
+        /// The one it found.
+        found: String,
+    },
+    /// A stored row cannot be read.
+    #[error("{what} cannot be read from the metadata: {why}")]
+    Row {
+        /// Which row.
+        what: String,
+        /// What is wrong.
+        why: String,
+    },
+    /// The metadata engine.
+    #[error("{}", chain(.0))]
+    Meta(#[from] MetaError),
+    /// The blob backend.
+    #[error("{}", chain(.0))]
+    Blobs(#[from] BlobError),
+}
+
+impl StoreError {
+    /// A row that cannot be decoded.
+    pub(super) fn row(what: impl ToString) -> impl FnOnce(RowError) -> StoreError {
+        move |error| StoreError::Row { what: what.to_string(), why: chain(&error) }
+    }
+}
+
+/// An error and its causes, on one line.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let cause_text = cause.to_string();
+        if !text.ends_with(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        next = cause.source();
+    }
+    text
+}

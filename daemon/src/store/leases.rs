@@ -1,0 +1,133 @@
+//! Watching: the task that follows the change feed, wakes waiters, and takes expired leases from their holders.
+//!
+//! Every daemon on one metadata store runs it, so a lease expires whichever of them still lives. The rule of expiry is
+//! [`provender_core::lease::Sightings`].
+
+use std::time::Duration;
+
+use provender_core::batch::{Change, RowKey, Table, Version};
+use provender_core::lease::{Lease, Sightings};
+use provender_core::{rows, transition};
+use provender_proto::rows as values;
+
+use super::{Store, StoreError};
+use crate::clock;
+use crate::meta::{MetaError, Scan};
+
+/// How many changes are read at once.
+const PAGE: usize = 1_000;
+/// How long to wait after the metadata engine failed.
+const PAUSE: Duration = Duration::from_secs(1);
+
+impl Store {
+    /// Follows the feed until it is dropped.
+    pub async fn watch(self) {
+        let mut sightings = Sightings::default();
+        loop {
+            // Sightings outlive a failure: what was seen before it was seen.
+            if let Err(error) = self.follow(&mut sightings).await {
+                tracing::warn!(error = %super::error::chain(&error), "following the change feed failed; trying again");
+                tokio::time::sleep(PAUSE).await;
+            }
+        }
+    }
+
+    async fn follow(&self, sightings: &mut Sightings) -> Result<(), StoreError> {
+        let meta = &self.inner.meta;
+        let mut cursor = meta.head().await?;
+        self.see_all(sightings).await?;
+        self.inner.feed.all_changed();
+        loop {
+            let due = sightings.next().map_or(PAUSE * 60, |due| due.saturating_sub(clock::monotonic()));
+            tokio::select! {
+                () = meta.changed(cursor) => {}
+                () = tokio::time::sleep(due) => {}
+            }
+            // What happened comes before what did not: a beat that is in the feed counts.
+            loop {
+                let page = match meta.changes(cursor, PAGE).await {
+                    Err(MetaError::Trimmed { .. }) => return Ok(()),
+                    page => page?,
+                };
+                for change in &page.changes {
+                    self.take_in(sightings, change).await?;
+                }
+                if page.cursor <= cursor || page.changes.is_empty() {
+                    cursor = page.cursor.max(cursor);
+                    break;
+                }
+                cursor = page.cursor;
+            }
+            for (row, version) in sightings.expired(clock::monotonic()) {
+                match self.expire(&row, version).await {
+                    Ok(()) => sightings.gone(&row),
+                    Err(error) => {
+                        tracing::warn!(?row, error = %super::error::chain(&error), "an expired lease could not be taken; trying again");
+                        tokio::time::sleep(PAUSE).await;
+                    }
+                }
+            }
+            self.inner.metrics.leases.set(sightings.len() as i64);
+        }
+    }
+
+    async fn take_in(&self, sightings: &mut Sightings, change: &Change) -> Result<(), StoreError> {
+        match change.key.table {
+            Table::Lease if change.deleted => sightings.gone(&change.key),
+            Table::Lease => match self.inner.meta.get(std::slice::from_ref(&change.key)).await?.pop().flatten() {
+                Some(row) => self.see(sightings, change.key.clone(), row.version, row.value)?,
+                None => sightings.gone(&change.key),
+            },
+            _ => {}
+        }
+        self.inner.feed.changed(&change.key);
+        Ok(())
+    }
+
+    async fn see_all(&self, sightings: &mut Sightings) -> Result<(), StoreError> {
+        let mut scan = Scan::prefix(Table::Lease, "");
+        let mut found = std::collections::HashSet::new();
+        loop {
+            let page = self.inner.meta.scan(&scan).await?;
+            scan.after = page.rows.last().map(|(key, _)| key.clone());
+            for (key, row) in page.rows {
+                let key = RowKey { table: Table::Lease, key };
+                found.insert(key.clone());
+                self.see(sightings, key, row.version, row.value)?;
+            }
+            if !page.more {
+                sightings.retain(|row| found.contains(row));
+                return Ok(());
+            }
+        }
+    }
+
+    fn see(&self, sightings: &mut Sightings, key: RowKey, version: Version, value: bytes::Bytes) -> Result<(), StoreError> {
+        let lease: Lease = values::lease_from(value).map_err(StoreError::row(format!("{key:?}")))?;
+        sightings.saw(key, version, lease.ttl, clock::monotonic());
+        Ok(())
+    }
+
+    /// Takes a lease that stands at `version` from its holder; does nothing if it moved on.
+    async fn expire(&self, row: &RowKey, version: Version) -> Result<(), StoreError> {
+        let Some((space, key)) = rows::parse_key(&row.key) else {
+            return Err(StoreError::Row { what: format!("{row:?}"), why: "its key is not one of a lease".into() });
+        };
+        let (space, key) = (&space, &key);
+        let ended = self
+            .transact(|mut txn| async move {
+                let (known, stands) = self.known(&mut txn, space, key).await?;
+                let (Some(lease), true) = (&known.lease, stands == Some(version)) else { return Ok((txn, None)) };
+                let execution = self.execution_in(&mut txn, space, lease.execution).await?;
+                let ended = transition::expire(&known, &execution, clock::now())?;
+                let ended = self.write_end(&mut txn, space, ended, None).await?;
+                Ok((txn, Some(ended)))
+            })
+            .await?;
+        if let Some(ended) = ended {
+            tracing::info!(key = %ended.key, execution = %ended.id, "lease expired; the execution is abandoned");
+            self.inner.metrics.ended.with_label_values(&["ABANDONED"]).inc();
+        }
+        Ok(())
+    }
+}
