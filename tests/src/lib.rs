@@ -1,1 +1,7 @@
-//! placeholder
+//! What several test binaries share: conformance suites, and the real servers that they run against.
+
+// This package is tests only: here a failed expectation is a failed test.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+pub mod conformance;
+pub mod postgres;

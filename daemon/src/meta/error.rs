@@ -27,7 +27,9 @@ pub enum MetaError {
         path: PathBuf,
     },
     /// The stored layout is none that this program knows.
-    #[error("the metadata has layout {found}, this program knows {known}: run the provenderd that wrote it, or a newer one")]
+    #[error(
+        "the metadata has layout {found}, this program knows {known}: run the provenderd that wrote it, or a newer one"
+    )]
     Layout {
         /// What is stored.
         found: u32,

@@ -106,7 +106,9 @@ impl Joined {
             let id = batch.id;
             let result = match (verdict, &applied) {
                 (Ok(version), Ok(())) => Ok(version),
-                (Ok(_), Err(Failure::NotCommitted(source))) => Err(CommitError::NotCommitted { source: source.clone() }),
+                (Ok(_), Err(Failure::NotCommitted(source))) => {
+                    Err(CommitError::NotCommitted { source: source.clone() })
+                }
                 (Ok(_), Err(Failure::Unknown(source))) => Err(CommitError::Unknown { id, source: source.clone() }),
                 (Err(refusal), _) => refused(id, refusal),
             };

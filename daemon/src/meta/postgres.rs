@@ -5,6 +5,7 @@
 //! stand in. Invariant: every commit locks the one head row first, so commits are serial over all daemons.
 
 mod connect;
+mod parameters;
 mod schema;
 mod writer;
 
@@ -157,10 +158,14 @@ async fn changes(client: &Client, after: Version, limit: usize) -> Result<Change
         return Err(MetaError::Trimmed { oldest });
     }
     let entries = rows.iter().filter_map(|row| Some((row.get::<_, Option<i64>>(2)?, row)));
-    let mut page = feed::page(head, usize::MAX, entries.map(|(at, row)| {
-        let key = RowKey { table: table(row.get(3))?, key: Bytes::copy_from_slice(row.get(4)) };
-        Ok(Change { version: version(at)?, key, deleted: row.get(5) })
-    }))?;
+    let mut page = feed::page(
+        head,
+        usize::MAX,
+        entries.map(|(at, row)| {
+            let key = RowKey { table: table(row.get(3))?, key: Bytes::copy_from_slice(row.get(4)) };
+            Ok(Change { version: version(at)?, key, deleted: row.get(5) })
+        }),
+    )?;
     if let Some(last) = page.changes.last()
         && page.changes.len() >= limit
     {
@@ -192,7 +197,9 @@ fn corrupt(what: &str) -> MetaError {
 
 fn failed(doing: &'static str, error: tokio_postgres::Error) -> MetaError {
     match error.code() {
-        Some(code) if *code == tokio_postgres::error::SqlState::DISK_FULL => MetaError::Full { source: Arc::new(error) },
+        Some(code) if *code == tokio_postgres::error::SqlState::DISK_FULL => {
+            MetaError::Full { source: Arc::new(error) }
+        }
         _ => MetaError::unavailable(doing, error),
     }
 }

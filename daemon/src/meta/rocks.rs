@@ -138,4 +138,3 @@ impl Meta for Rocks {
         Ok(self.database.feed.head())
     }
 }
-

@@ -7,7 +7,6 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use deadpool_postgres::{Client, Object};
 use futures::future;
 use provender_core::batch::{Batch, BatchId, Change, Fate, Group, RowKey, Version, Writes};
@@ -16,14 +15,11 @@ use tokio_postgres::error::SqlState;
 use tokio_postgres::types::ToSql;
 
 use super::connect::{self, within};
+use super::parameters::{Entries, Parameter, Put, Puts, ROWS, chunks};
 use super::{Shared, columns, corrupt, failed, stored, version};
 use crate::meta::MetaError;
 use crate::meta::group::{Failure, Groups, Outcome};
 
-/// The most rows that one statement reads or writes.
-const ROWS: usize = 5_000;
-/// A statement ends with the row that reaches this many bytes.
-const BYTES: usize = 4 << 20;
 /// How often a transaction that the server undid is tried in all.
 const ATTEMPTS: u32 = 8;
 
@@ -200,9 +196,7 @@ async fn commit<T>(client: &Client, written: impl Future<Output = Result<T, Erro
             (Ok(_), Ok(())) => Ok(()),
         }
     };
-    within(DOING, both)
-        .await
-        .unwrap_or_else(|error| Err(Undone { failure: Failure::Unknown(error), again: false }))
+    within(DOING, both).await.unwrap_or_else(|error| Err(Undone { failure: Failure::Unknown(error), again: false }))
 }
 
 /// Decides a batch: after the head is locked no commit of it is under way, and the id's unique key keeps any from following.
@@ -269,77 +263,6 @@ pub(super) async fn trim(shared: &Shared, feed: Version, oldest: BatchId) -> Res
     run(BATCHES, &oldest).await
 }
 
-type Parameter<'a> = &'a (dyn ToSql + Sync);
-
-/// A row to write.
-type Put<'a> = (&'a RowKey, Version, &'a Bytes);
-
-struct Puts<'a> {
-    tables: Vec<i16>,
-    keys: Vec<&'a [u8]>,
-    versions: Vec<i64>,
-    values: Vec<&'a [u8]>,
-}
-
-impl<'a> From<&'a [Put<'a>]> for Puts<'a> {
-    fn from(rows: &'a [Put<'a>]) -> Puts<'a> {
-        Puts {
-            tables: rows.iter().map(|(key, ..)| i16::from(key.table.tag())).collect(),
-            keys: rows.iter().map(|(key, ..)| &*key.key).collect(),
-            versions: rows.iter().map(|(_, version, _)| stored(*version)).collect(),
-            values: rows.iter().map(|(.., value)| &value[..]).collect(),
-        }
-    }
-}
-
-impl Puts<'_> {
-    fn parameters(&self) -> [Parameter<'_>; 4] {
-        [&self.tables, &self.keys, &self.versions, &self.values]
-    }
-}
-
-struct Entries<'a> {
-    versions: Vec<i64>,
-    places: Vec<i64>,
-    tables: Vec<i16>,
-    keys: Vec<&'a [u8]>,
-    deleted: Vec<bool>,
-}
-
-impl<'a> From<&'a [(usize, &'a Change)]> for Entries<'a> {
-    fn from(changes: &'a [(usize, &'a Change)]) -> Entries<'a> {
-        Entries {
-            versions: changes.iter().map(|(_, change)| stored(change.version)).collect(),
-            places: changes.iter().map(|(place, _)| *place as i64).collect(),
-            tables: changes.iter().map(|(_, change)| i16::from(change.key.table.tag())).collect(),
-            keys: changes.iter().map(|(_, change)| &*change.key.key).collect(),
-            deleted: changes.iter().map(|(_, change)| change.deleted).collect(),
-        }
-    }
-}
-
-impl Entries<'_> {
-    fn parameters(&self) -> [Parameter<'_>; 5] {
-        [&self.versions, &self.places, &self.tables, &self.keys, &self.deleted]
-    }
-}
-
-/// Cuts `rows` so that no statement is too large.
-fn chunks<'a>(rows: &'a [Put<'a>]) -> Vec<&'a [Put<'a>]> {
-    let mut bytes = 0;
-    let mut count = 0;
-    rows.chunk_by(|(key, _, value), _| {
-        bytes += key.key.len() + value.len();
-        count += 1;
-        let full = bytes >= BYTES || count >= ROWS;
-        if full {
-            (bytes, count) = (0, 0);
-        }
-        !full
-    })
-    .collect()
-}
-
 fn id(stored: &[u8]) -> Result<BatchId, MetaError> {
     // No id is forgotten yet while the mark is empty.
     if stored.is_empty() {
@@ -352,11 +275,15 @@ fn fate(stored: Option<i64>) -> Result<Fate, MetaError> {
     stored.map_or(Ok(Fate::Aborted), |stored| version(stored).map(Fate::Committed))
 }
 
-/// What came before COMMIT, so that the transaction cannot have gone through. A connection that had been lost is no reason to
-/// give up: the pool does not look at each before it hands it out.
+/// What came before COMMIT, so that the transaction cannot have gone through. A connection that was lost is no reason to give
+/// up: the server may have been restarted, and the pool does not try each connection before it hands it out.
 fn before_commit(error: Error) -> Undone {
-    let again = error.code().is_some_and(|code| undid(code) || *code == SqlState::UNIQUE_VIOLATION);
-    let again = again || error.is_closed();
+    let lost = |code: &SqlState| {
+        [SqlState::ADMIN_SHUTDOWN, SqlState::CRASH_SHUTDOWN, SqlState::IDLE_IN_TRANSACTION_SESSION_TIMEOUT]
+            .contains(code)
+    };
+    let again = |code: &SqlState| undid(code) || lost(code) || *code == SqlState::UNIQUE_VIOLATION;
+    let again = error.is_closed() || error.code().is_some_and(again);
     Undone { failure: Failure::NotCommitted(failed("committing metadata", error)), again }
 }
 

@@ -49,7 +49,8 @@ impl Database {
                 found => return Err(MetaError::Layout { found, known: format::LAYOUT }),
             },
         }
-        let head = db.get(fact::HEAD).map_err(reading)?.map_or(Ok(Version(0)), |stored| format::read_version(&stored))?;
+        let head =
+            db.get(fact::HEAD).map_err(reading)?.map_or(Ok(Version(0)), |stored| format::read_version(&stored))?;
         Ok(Database { db, turn: Mutex::new(()), feed: Feed::at(head) })
     }
 
