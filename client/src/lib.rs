@@ -1,1 +1,4 @@
 //! placeholder
+
+pub mod files;
+pub mod process;
