@@ -234,6 +234,25 @@ fn wide(source: &MemorySource, count: usize) -> Digest {
 }
 
 #[test]
+fn long_parts_that_begin_alike_are_told_apart() {
+    let source = Arc::new(MemorySource::new());
+    let empty = source.put_tree(&Tree::new()).expect("small");
+    let long = |number: usize| format!("{}{number:05}", "é".repeat(130));
+    let count = node::PAGE + 10;
+    for number in 0..count {
+        source.commit(&name(&format!("n/{}", long(number))), &format!("{number:08x}"), at(0), empty, [None, None]);
+    }
+    let view = view(&source);
+    for number in [0, 1, node::PAGE - 1, node::PAGE, count - 1] {
+        let latest = find(&view, &format!("tasks/n/{}/latest", encode(&long(number)))).expect("there").number;
+        let folder = provender_core::view::folder(at(0), &format!("{number:08x}"), 1);
+        assert_eq!(view.read_link(latest).expect("a link"), folder);
+    }
+    assert!(matches!(find(&view, &format!("tasks/n/{}", encode(&long(count)))), Err(ViewError::NotFound)));
+    assert!(matches!(find(&view, &format!("tasks/{}", encode(&long(0)))), Err(ViewError::NotFound)));
+}
+
+#[test]
 fn a_listing_goes_on_from_any_cookie() {
     let source = Arc::new(MemorySource::new());
     let outputs = wide(&source, 3 * node::PAGE + 7);
