@@ -258,19 +258,16 @@ fn when_either_guard_is_killed_all_of_the_command_dies() {
 
 #[test]
 fn even_without_any_guard_the_command_itself_dies() {
-    let mut probe = Probe::start("echo $$ > main; exec sleep 1000");
+    let probe = Probe::start("echo $$ > main; exec sleep 1000");
     let main = probe.line("main");
     let inner = parent_of(&main);
     let outer = parent_of(&inner);
-    // Stopped first, so that none can act on the end of another.
-    for pid in [&outer, &inner] {
-        signal("STOP", pid);
-    }
-    probe.child.kill().unwrap();
-    for pid in [&outer, &inner] {
-        signal("KILL", pid);
-    }
+    // Stopped, so that it cannot act on the end of the inner one.
+    signal("STOP", &outer);
+    signal("KILL", &inner);
     dies(&main);
+    signal("KILL", &outer);
+    assert!(probe.report().contains("GuardLost"));
 }
 
 /// Counts what it gets of a signal, and ends on SIGUSR1.

@@ -55,7 +55,7 @@ pub(super) fn is_executable(stat: &Stat) -> bool {
 pub(super) fn hash(folder: impl AsFd, name: &[u8], cache: &HashCache) -> Result<Hashed, NoDigest> {
     for _ in 0..TRIES {
         // Before the first look: a change during the reading is then later than this.
-        let now = SystemTime::now();
+        let now = now();
         let file = rustix::fs::openat(&folder, name, READ, Mode::empty())?;
         let stat = rustix::fs::fstat(&file)?;
         if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
@@ -68,12 +68,18 @@ pub(super) fn hash(folder: impl AsFd, name: &[u8], cache: &HashCache) -> Result<
         let digest = read(&file, identity.size)?;
         if Identity::of(&rustix::fs::fstat(&file)?) == identity && digest.size == identity.size {
             if identity.settled(now) {
-                cache.put(&identity, &digest);
+                cache.put(&identity, &digest, now);
             }
             return Ok(Hashed { digest, executable });
         }
     }
     Err(NoDigest::Changes)
+}
+
+/// The time of day, as the file system stamps it on files.
+#[allow(clippy::disallowed_methods)]
+fn now() -> SystemTime {
+    SystemTime::now()
 }
 
 /// Reads to the end, or a little beyond `size` if the file has grown.

@@ -67,7 +67,7 @@ impl HashCache {
     /// Remembers `digest`, in the place of what was known of the same inode, of nothing, or of the oldest in its page.
     ///
     /// The caller has made sure that the identity was settled when the hashing began.
-    pub(super) fn put(&self, identity: &Identity, digest: &Digest) {
+    pub(super) fn put(&self, identity: &Identity, digest: &Digest, now: SystemTime) {
         let number = page_of(identity);
         let (Some(file), Some(page)) = (&self.file, self.page(number)) else { return };
         let key = identity.to_bytes();
@@ -78,7 +78,7 @@ impl HashCache {
         };
         let oldest = page.chunks_exact(RECORD).enumerate().min_by_key(|(_, record)| rank(record));
         let way = oldest.map_or(0, |(way, _)| way) as u64;
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_secs());
+        let now = now.duration_since(UNIX_EPOCH).map_or(0, |now| now.as_secs());
         let mut record = [0; RECORD];
         record[..8].copy_from_slice(MAGIC);
         record[8..56].copy_from_slice(&key);
@@ -132,7 +132,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let cache = HashCache::open(&folder.path().join("deep/er/cache"));
         let (known, digest) = (identity(1), Digest::of(b"abc"));
-        cache.put(&known, &digest);
+        cache.put(&known, &digest, UNIX_EPOCH);
         assert_eq!(cache.get(&known), Some(digest));
         let others = [
             Identity { device: 8, ..known },
@@ -154,8 +154,8 @@ mod tests {
         let path = folder.path().join("cache");
         let (first, second) = (HashCache::open(&path), HashCache::open(&path));
         for size in 0..100 {
-            first.put(&Identity { size, ..identity(1) }, &Digest { size, ..Digest::of(b"abc") });
-            first.put(&identity(2), &Digest::of(b"xyz"));
+            first.put(&Identity { size, ..identity(1) }, &Digest { size, ..Digest::of(b"abc") }, UNIX_EPOCH);
+            first.put(&identity(2), &Digest::of(b"xyz"), UNIX_EPOCH);
         }
         assert_eq!(second.get(&Identity { size: 98, ..identity(1) }), None, "replaced");
         assert!(second.get(&Identity { size: 99, ..identity(1) }).is_some());
@@ -167,7 +167,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("cache");
         let cache = HashCache::open(&path);
-        cache.put(&identity(1), &Digest::of(b"abc"));
+        cache.put(&identity(1), &Digest::of(b"abc"), UNIX_EPOCH);
         let file = File::options().read(true).write(true).open(&path).unwrap();
         let start = page_of(&identity(1)) * PAGE as u64;
         for at in 0..RECORD as u64 {
@@ -187,13 +187,13 @@ mod tests {
         std::fs::write(&path, vec![0xA5; 100_001]).unwrap();
         let cache = HashCache::open(&path);
         assert_eq!(cache.get(&identity(1)), None);
-        cache.put(&identity(1), &Digest::of(b"abc"));
+        cache.put(&identity(1), &Digest::of(b"abc"), UNIX_EPOCH);
         assert_eq!(cache.get(&identity(1)), Some(Digest::of(b"abc")));
         std::fs::remove_file(&path).unwrap();
         assert_eq!(cache.get(&identity(1)), Some(Digest::of(b"abc")), "deleted while in use");
 
         let off = HashCache::open(&path.join("not/a/folder/\0"));
-        off.put(&identity(1), &Digest::of(b"abc"));
+        off.put(&identity(1), &Digest::of(b"abc"), UNIX_EPOCH);
         assert_eq!(off.get(&identity(1)), None);
     }
 
@@ -203,7 +203,7 @@ mod tests {
         let path = folder.path().join("cache");
         let cache = HashCache::open(&path);
         for inode in 0..2_000 {
-            cache.put(&identity(inode), &Digest::of(&inode.to_le_bytes()));
+            cache.put(&identity(inode), &Digest::of(&inode.to_le_bytes()), UNIX_EPOCH);
         }
         let kept = (0..2_000).filter(|&inode| cache.get(&identity(inode)).is_some()).count();
         assert!(kept > 1_900, "{kept}");
