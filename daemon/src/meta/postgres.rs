@@ -221,7 +221,10 @@ impl Meta for Postgres {
     }
 
     async fn resolve(&self, id: BatchId) -> Result<Fate, MetaError> {
-        writer::resolve(&self.shared, id).await
+        let shared = Arc::clone(&self.shared);
+        // On a task of its own: a caller that goes away must not leave the head locked.
+        let deciding = tokio::spawn(async move { writer::resolve(&shared, id).await });
+        deciding.await.unwrap_or_else(|error| Err(MetaError::unavailable("deciding a batch", error)))
     }
 
     async fn changes(&self, after: Version, limit: usize) -> Result<Changes, MetaError> {

@@ -12,11 +12,10 @@ use futures::future;
 use provender_core::batch::{Batch, BatchId, Change, Fate, Group, RowKey, Version, Writes};
 use tokio_postgres::Error;
 use tokio_postgres::error::SqlState;
-use tokio_postgres::types::ToSql;
 
-use super::connect::{self, within};
+use super::connect::within;
 use super::parameters::{Entries, Parameter, Put, Puts, ROWS, chunks};
-use super::{Shared, columns, corrupt, failed, stored, version};
+use super::{Shared, columns, corrupt, failed, settle, stored, version};
 use crate::meta::MetaError;
 use crate::meta::group::{Failure, Groups, Outcome};
 
@@ -62,7 +61,7 @@ async fn apply(shared: &Shared, batches: &[Batch]) -> Result<Outcome, Failure> {
     const DOING: &str = "committing metadata";
     let mut attempt = 1;
     loop {
-        let client = connect::get(&shared.pool, DOING).await.map_err(Failure::NotCommitted)?;
+        let client = shared.client(DOING).await.map_err(Failure::NotCommitted)?;
         let undone = match transact(shared, &client, batches).await {
             Ok(outcome) => return Ok(outcome),
             Err(undone) => undone,
@@ -204,7 +203,7 @@ pub(super) async fn resolve(shared: &Shared, id: BatchId) -> Result<Fate, MetaEr
     const DOING: &str = "deciding a batch";
     let mut attempt = 1;
     loop {
-        let client = connect::get(&shared.pool, DOING).await?;
+        let client = shared.client(DOING).await?;
         let undone = match within(DOING, abort(&client, id)).await.unwrap_or_else(|error| Err(error.into())) {
             Ok(fate) => return Ok(fate),
             Err(undone) => undone,
@@ -246,21 +245,21 @@ pub(super) async fn trim(shared: &Shared, feed: Version, oldest: BatchId) -> Res
         (SELECT version FROM provender_feed WHERE version <= $1 ORDER BY version, place LIMIT 5000) AS page)";
     const BATCHES: &str = "DELETE FROM provender_batches WHERE id IN \
         (SELECT id FROM provender_batches WHERE id < $1 ORDER BY id LIMIT 5000)";
-    let run = async |sql: &str, limit: &(dyn ToSql + Sync)| loop {
-        let client = connect::get(&shared.pool, DOING).await?;
-        match within(DOING, client.execute(sql, &[limit])).await? {
-            Ok(0) => return Ok(()),
-            Ok(_) => {}
-            Err(error) => return Err(failed(DOING, error)),
-        }
-    };
-    let client = connect::get(&shared.pool, DOING).await?;
-    let marked = within(DOING, client.query_one(MARK, &[&stored(feed), &&oldest.0[..]])).await?;
-    let marked = marked.map_err(|error| failed(DOING, error))?;
-    drop(client);
+    let client = shared.client(DOING).await?;
+    let marked = within(DOING, client.query_one(MARK, &[&stored(feed), &&oldest.0[..]])).await;
+    let marked = settle(marked.map(|result| result.map_err(|error| failed(DOING, error))), client)?;
     let (trimmed, oldest): (i64, Vec<u8>) = (marked.get(0), marked.get(1));
-    run(FEED, &trimmed).await?;
-    run(BATCHES, &oldest).await
+    let steps: [(&str, Parameter<'_>); 2] = [(FEED, &trimmed), (BATCHES, &oldest)];
+    for (sql, mark) in steps {
+        loop {
+            let client = shared.client(DOING).await?;
+            let step = within(DOING, client.execute(sql, &[mark])).await;
+            if settle(step.map(|result| result.map_err(|error| failed(DOING, error))), client)? == 0 {
+                break;
+            }
+        }
+    }
+    Ok(())
 }
 
 fn id(stored: &[u8]) -> Result<BatchId, MetaError> {
