@@ -1,5 +1,8 @@
 //! Real commands under the guard, in this process and in one that is killed.
 
+// Helpers of tests are tests too.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
 use std::ffi::OsString;
 use std::fs;
 use std::io::{Read, Write};

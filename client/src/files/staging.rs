@@ -5,7 +5,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::rc::Rc;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use rustix::fs::{AtFlags, FileType, Mode, RenameFlags};
@@ -20,7 +20,7 @@ const MAX_NESTING: usize = 64;
 pub(super) struct Staging {
     parent: OwnedFd,
     name: String,
-    folder: Rc<OwnedFd>,
+    folder: Arc<OwnedFd>,
     kept: bool,
 }
 
@@ -40,7 +40,7 @@ impl Staging {
         let random = getrandom::u64().map_err(io::Error::other)?;
         let name = format!("{prefix}{}-{random:016x}", std::process::id());
         rustix::fs::mkdirat(&parent, &name, Mode::RWXU)?;
-        let folder = Rc::new(beneath::open_child(&parent, name.as_bytes())?);
+        let folder = Arc::new(beneath::open_child(&parent, name.as_bytes())?);
         Ok(Staging { parent, name, folder, kept: false })
     }
 
@@ -50,7 +50,7 @@ impl Staging {
     }
 
     /// The folder itself.
-    pub(super) fn folder(&self) -> &Rc<OwnedFd> {
+    pub(super) fn folder(&self) -> &Arc<OwnedFd> {
         &self.folder
     }
 

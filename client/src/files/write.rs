@@ -8,7 +8,7 @@ use std::fs::File;
 use std::io::Write;
 use std::mem;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::rc::Rc;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use provender_core::digest::Digest;
@@ -29,19 +29,19 @@ const NEW: OFlags =
 ///
 /// Not an open one, since files of a thousand folders may wait for one batch.
 pub(super) struct Folder {
-    base: Rc<OwnedFd>,
+    base: Arc<OwnedFd>,
     below: Vec<Bytes>,
 }
 
 impl Folder {
-    pub(super) fn top(base: Rc<OwnedFd>) -> Rc<Folder> {
-        Rc::new(Folder { base, below: Vec::new() })
+    pub(super) fn top(base: Arc<OwnedFd>) -> Arc<Folder> {
+        Arc::new(Folder { base, below: Vec::new() })
     }
 
-    fn child(&self, name: &Bytes) -> Rc<Folder> {
+    fn child(&self, name: &Bytes) -> Arc<Folder> {
         let mut below = self.below.clone();
         below.push(name.clone());
-        Rc::new(Folder { base: self.base.clone(), below })
+        Arc::new(Folder { base: self.base.clone(), below })
     }
 
     fn error(&self, name: &Bytes, source: impl Into<std::io::Error>) -> RestoreError {
@@ -52,7 +52,7 @@ impl Folder {
 
 /// Where a small blob is to stand.
 struct Place {
-    folder: Rc<Folder>,
+    folder: Arc<Folder>,
     name: Bytes,
     executable: bool,
 }
@@ -71,7 +71,7 @@ impl<'a> Writer<'a> {
     }
 
     /// Writes `node` as `name` into `folder`. Small files stand there only after [`Writer::finish`].
-    pub(super) fn write(&mut self, folder: &Rc<Folder>, name: &Bytes, node: &Node) -> Result<(), RestoreError> {
+    pub(super) fn write(&mut self, folder: &Arc<Folder>, name: &Bytes, node: &Node) -> Result<(), RestoreError> {
         let open = beneath::descend(&folder.base, &folder.below)
             .map_err(|blocked| RestoreError::Write { source: std::io::Error::other(blocked) })?;
         self.node(folder, open.as_fd(), name, node)
@@ -79,7 +79,7 @@ impl<'a> Writer<'a> {
 
     fn node(
         &mut self,
-        folder: &Rc<Folder>,
+        folder: &Arc<Folder>,
         open: BorrowedFd<'_>,
         name: &Bytes,
         node: &Node,
@@ -133,11 +133,11 @@ impl<'a> Writer<'a> {
             return Ok(());
         }
         // The folder written to last: most often the next one too.
-        let mut last: Option<(Rc<Folder>, OwnedFd)> = None;
+        let mut last: Option<(Arc<Folder>, OwnedFd)> = None;
         fetch_small(self.fetch, &wants, |index, bytes| {
             for place in &places[index] {
                 let open = match last.take() {
-                    Some((folder, open)) if Rc::ptr_eq(&folder, &place.folder) => open,
+                    Some((folder, open)) if Arc::ptr_eq(&folder, &place.folder) => open,
                     _ => beneath::descend(&place.folder.base, &place.folder.below)
                         .map_err(|blocked| place.folder.error(&place.name, std::io::Error::other(blocked)))?,
                 };
