@@ -137,11 +137,15 @@ mod tests {
         fn only_the_right_bytes_come_whole(
             right in prop::collection::vec(any::<u8>(), 0..200),
             stored in prop::option::of(prop::collection::vec(any::<u8>(), 0..200)),
+            flip: Option<prop::sample::Index>,
             step in 1..70usize,
             times in prop_oneof![Just(1usize), Just(997)],
         ) {
             let right = right.repeat(times);
-            let stored = stored.map_or_else(|| right.clone(), |stored| stored.repeat(times));
+            let mut stored = stored.map_or_else(|| right.clone(), |stored| stored.repeat(times));
+            if let (Some(at), false) = (flip, stored.is_empty()) {
+                *at.get_mut(&mut stored) ^= 1;
+            }
             let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
             let (bytes, result) = runtime.block_on(read(&right, &stored, step * times));
             if stored == right {
