@@ -1,1 +1,53 @@
-fn main(){}
+//! `provender`: the command line.
+//!
+//! Owns arguments, printing and exit codes. Invariant: 0 is yes, 1 no or invalid input, 2 usage, 125 a fault of provender's;
+//! `run` gives the command's own code. It must not know rules: those are the daemon's and `core`'s.
+
+mod args;
+mod commands;
+mod fault;
+mod print;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use provender_client::process;
+
+use args::{Args, Command};
+use fault::Fault;
+
+fn main() -> ExitCode {
+    let mut words = std::env::args_os();
+    if words.nth(1).is_some_and(|word| word == process::GUARD_ARG) {
+        return process::guard_main(words);
+    }
+    let args = Args::parse();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return Fault::ours(format!("cannot start threads: {error}")).report(),
+    };
+    let result = runtime.block_on(carry_out(args));
+    // A read of standard input or a slow disk shall not hold the exit.
+    runtime.shutdown_background();
+    match result {
+        Ok(code) => code,
+        Err(fault) => fault.report(),
+    }
+}
+
+async fn carry_out(args: Args) -> Result<ExitCode, Fault> {
+    let session = commands::Session { remote: args.remote, json: args.json, quiet: args.quiet };
+    match args.command {
+        Command::Run(run) => commands::run::run(&session, run).await,
+        Command::Status(status) => commands::status::status(&session, status).await,
+        Command::Show(show) => commands::show::show(&session, show).await,
+        Command::Logs(logs) => commands::logs::logs(&session, logs).await,
+        Command::History(history) => commands::history::history(&session, history).await,
+        Command::Ls(ls) => commands::ls::ls(&session, ls).await,
+        Command::Put(put) => commands::put::put(&session, put).await,
+        Command::Get(get) => commands::get::get(&session, get).await,
+        Command::Cat(cat) => commands::cat::cat(&session, cat).await,
+        Command::Completions { shell } => commands::pages::completions(shell),
+        Command::Man { dir } => commands::pages::man(&dir),
+    }
+}

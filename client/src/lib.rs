@@ -1,4 +1,17 @@
-//! placeholder
+//! The client: a daemon's API, and what people do with it.
+//!
+//! Owns the connection ([`Client`]), moving files ([`files`], [`transfer`]), supervising commands ([`process`]), and the engine
+//! of `provender run` ([`run`]). It must not know RocksDB or how arguments are parsed.
 
+mod client;
+mod error;
 pub mod files;
 pub mod process;
+pub mod put;
+pub mod remote;
+pub mod run;
+pub mod transfer;
+
+pub use client::{Answer, Begin, Begun, Client, Described, Download, Named, Task};
+pub use error::ClientError;
+pub use remote::Remote;

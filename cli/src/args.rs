@@ -1,0 +1,187 @@
+//! The arguments.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Parser, Subcommand};
+use provender_core::key::TaskKey;
+use provender_core::name::Name;
+use provender_core::Ref;
+
+/// Run commands once, know that they succeeded, find what they made.
+#[derive(Debug, Parser)]
+#[command(name = "provender", version, about, max_term_width = 100, after_help = "A REF is a NAME, NAME@N (the N-th newest record), a SCHEME:ID key, name:TEXT, exec:ID, blob:HEX or tree:HEX.\n\nExit codes: 0 yes; 1 no, or invalid input; 2 usage; 125 no daemon, or a fault of provender's. `run` gives the command's own.")]
+pub(crate) struct Args {
+    /// Where the daemon is: unix:PATH, http://HOST:PORT or https://HOST:PORT
+    #[arg(long, global = true, env = "PROVENDER_REMOTE", value_name = "URL")]
+    pub(crate) remote: Option<String>,
+    /// Print JSON
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    /// Print nothing but results and errors; `run` keeps the command's output without showing it
+    #[arg(long, short, global = true)]
+    pub(crate) quiet: bool,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run a command once for its inputs; if that was done before, restore what it made
+    Run(Run),
+    /// Say whether keys have succeeded
+    Status(Status),
+    /// Show one record: what was done, by whom, from what
+    Show(Show),
+    /// Print the output of a run
+    Logs(Logs),
+    /// List the executions of a name, newest first
+    History(History),
+    /// List names
+    Ls(Ls),
+    /// Store a file or folder
+    Put(Put),
+    /// Restore a file or folder
+    Get(Get),
+    /// Print a file
+    Cat(Cat),
+    /// Print completions for a shell
+    Completions {
+        /// Which shell
+        shell: clap_complete::Shell,
+    },
+    /// Write the manual pages into a folder
+    Man {
+        /// The folder
+        dir: PathBuf,
+    },
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Run {
+    /// What the task is called
+    #[arg(long, value_parser = name)]
+    pub(crate) name: Name,
+    /// Use this key instead of one derived from command, inputs, outputs and variables
+    #[arg(long, value_parser = key)]
+    pub(crate) key: Option<TaskKey>,
+    /// A file or folder that the command reads, or LABEL=REF to check something out at $PROVENDER_IN_LABEL
+    #[arg(long = "in", value_name = "PATH|LABEL=REF")]
+    pub(crate) inputs: Vec<OsString>,
+    /// A file or folder that the command makes, relative to the working folder
+    #[arg(long = "out", value_name = "PATH")]
+    pub(crate) outputs: Vec<OsString>,
+    /// A variable whose value counts as an input
+    #[arg(long, value_name = "VAR")]
+    pub(crate) env: Vec<OsString>,
+    /// The same, with a value that is hashed and never stored
+    #[arg(long, value_name = "VAR")]
+    pub(crate) secret_env: Vec<OsString>,
+    /// If provender fails, run the command all the same and give its exit code
+    #[arg(long)]
+    pub(crate) best_effort: bool,
+    /// Seconds after which others take over if this provender is not heard of (1 to 3600)
+    #[arg(long, value_name = "SECONDS", value_parser = seconds, default_value = "15")]
+    pub(crate) ttl: Duration,
+    /// The command and its arguments
+    #[arg(last = true, required = true, value_name = "CMD")]
+    pub(crate) command: Vec<OsString>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Status {
+    /// Keys, or other references to executions
+    #[arg(required = true, value_name = "KEY", value_parser = reference)]
+    pub(crate) keys: Vec<Ref>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Show {
+    /// What to show
+    #[arg(value_name = "REF", value_parser = reference)]
+    pub(crate) reference: Ref,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Logs {
+    /// Whose output
+    #[arg(value_name = "REF", value_parser = reference)]
+    pub(crate) reference: Ref,
+    /// Wait for a run that is under way, then print
+    #[arg(long, short)]
+    pub(crate) follow: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct History {
+    /// The name, or a key
+    #[arg(value_name = "NAME", value_parser = reference)]
+    pub(crate) of: Ref,
+    /// Only those that failed or were abandoned
+    #[arg(long)]
+    pub(crate) failed: bool,
+    /// At most so many
+    #[arg(long, short = 'n', value_name = "N", default_value_t = 50)]
+    pub(crate) limit: usize,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Ls {
+    /// How the names begin
+    #[arg(default_value = "")]
+    pub(crate) prefix: String,
+    /// Only names whose newest attempt failed or was abandoned
+    #[arg(long)]
+    pub(crate) failed: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Put {
+    /// What to store
+    pub(crate) path: PathBuf,
+    /// Under this name; without one it is kept for 7 days
+    #[arg(long, value_parser = name)]
+    pub(crate) name: Option<Name>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Get {
+    /// What to restore
+    #[arg(value_name = "REF", value_parser = reference)]
+    pub(crate) reference: Ref,
+    /// Where to [default: the last part of the path or name]
+    pub(crate) dest: Option<PathBuf>,
+    /// Only what stands at this path of the outputs
+    #[arg(long, value_name = "PATH")]
+    pub(crate) path: Option<OsString>,
+    /// Replace what stands at DEST
+    #[arg(long)]
+    pub(crate) force: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Cat {
+    /// What to look into
+    #[arg(value_name = "REF", value_parser = reference)]
+    pub(crate) reference: Ref,
+    /// The file in it; none for a blob
+    pub(crate) path: Option<OsString>,
+}
+
+fn name(text: &str) -> Result<Name, String> {
+    Name::new(text).map_err(|error| error.to_string())
+}
+
+fn key(text: &str) -> Result<TaskKey, String> {
+    text.parse().map_err(|error: provender_core::key::KeyError| error.to_string())
+}
+
+fn reference(text: &str) -> Result<Ref, String> {
+    text.parse().map_err(|error: provender_core::reference::RefError| error.to_string())
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    let seconds = text.parse().ok().filter(|seconds| (1..=3600).contains(seconds));
+    seconds.map(Duration::from_secs).ok_or_else(|| "it takes a whole number from 1 to 3600".into())
+}

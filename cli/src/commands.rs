@@ -1,0 +1,104 @@
+//! The commands, one file each.
+
+pub(crate) mod cat;
+pub(crate) mod get;
+pub(crate) mod history;
+pub(crate) mod logs;
+pub(crate) mod ls;
+pub(crate) mod pages;
+pub(crate) mod put;
+pub(crate) mod run;
+pub(crate) mod show;
+pub(crate) mod status;
+
+use std::sync::Arc;
+
+use provender_client::files::HashCache;
+use provender_client::{Client, Described, Remote, remote};
+use provender_core::execution::Executor;
+use provender_core::name::Space;
+use provender_core::tree::{MAX_ENCODED, Node, Tree};
+use provender_core::{Digest, Ref};
+
+use crate::fault::Fault;
+
+/// What all commands share.
+#[derive(Debug)]
+pub(crate) struct Session {
+    pub(crate) remote: Option<String>,
+    pub(crate) json: bool,
+    pub(crate) quiet: bool,
+}
+
+impl Session {
+    /// Connects to the daemon.
+    pub(crate) async fn client(&self) -> Result<Client, Fault> {
+        let remote = Remote::find(self.remote.as_deref())?;
+        Ok(Client::connect(&remote, Space::default()).await?)
+    }
+
+    /// Says something in passing.
+    pub(crate) fn say(&self, text: impl AsRef<str>) {
+        if !self.quiet {
+            eprintln!("provender: {}", text.as_ref());
+        }
+    }
+}
+
+/// The user's cache of file hashes.
+fn hash_cache() -> Arc<HashCache> {
+    Arc::new(match remote::cache_dir() {
+        Some(folder) => HashCache::open(&folder.join("hashes")),
+        None => HashCache::disabled(),
+    })
+}
+
+/// Who we are, in our own words.
+fn executor(program: &str) -> Executor {
+    let variable = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
+    let uid = || format!("uid {}", rustix::process::getuid().as_raw());
+    Executor {
+        program: program.into(),
+        user: variable("USER").or_else(|| variable("LOGNAME")).unwrap_or_else(uid),
+        host: rustix::system::uname().nodename().to_string_lossy().into_owned(),
+        pid: std::process::id(),
+    }
+}
+
+/// What a reference's outputs are, or the blob or tree itself.
+async fn node_of(client: &Client, reference: &Ref) -> Result<Node, Fault> {
+    match client.describe(reference).await? {
+        Described::Blob(digest) => Ok(Node::File { digest, executable: false }),
+        Described::Tree(digest) => Ok(Node::Directory { digest }),
+        Described::Task(task) => match task.execution.outcome.outputs {
+            Some(digest) => Ok(Node::Directory { digest }),
+            None => {
+                let verdict = task.execution.state.verdict();
+                Err(Fault::no(format!("{reference} is {verdict} and has no outputs")))
+            }
+        },
+    }
+}
+
+/// What stands at a path below a node; links are not followed.
+async fn descend(client: &Client, from: Node, path: &[u8]) -> Result<Node, Fault> {
+    let mut at = from;
+    let missing = || Fault::no(format!("there is nothing at {:?}", String::from_utf8_lossy(path)));
+    for part in path.split(|byte| *byte == b'/').filter(|part| !part.is_empty() && *part != b".") {
+        let Node::Directory { digest } = at else { return Err(missing()) };
+        at = tree(client, &digest).await?.get(part).cloned().ok_or_else(missing)?;
+    }
+    Ok(at)
+}
+
+async fn tree(client: &Client, digest: &Digest) -> Result<Tree, Fault> {
+    if digest.size > MAX_ENCODED {
+        return Err(Fault::ours(format!("the folder {} is larger than any that can be stored", digest.hex())));
+    }
+    let mut bytes = Vec::new();
+    client.copy(digest, 0, 0, &mut bytes).await?;
+    if Digest::of(&bytes) != *digest {
+        return Err(Fault::ours(format!("the daemon sent other bytes than those of {}", digest.hex())));
+    }
+    Tree::decode(&bytes.into()).map_err(Fault::ours)
+}

@@ -1,0 +1,179 @@
+//! `provender run`.
+
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStrExt;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use provender_client::ClientError;
+use provender_client::files::Outputs;
+use provender_client::process::{self, Control, ProcessError, Signals};
+use provender_client::run::{self, Ended, Event, Events, Input, RunError, Task};
+use provender_core::Execution;
+use provender_core::execution::Exit;
+use serde_json::json;
+
+use super::{Session, executor, hash_cache};
+use crate::args::Run;
+use crate::fault::{Fault, NO, OURS};
+use crate::print;
+
+pub(crate) async fn run(session: &Session, args: Run) -> Result<ExitCode, Fault> {
+    let task = Task {
+        name: args.name,
+        key: args.key,
+        argv: args.command,
+        cwd: std::env::current_dir().map_err(|error| Fault::ours(format!("there is no working folder: {error}")))?,
+        inputs: args.inputs.into_iter().map(input).collect::<Result<_, _>>()?,
+        outputs: Outputs::parse(&args.outputs).map_err(Fault::usage)?,
+        env: args.env,
+        secret_env: args.secret_env,
+        quiet: session.quiet,
+        ttl: args.ttl,
+        executor: executor("provender run"),
+    };
+    let quiet = session.quiet;
+    let events: Events = Arc::new(move |event| tell(quiet, event));
+    let ended = match session.client().await {
+        Ok(client) => run::run(&client, &task, hash_cache(), &events).await,
+        Err(fault) if args.best_effort => {
+            fault.report();
+            session.say("running the command without provender");
+            return unrecorded(task).await;
+        }
+        Err(fault) => return Err(fault),
+    };
+    match ended {
+        Ok(ended) => Ok(report(session, ended, args.best_effort)),
+        // Nothing ran, for a reason that is provender's.
+        Err(error) if args.best_effort && is_ours(&error) => {
+            session.say(format!("{error}; running the command without provender"));
+            unrecorded(task).await
+        }
+        Err(RunError::Process(ProcessError::Cancelled)) => Err(Fault::ours("stopped before the command was started")),
+        Err(error) => Err(Fault::ours(error)),
+    }
+}
+
+fn is_ours(error: &RunError) -> bool {
+    matches!(error, RunError::Client(error) if !matches!(error, ClientError::Refused(_)))
+}
+
+/// `LABEL=REF` or a path; `./` before a path with `=` in it tells them apart.
+fn input(text: OsString) -> Result<Input, Fault> {
+    let bytes = text.as_bytes();
+    let label = bytes.iter().position(|byte| *byte == b'=').map(|at| &bytes[..at]);
+    let is_word = |byte: &u8| byte.is_ascii_alphanumeric() || *byte == b'_';
+    match label {
+        Some(label) if !label.is_empty() && label.iter().all(is_word) && !label[0].is_ascii_digit() => {
+            let reference = text.to_str().and_then(|text| text.split_once('=')).ok_or_else(|| {
+                Fault::usage(format!("--in {}: a reference is UTF-8", text.to_string_lossy()))
+            })?;
+            let (label, reference) = reference;
+            let reference = reference.parse().map_err(|error| Fault::usage(format!("--in {label}: {error}")))?;
+            Ok(Input::Reference { label: label.into(), reference })
+        }
+        _ if bytes.is_empty() => Err(Fault::usage("--in takes a path or LABEL=REF")),
+        _ => Ok(Input::Path(text.into())),
+    }
+}
+
+fn tell(quiet: bool, event: Event<'_>) {
+    if quiet {
+        return;
+    }
+    match event {
+        Event::Waiting(holder) => {
+            let (host, user) = (&holder.executor.host, &holder.executor.user);
+            eprintln!("provender: waiting for exec:{} of {user} on {host}, who runs this now", holder.id);
+        }
+        Event::NoHeartbeat(error) => eprintln!("provender: {error}; the command goes on"),
+        Event::Key(_) | Event::Starting(_) | Event::Stored(_) => {}
+    }
+}
+
+fn report(session: &Session, ended: Ended, best_effort: bool) -> ExitCode {
+    let say = |word: &str, execution: &Execution, detail: String| {
+        if session.json {
+            let mut value = provender_core::json::execution(execution);
+            value["result"] = word.into();
+            eprintln!("{value}");
+        } else {
+            session.say(format!("{word} {} exec:{} {detail}", execution.name, execution.id));
+        }
+    };
+    let reason = |execution: &Execution| execution.reason.clone().unwrap_or_default();
+    match ended {
+        Ended::Hit(execution) => {
+            let when = execution.ended.map(|at| at.to_string()).unwrap_or_default();
+            say("hit", &execution, format!("(made {when} in {})", print::time(execution.outcome.usage.wall_ms)));
+            code(execution.outcome.exit.unwrap_or(Exit::Code(0)))
+        }
+        Ended::Ran(execution) => {
+            say("ran", &execution, format!("({})", print::time(execution.outcome.usage.wall_ms)));
+            code(execution.outcome.exit.unwrap_or(Exit::Code(0)))
+        }
+        Ended::Failed { execution, exit } => {
+            say("failed", &execution, format!("({})", reason(&execution)));
+            failed(exit)
+        }
+        Ended::OtherFailed(execution) => {
+            say("failed", &execution, format!("(run by another: {})", reason(&execution)));
+            failed(execution.outcome.exit.unwrap_or(Exit::Code(0)))
+        }
+        Ended::Unrecorded { exit, error } => {
+            if session.json {
+                eprintln!("{}", json!({ "v": provender_core::json::V, "result": "unrecorded", "error": error.to_string() }));
+            } else {
+                eprintln!("provender: the command {exit}, but that could not be recorded: {error}");
+            }
+            if best_effort { code(exit) } else { OURS.into() }
+        }
+    }
+}
+
+/// The exit code that a shell would give.
+fn code(exit: Exit) -> ExitCode {
+    let code = match exit {
+        Exit::Code(code) => code,
+        Exit::Signal(signal) => 128 + signal,
+    };
+    u8::try_from(code & 0xff).unwrap_or(OURS).into()
+}
+
+/// The same for a failure: never 0.
+fn failed(exit: Exit) -> ExitCode {
+    if exit == Exit::Code(0) { NO.into() } else { code(exit) }
+}
+
+/// Runs the command as if there were no provender.
+async fn unrecorded(task: Task) -> Result<ExitCode, Fault> {
+    let control = Control::new();
+    let signals = control.clone();
+    let _signals = Signals::catch(move |received| signals.signal(received))
+        .map_err(|error| Fault::ours(format!("cannot catch signals: {error}")))?;
+    let mut command = process::Command::new(task.argv, task.cwd);
+    command.quiet = task.quiet;
+    let finished = tokio::task::spawn_blocking(move || process::run(&command, &control)).await;
+    let finished = finished.map_err(Fault::ours)?.map_err(Fault::ours)?;
+    Ok(u8::try_from(finished.exit.shell_code() & 0xff).unwrap_or(OURS).into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::ffi::OsStr;
+
+    #[test]
+    fn labels_and_paths_are_told_apart() {
+        let path = |text: &str| Input::Path(text.into());
+        for text in ["a.c", "./a=b", "a.b=c", "1a=b", "=x", "src/a=b"] {
+            assert_eq!(input(OsStr::new(text).to_owned()).expect("a path"), path(text), "{text}");
+        }
+        let labelled = input("_lib2=zstd@2".into()).expect("a reference");
+        let reference = "zstd@2".parse().expect("valid");
+        assert_eq!(labelled, Input::Reference { label: "_lib2".into(), reference });
+        assert!(input("lib=exec:12".into()).is_err());
+        assert!(input("".into()).is_err());
+    }
+}

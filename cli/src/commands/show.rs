@@ -1,0 +1,115 @@
+//! `provender show`.
+
+use std::process::ExitCode;
+
+use provender_client::{Described, Task};
+use provender_core::spec::Variable;
+use provender_core::tree::Node;
+use provender_core::{Verdict, json};
+use serde_json::json;
+
+use super::Session;
+use crate::args::Show;
+use crate::fault::Fault;
+use crate::print;
+
+pub(crate) async fn show(session: &Session, args: Show) -> Result<ExitCode, Fault> {
+    let client = session.client().await?;
+    let described = client.describe(&args.reference).await?;
+    if session.json {
+        print::document(&match described {
+            Described::Blob(digest) => json!({ "v": json::V, "blob": json::digest(&digest) }),
+            Described::Tree(digest) => json!({ "v": json::V, "tree": json::digest(&digest) }),
+            Described::Task(task) => json!({
+                "v": json::V,
+                "verdict": task.verdict.as_str(),
+                "reason": Some(task.reason).filter(|reason| !reason.is_empty()),
+                "record": json::execution(&task.execution),
+                "spec": json::spec(&task.spec),
+            }),
+        })?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    match described {
+        Described::Blob(digest) => print::line(format!("blob:{} of {}", digest.hex(), print::size(digest.size)))?,
+        Described::Tree(digest) => {
+            print::line(format!("tree:{}", digest.hex()))?;
+            for (name, node) in super::tree(&client, &digest).await?.iter() {
+                print::line(format!("  {}", entry(name, node)))?;
+            }
+        }
+        Described::Task(task) => {
+            text(&task)?;
+            if let Some(outputs) = task.execution.outcome.outputs {
+                print::line(format!("outputs    tree:{}", outputs.hex()))?;
+                for (name, node) in super::tree(&client, &outputs).await?.iter() {
+                    print::line(format!("           {}", entry(name, node)))?;
+                }
+            }
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn text(task: &Task) -> Result<(), Fault> {
+    let (execution, spec) = (&task.execution, &task.spec);
+    let field = |name: &str, value: String| print::line(format!("{name:<10} {value}"));
+    field("name", execution.name.to_string())?;
+    field("key", execution.key.to_string())?;
+    field("execution", format!("exec:{}", execution.id))?;
+    field("verdict", execution.state.verdict().to_string())?;
+    if let Some(reason) = &execution.reason {
+        field("reason", reason.clone())?;
+    }
+    if task.verdict != execution.state.verdict() || task.verdict == Verdict::Running {
+        field("key is", format!("{} {}", task.verdict, task.reason))?;
+    }
+    field("began", execution.began.to_string())?;
+    if let Some(ended) = execution.ended {
+        field("ended", ended.to_string())?;
+    }
+    let executor = &execution.executor;
+    field("by", format!("{} of {} on {} (pid {})", executor.program, executor.user, executor.host, executor.pid))?;
+    if let Some(exit) = execution.outcome.exit {
+        let usage = execution.outcome.usage;
+        let cpu = print::time(usage.user_ms + usage.system_ms);
+        field("exit", format!("{exit}, {} ({cpu} CPU, {} peak)", print::time(usage.wall_ms), print::size(usage.peak_rss)))?;
+    }
+    if !spec.command.is_empty() {
+        let words: Vec<_> = spec.command.iter().map(|word| quoted(word)).collect();
+        field("command", words.join(" "))?;
+    }
+    for (name, value) in &spec.env {
+        let value = match value {
+            Variable::Unset => " is unset".to_owned(),
+            Variable::Plain(value) => format!("={}", quoted(value)),
+            Variable::Secret(_) => " (secret)".to_owned(),
+        };
+        field("env", format!("{}{value}", String::from_utf8_lossy(name)))?;
+    }
+    for (name, input) in &spec.inputs {
+        let content = input.content.as_ref().map(|node| entry(b"", node)).unwrap_or_default();
+        let from = input.key.as_ref().map(|key| format!(" from {key}")).unwrap_or_default();
+        field("input", format!("{} {}{from}", String::from_utf8_lossy(name), content.trim()))?;
+    }
+    Ok(())
+}
+
+fn entry(name: &[u8], node: &Node) -> String {
+    let name = String::from_utf8_lossy(name);
+    match node {
+        Node::File { digest, executable } => {
+            let mark = if *executable { "*" } else { "" };
+            format!("{name}{mark}  {}  blob:{}", print::size(digest.size), digest.hex())
+        }
+        Node::Directory { digest } => format!("{name}/  tree:{}", digest.hex()),
+        Node::Symlink { target } => format!("{name} -> {}", String::from_utf8_lossy(target)),
+    }
+}
+
+/// A word as a POSIX shell would take it.
+fn quoted(word: &[u8]) -> String {
+    let text = String::from_utf8_lossy(word);
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./=:,@%+".contains(c);
+    if !text.is_empty() && text.chars().all(plain) { text.into_owned() } else { format!("'{}'", text.replace('\'', r"'\''")) }
+}

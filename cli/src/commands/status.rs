@@ -1,0 +1,56 @@
+//! `provender status`.
+
+use std::process::ExitCode;
+
+use provender_client::{Answer, ClientError, Described};
+use provender_core::{Ref, Verdict, json};
+use serde_json::json;
+
+use super::Session;
+use crate::args::Status;
+use crate::fault::{Fault, NO};
+use crate::print;
+
+pub(crate) async fn status(session: &Session, args: Status) -> Result<ExitCode, Fault> {
+    let client = session.client().await?;
+    let mut all = true;
+    for reference in &args.keys {
+        let key = match reference {
+            Ref::Key(key) => Some(key.clone()),
+            other => match client.describe(other).await {
+                Ok(Described::Task(task)) => Some(task.execution.key),
+                Ok(_) => return Err(Fault::no(format!("{other} is no task: a status is one of a key"))),
+                Err(ClientError::NotFound(_)) => None,
+                Err(error) => return Err(error.into()),
+            },
+        };
+        let answer = match &key {
+            Some(key) => client.lookup(std::slice::from_ref(key)).await?.pop(),
+            None => None,
+        };
+        let unknown = || Answer {
+            verdict: Verdict::Unknown,
+            execution: None,
+            outputs: None,
+            reason: "nothing of that name is recorded".into(),
+        };
+        let answer = answer.unwrap_or_else(unknown);
+        all &= answer.verdict == Verdict::Succeeded;
+        if session.json {
+            print::item(&json!({
+                "v": json::V,
+                "ref": reference.to_string(),
+                "key": key.map(|key| key.to_string()),
+                "verdict": answer.verdict.as_str(),
+                "execution": answer.execution.map(|id| id.to_string()),
+                "outputs": answer.outputs.as_ref().map(json::digest),
+                "reason": Some(answer.reason).filter(|reason| !reason.is_empty()),
+            }))?;
+        } else {
+            let execution = answer.execution.map(|id| format!(" exec:{id}")).unwrap_or_default();
+            let reason = if answer.reason.is_empty() { String::new() } else { format!(" ({})", answer.reason) };
+            print::line(format!("{:<11} {reference}{execution}{reason}", answer.verdict))?;
+        }
+    }
+    Ok(if all { ExitCode::SUCCESS } else { NO.into() })
+}

@@ -1,0 +1,63 @@
+//! What went wrong, and the exit code that says so.
+
+use std::process::ExitCode;
+
+use provender_client::ClientError;
+use provender_client::remote::RemoteError;
+
+/// No, or invalid input.
+pub(crate) const NO: u8 = 1;
+/// Wrong usage.
+pub(crate) const USAGE: u8 = 2;
+/// No daemon, or a fault of provender's.
+pub(crate) const OURS: u8 = 125;
+
+/// An error on its way to standard error.
+#[derive(Debug)]
+pub(crate) struct Fault {
+    code: u8,
+    message: String,
+}
+
+impl Fault {
+    /// A negative answer, or input that cannot be used.
+    pub(crate) fn no(message: impl ToString) -> Fault {
+        Fault { code: NO, message: message.to_string() }
+    }
+
+    /// Arguments that make no sense.
+    pub(crate) fn usage(message: impl ToString) -> Fault {
+        Fault { code: USAGE, message: message.to_string() }
+    }
+
+    /// A fault of provender's.
+    pub(crate) fn ours(message: impl ToString) -> Fault {
+        Fault { code: OURS, message: message.to_string() }
+    }
+
+    /// Prints it; the exit code.
+    pub(crate) fn report(&self) -> ExitCode {
+        eprintln!("provender: {}", self.message);
+        self.code.into()
+    }
+}
+
+impl From<ClientError> for Fault {
+    fn from(error: ClientError) -> Fault {
+        match error {
+            ClientError::NotFound(_) | ClientError::Refused(_) | ClientError::Read { .. } | ClientError::Changed { .. } => {
+                Fault::no(error)
+            }
+            _ => Fault::ours(error),
+        }
+    }
+}
+
+impl From<RemoteError> for Fault {
+    fn from(error: RemoteError) -> Fault {
+        match error {
+            RemoteError::Address { .. } => Fault::usage(error),
+            _ => Fault::ours(error),
+        }
+    }
+}

@@ -1,0 +1,71 @@
+//! Printing: text for people, JSON for programs, bars on a terminal.
+
+use std::io::{self, IsTerminal, Write};
+
+use indicatif::{ProgressBar, ProgressStyle};
+use provender_core::Execution;
+use provender_core::execution::State;
+use serde_json::Value;
+
+use crate::fault::Fault;
+
+/// Prints a line; that nobody reads any more ends the program in peace.
+pub(crate) fn line(text: impl AsRef<str>) -> Result<(), Fault> {
+    let mut out = io::stdout().lock();
+    match writeln!(out, "{}", text.as_ref()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => std::process::exit(0),
+        written => written.map_err(|error| Fault::ours(format!("cannot write to standard output: {error}"))),
+    }
+}
+
+/// Prints one JSON document.
+pub(crate) fn document(value: &Value) -> Result<(), Fault> {
+    line(format!("{value:#}"))
+}
+
+/// Prints one JSON object as a line of a list.
+pub(crate) fn item(value: &Value) -> Result<(), Fault> {
+    line(value.to_string())
+}
+
+/// A moving count of bytes on a terminal; nothing elsewhere or under `--quiet`.
+pub(crate) fn bytes_bar(doing: &str, quiet: bool) -> ProgressBar {
+    if quiet || !io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let style = ProgressStyle::with_template("{spinner} {msg} {bytes} ({bytes_per_sec})");
+    let bar = ProgressBar::new_spinner().with_message(doing.to_owned());
+    let bar = style.map(|style| bar.clone().with_style(style)).unwrap_or(bar);
+    bar.enable_steady_tick(std::time::Duration::from_millis(100));
+    bar
+}
+
+/// Bytes for people.
+pub(crate) fn size(bytes: u64) -> String {
+    indicatif::HumanBytes(bytes).to_string()
+}
+
+/// One thing or several.
+pub(crate) fn count(number: u64, one: &str) -> String {
+    format!("{number} {one}{}", if number == 1 { "" } else { "s" })
+}
+
+/// How long something took, for people.
+pub(crate) fn time(millis: u64) -> String {
+    match millis {
+        0..1_000 => format!("{millis} ms"),
+        1_000..60_000 => format!("{:.1} s", millis as f64 / 1e3),
+        _ => format!("{} min {} s", millis / 60_000, millis / 1_000 % 60),
+    }
+}
+
+/// An execution as a row of a list.
+pub(crate) fn execution_row(execution: &Execution) -> String {
+    let mut row = format!("{:<10} {} exec:{}", execution.state.verdict(), execution.began, execution.id);
+    match (&execution.state, &execution.reason) {
+        (State::Succeeded, _) => row += &format!("  {}", time(execution.outcome.usage.wall_ms)),
+        (_, Some(reason)) => row += &format!("  {reason}"),
+        _ => {}
+    }
+    row
+}

@@ -1,0 +1,252 @@
+//! What the command reads: looked at before and after, and checked out where it comes from the store.
+
+use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStringExt;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use provender_core::spec::{self, Mount};
+use provender_core::tree::Node;
+use tempfile::TempDir;
+use tokio::runtime::Handle;
+
+use super::{Input, RunError, Task, blocking, succeeded};
+use crate::client::{Client, Described};
+use crate::error::ClientError;
+use crate::files::{self, CaptureError, Captured, HashCache, Purpose, RestoreOptions};
+use crate::transfer::ClientFetch;
+
+/// Why the inputs cannot be taken.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum InputsError {
+    /// One cannot be read.
+    #[error("the input {} cannot be used: {source}", path.display())]
+    Capture {
+        /// As given.
+        path: PathBuf,
+        /// Why.
+        source: CaptureError,
+    },
+    /// An input and an output are one, or one lies in the other.
+    #[error("the input {} and the output {output} overlap: what is made cannot also be read; choose another folder for outputs", input.display())]
+    Overlap {
+        /// The input.
+        input: PathBuf,
+        /// The output.
+        output: String,
+    },
+    /// One is named twice.
+    #[error("the input {name:?} is given twice")]
+    Twice {
+        /// Its name.
+        name: String,
+    },
+    /// A reference does not lead to outputs.
+    #[error("the input {label} cannot be used: {reference} is {verdict}, and only a success has outputs")]
+    NoOutputs {
+        /// Its label.
+        label: String,
+        /// As given.
+        reference: String,
+        /// What it is.
+        verdict: String,
+    },
+    /// A reference cannot be looked up.
+    #[error("the input {label} cannot be used: {source}")]
+    Describe {
+        /// Its label.
+        label: String,
+        /// Why.
+        source: ClientError,
+    },
+    /// There is no room for what is checked out.
+    #[error("no folder can be made for the inputs from the store: {0}")]
+    Folder(std::io::Error),
+}
+
+/// The inputs as they were looked at.
+#[derive(Debug)]
+pub(super) struct Looked {
+    paths: Vec<(PathBuf, Captured)>,
+    references: Vec<(String, spec::Input)>,
+    /// Where references are checked out; none if there are none.
+    folder: Option<TempDir>,
+}
+
+/// Looks at all inputs of a task.
+pub(super) async fn look(client: &Client, task: &Task, cache: &Arc<HashCache>) -> Result<Looked, RunError> {
+    let mut looked = Looked { paths: Vec::new(), references: Vec::new(), folder: None };
+    for input in &task.inputs {
+        match input {
+            Input::Path(path) => {
+                check_overlap(task, path)?;
+                let (whole, cache) = (task.cwd.join(path), cache.clone());
+                let captured = blocking(move || files::capture(&whole, Purpose::Input, &cache)).await?;
+                let captured = captured.map_err(|source| InputsError::Capture { path: path.clone(), source })?;
+                looked.paths.push((path.clone(), captured));
+            }
+            Input::Reference { label, reference } => {
+                let found = client.describe(reference).await;
+                let found = found.map_err(|source| InputsError::Describe { label: label.clone(), source })?;
+                let input = |content, key, execution| spec::Input {
+                    mount: Mount::CheckedOut,
+                    content: Some(content),
+                    key,
+                    execution,
+                };
+                let input = match found {
+                    Described::Blob(digest) => input(Node::File { digest, executable: false }, None, None),
+                    Described::Tree(digest) => input(Node::Directory { digest }, None, None),
+                    Described::Task(found) => {
+                        let made = &found.execution;
+                        let outputs = succeeded(made).ok_or_else(|| InputsError::NoOutputs {
+                            label: label.clone(),
+                            reference: reference.to_string(),
+                            verdict: made.state.verdict().to_string(),
+                        })?;
+                        input(Node::Directory { digest: outputs }, Some(made.key.clone()), Some(made.id))
+                    }
+                };
+                looked.references.push((label.clone(), input));
+            }
+        }
+    }
+    if !looked.references.is_empty() {
+        let folder = tempfile::Builder::new().prefix("provender-in-").tempdir().map_err(InputsError::Folder)?;
+        looked.folder = Some(folder);
+    }
+    looked.check_twice()?;
+    Ok(looked)
+}
+
+impl Looked {
+    fn check_twice(&self) -> Result<(), InputsError> {
+        let mut names = std::collections::BTreeSet::new();
+        let paths = self.paths.iter().map(|(path, _)| path.as_os_str().to_owned());
+        for name in paths.chain(self.references.iter().map(|(label, _)| label.into())) {
+            if !names.insert(name.clone()) {
+                return Err(InputsError::Twice { name: name.to_string_lossy().into_owned() });
+            }
+        }
+        Ok(())
+    }
+
+    /// The inputs as the spec has them.
+    pub(super) fn spec(&self) -> BTreeMap<Bytes, spec::Input> {
+        let paths = self.paths.iter().map(|(path, captured)| {
+            let content = Some(captured.root.clone());
+            let input = spec::Input { mount: Mount::InPlace, content, key: None, execution: None };
+            (Bytes::from(path.clone().into_os_string().into_vec()), input)
+        });
+        let references = self.references.iter().map(|(label, input)| (Bytes::from(label.clone()), input.clone()));
+        paths.chain(references).collect()
+    }
+
+    /// What the command is told of where references are.
+    pub(super) fn env(&self) -> Vec<(OsString, Option<OsString>)> {
+        let at = |label: &String| self.place(label).map(PathBuf::into_os_string);
+        self.references.iter().map(|(label, _)| (format!("PROVENDER_IN_{label}").into(), at(label))).collect()
+    }
+
+    fn place(&self, label: &str) -> Option<PathBuf> {
+        self.folder.as_ref().map(|folder| folder.path().join(label))
+    }
+
+    /// Keeps the manifests of input folders in the store, and checks references out, read-only.
+    pub(super) async fn check_out(&self, client: &Client) -> Result<(), RunError> {
+        for (_, captured) in &self.paths {
+            client.upload_bytes(&captured.trees).await?;
+        }
+        for (label, input) in &self.references {
+            let (Some(place), Some(content)) = (self.place(label), input.content.clone()) else { continue };
+            let fetch = ClientFetch::new(client.clone(), Handle::current());
+            blocking(move || {
+                files::restore(&fetch, &content, &place, RestoreOptions::default())?;
+                set_writable(&place, false);
+                Ok::<_, RunError>(())
+            })
+            .await??;
+        }
+        Ok(())
+    }
+
+    /// Whether all inputs still are as they were; if not, which is not.
+    pub(super) async fn look_again(&self, task: &Task, cache: &Arc<HashCache>) -> Result<(), String> {
+        let paths = self.paths.iter().map(|(path, captured)| (task.cwd.join(path), path.clone(), captured.root.clone()));
+        let references = self.references.iter().filter_map(|(label, input)| {
+            Some((self.place(label)?, PathBuf::from(label), input.content.clone()?))
+        });
+        for (whole, shown, before) in paths.chain(references) {
+            let cache = cache.clone();
+            let now = blocking(move || files::signature(&whole, Purpose::Input, &cache)).await;
+            match now {
+                Ok(Ok(now)) if now == before => {}
+                Ok(Ok(_)) => return Err(format!("the input {:?} changed while the command ran", shown.display().to_string())),
+                Ok(Err(error)) => return Err(format!("the input {:?} changed while the command ran: {error}", shown.display().to_string())),
+                Err(error) => return Err(error.to_string()),
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Looked {
+    fn drop(&mut self) {
+        // A folder that cannot be written to cannot be emptied either.
+        if let Some(folder) = &self.folder {
+            set_writable(folder.path(), true);
+        }
+    }
+}
+
+/// Makes all below a folder of our own writable or not, following no link. What fails shows when it matters.
+fn set_writable(path: &Path, writable: bool) {
+    let Ok(metadata) = path.symlink_metadata() else { return };
+    if metadata.is_symlink() {
+        return;
+    }
+    let mode = metadata.permissions().mode();
+    let mode = if writable { mode | 0o200 } else { mode & !0o222 };
+    let set = || _ = std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode));
+    if writable {
+        set();
+    }
+    if metadata.is_dir() {
+        let entries = std::fs::read_dir(path).into_iter().flatten().flatten();
+        entries.for_each(|entry| set_writable(&entry.path(), writable));
+    }
+    if !writable {
+        set();
+    }
+}
+
+/// An input that holds an output would change by the very run; an output that holds an input would be moved away from it.
+fn check_overlap(task: &Task, input: &Path) -> Result<(), InputsError> {
+    let whole = task.cwd.join(input);
+    let input_parts = parts(&whole);
+    for output in task.outputs.iter() {
+        let whole = task.cwd.join(OsString::from_vec(output.to_bytes().to_vec()));
+        let output_parts = parts(&whole);
+        let shared = input_parts.iter().zip(&output_parts).take_while(|(a, b)| a == b).count();
+        if shared == input_parts.len() || shared == output_parts.len() {
+            return Err(InputsError::Overlap { input: input.into(), output: output.to_string() });
+        }
+    }
+    Ok(())
+}
+
+fn parts(path: &Path) -> Vec<&OsStr> {
+    let mut parts = Vec::new();
+    for component in path.components() {
+        match component {
+            Component::CurDir => {}
+            Component::ParentDir => _ = parts.pop(),
+            other => parts.push(other.as_os_str()),
+        }
+    }
+    parts
+}

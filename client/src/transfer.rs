@@ -1,0 +1,246 @@
+//! Moving files: what was captured goes up, what is restored comes down.
+//!
+//! Owns uploading a [`Captured`] and the [`Fetch`] that restores use. Invariants: what is there already is not sent; memory is bounded
+//! whatever the sizes and counts; a file that is not what it was when it was hashed is an error.
+
+use std::io::{Read, Write};
+use std::ops::ControlFlow;
+
+use bytes::{Bytes, BytesMut};
+use futures::{StreamExt, TryStreamExt, stream};
+use provender_core::Digest;
+use provender_proto::{MAX_BATCH_BYTES, MAX_BATCH_ITEMS, MAX_DIGESTS, MAX_PIECE};
+use tokio::runtime::Handle;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio_stream::wrappers::ReceiverStream;
+
+use crate::client::Client;
+use crate::error::ClientError;
+use crate::files::{Captured, CapturedFile, Fetch, FetchError, open_captured};
+
+/// The largest blob, in bytes, that is sent together with others.
+const SMALL: u64 = 256 << 10;
+/// How many calls are under way at once.
+const AT_ONCE: usize = 4;
+
+/// Hears of progress: bytes that are now in the store.
+pub type Progress<'a> = &'a (dyn Fn(u64) + Sync);
+
+/// Something to send: bytes in memory, or a file.
+enum Source<'a> {
+    Bytes(&'a Bytes),
+    File(&'a CapturedFile),
+}
+
+impl Source<'_> {
+    fn what(&self) -> String {
+        match self {
+            Source::Bytes(_) => "a folder's listing".into(),
+            Source::File(file) => file.path().display().to_string(),
+        }
+    }
+
+    fn read(&self) -> Result<Bytes, ClientError> {
+        match self {
+            Source::Bytes(bytes) => Ok((*bytes).clone()),
+            Source::File(file) => {
+                let failed = |source| ClientError::Read { what: self.what(), source };
+                let mut bytes = Vec::with_capacity(file.digest.size as usize);
+                // One more than it had: a file that grows is noticed, not followed.
+                let mut file = open_captured(file).map_err(failed)?.take(file.digest.size + 1);
+                file.read_to_end(&mut bytes).map_err(failed)?;
+                Ok(bytes.into())
+            }
+        }
+    }
+}
+
+impl Client {
+    /// Makes sure that the daemon holds all of `captured`; returns how many bytes were sent.
+    pub async fn upload_captured(&self, captured: &Captured, progress: Progress<'_>) -> Result<u64, ClientError> {
+        let trees = captured.trees.iter().map(|(digest, bytes)| (*digest, Source::Bytes(bytes)));
+        let files = captured.files.iter().map(|file| (file.digest, Source::File(file)));
+        let all: std::collections::HashMap<_, _> = trees.chain(files).collect();
+        self.upload_missing(&all, progress).await
+    }
+
+    /// Sends blobs that are in memory, as far as the daemon does not hold them.
+    pub async fn upload_bytes(&self, blobs: &[(Digest, Bytes)]) -> Result<u64, ClientError> {
+        let all = blobs.iter().map(|(digest, bytes)| (*digest, Source::Bytes(bytes))).collect();
+        self.upload_missing(&all, &|_| {}).await
+    }
+
+    /// Makes sure that the daemon holds a blob, which `read` reads once more, from a thread that may block.
+    pub async fn upload_reader(
+        &self,
+        digest: Digest,
+        what: &str,
+        read: impl FnOnce(&mut dyn FnMut(&mut dyn Read) -> std::io::Result<()>) -> std::io::Result<()> + Send + 'static,
+    ) -> Result<(), ClientError> {
+        if self.find_missing(&[digest]).await?.is_empty() {
+            return Ok(());
+        }
+        let (pieces, receiver) = mpsc::channel(AT_ONCE);
+        let reading = tokio::task::spawn_blocking(move || {
+            read(&mut |mut reader| read_pieces(&mut reader, digest.size, &pieces))
+        });
+        self.stream(digest, what, receiver, reading).await
+    }
+
+    /// Writes a blob, or a range of it (`length` 0: to its end); says whether `out` took it all. That it does not, as a pipe
+    /// that was closed, is no error of ours.
+    pub async fn copy(&self, digest: &Digest, offset: u64, length: u64, out: &mut (dyn Write + Send)) -> Result<bool, ClientError> {
+        let mut pieces = self.download(digest, offset, length).await?;
+        while let Some(piece) = pieces.next().await? {
+            if out.write_all(&piece).is_err() {
+                return Ok(false);
+            }
+        }
+        Ok(out.flush().is_ok())
+    }
+
+    async fn upload_missing(
+        &self,
+        all: &std::collections::HashMap<Digest, Source<'_>>,
+        progress: Progress<'_>,
+    ) -> Result<u64, ClientError> {
+        let digests: Vec<_> = all.keys().copied().collect();
+        let mut missing = Vec::new();
+        for digests in digests.chunks(MAX_DIGESTS) {
+            missing.extend(self.find_missing(digests).await?);
+        }
+        let sent: u64 = missing.iter().map(|digest| digest.size).sum();
+        let wanted = missing.iter().filter_map(|digest| Some((*digest, all.get(digest)?)));
+        let (small, large): (Vec<_>, Vec<_>) = wanted.partition(|(digest, _)| digest.size <= SMALL);
+
+        let batches = stream::iter(batches(small)).map(|batch| self.send_batch(batch, progress));
+        batches.buffer_unordered(AT_ONCE).try_collect::<()>().await?;
+        let streams = stream::iter(large).map(|(digest, source)| self.send_large(digest, source, progress));
+        streams.buffer_unordered(AT_ONCE).try_collect::<()>().await?;
+        Ok(sent)
+    }
+
+    async fn send_batch(&self, batch: Vec<(Digest, &Source<'_>)>, progress: Progress<'_>) -> Result<(), ClientError> {
+        let blobs = batch.iter().map(|(_, source)| source.read()).collect::<Result<Vec<_>, _>>()?;
+        let digests = self.batch_put(blobs).await?;
+        for ((expected, source), found) in batch.iter().zip(digests) {
+            if *expected != found {
+                return Err(ClientError::Changed { what: source.what(), expected: *expected, found });
+            }
+            progress(found.size);
+        }
+        Ok(())
+    }
+
+    async fn send_large(&self, digest: Digest, source: &Source<'_>, progress: Progress<'_>) -> Result<(), ClientError> {
+        let (pieces, receiver) = mpsc::channel(AT_ONCE);
+        let reading = match source {
+            Source::Bytes(bytes) => {
+                let bytes = (*bytes).clone();
+                tokio::task::spawn_blocking(move || read_pieces(&mut &bytes[..], digest.size, &pieces))
+            }
+            Source::File(file) => {
+                let file = (*file).clone();
+                tokio::task::spawn_blocking(move || read_pieces(&mut open_captured(&file)?, digest.size, &pieces))
+            }
+        };
+        self.stream(digest, &source.what(), receiver, reading).await?;
+        progress(digest.size);
+        Ok(())
+    }
+
+    async fn stream(
+        &self,
+        digest: Digest,
+        what: &str,
+        pieces: mpsc::Receiver<Bytes>,
+        reading: JoinHandle<std::io::Result<()>>,
+    ) -> Result<(), ClientError> {
+        let found = self.upload(Some(&digest), ReceiverStream::new(pieces)).await;
+        let read = reading.await.unwrap_or_else(|error| Err(std::io::Error::other(error)));
+        read.map_err(|source| ClientError::Read { what: what.to_owned(), source })?;
+        match found? {
+            found if found == digest => Ok(()),
+            found => Err(ClientError::Changed { what: what.to_owned(), expected: digest, found }),
+        }
+    }
+}
+
+/// Sends what a reader has in pieces, one byte more than expected at most.
+fn read_pieces(file: &mut dyn Read, size: u64, pieces: &mpsc::Sender<Bytes>) -> std::io::Result<()> {
+    let mut left = size + 1;
+    loop {
+        let mut piece = BytesMut::zeroed(MAX_PIECE.min(left as usize));
+        let mut filled = 0;
+        while filled < piece.len() {
+            match file.read(&mut piece[filled..])? {
+                0 => break,
+                read => filled += read,
+            }
+        }
+        piece.truncate(filled);
+        left -= filled as u64;
+        // The receiver goes when the daemon has the blob already, or has said no.
+        if filled == 0 || pieces.blocking_send(piece.freeze()).is_err() || left == 0 {
+            return Ok(());
+        }
+    }
+}
+
+fn batches<'a>(small: Vec<(Digest, &'a Source<'a>)>) -> Vec<Vec<(Digest, &'a Source<'a>)>> {
+    let mut batches: Vec<Vec<_>> = Vec::new();
+    let mut bytes = 0;
+    for item in small {
+        let size = item.0.size as usize;
+        match batches.last_mut() {
+            Some(batch) if batch.len() < MAX_BATCH_ITEMS / 4 && bytes + size <= MAX_BATCH_BYTES => {
+                bytes += size;
+                batch.push(item);
+            }
+            _ => {
+                bytes = size;
+                batches.push(vec![item]);
+            }
+        }
+    }
+    batches
+}
+
+/// Fetches for restores, from threads that may block.
+#[derive(Debug, Clone)]
+pub struct ClientFetch {
+    client: Client,
+    runtime: Handle,
+}
+
+impl ClientFetch {
+    /// A fetch through `client`, whose connection lives on `runtime`.
+    pub fn new(client: Client, runtime: Handle) -> ClientFetch {
+        ClientFetch { client, runtime }
+    }
+}
+
+impl Fetch for ClientFetch {
+    fn small(&self, wants: &[Digest], sink: &mut dyn FnMut(usize, &[u8]) -> ControlFlow<()>) -> Result<(), FetchError> {
+        let found = self.runtime.block_on(self.client.batch_get(wants))?;
+        for (index, bytes) in found.iter().enumerate() {
+            if let Some(bytes) = bytes
+                && sink(index, bytes).is_break()
+            {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn large(&self, want: &Digest, out: &mut dyn Write) -> Result<(), FetchError> {
+        self.runtime.block_on(async {
+            let mut download = self.client.download(want, 0, 0).await?;
+            while let Some(piece) = download.next().await? {
+                out.write_all(&piece)?;
+            }
+            Ok(())
+        })
+    }
+}
