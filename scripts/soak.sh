@@ -1,0 +1,11 @@
+#!/usr/bin/env bash
+# Runs all tests over and over, property tests with many more and ever new cases. Run it by `make soak MINUTES=30`.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+minutes=${MINUTES:-30} rounds=0
+export PROPTEST_CASES=${PROPTEST_CASES:-4096}
+while [ "$SECONDS" -lt $((minutes * 60)) ]; do
+    cargo nextest run --locked --workspace --status-level fail --show-progress none
+    rounds=$((rounds + 1))
+    echo "soak: $rounds rounds in $((SECONDS / 60)) of $minutes minutes, none failed"
+done
