@@ -78,10 +78,14 @@ struct Probe {
 
 impl Probe {
     fn start(script: &str) -> Probe {
+        Probe::start_command(&["sh", "-c", script])
+    }
+
+    fn start_command(argv: &[&str]) -> Probe {
         use std::os::unix::process::CommandExt;
         let home = tempfile::tempdir().unwrap();
         let mut probe = std::process::Command::new(PROBE);
-        probe.args(["--quiet", "report", "sh", "-c", script]).current_dir(home.path()).stdin(Stdio::null());
+        probe.args(["--quiet", "report"]).args(argv).current_dir(home.path()).stdin(Stdio::null());
         Probe { child: probe.process_group(0).spawn().unwrap(), home }
     }
 
@@ -273,14 +277,10 @@ fn even_without_any_guard_the_command_itself_dies() {
     assert!(probe.report().contains("GuardLost"));
 }
 
-/// Counts what it gets of a signal, and ends on SIGUSR1.
-const COUNTER: &str =
-    "trap 'echo got >> got' INT TERM HUP; trap 'exit 7' USR1; echo $$ > main; while :; do sleep 0.05; done";
-
 #[test]
 fn a_signal_reaches_the_command_once_whoever_it_is_sent_to() {
     for name in ["INT", "TERM", "HUP"] {
-        let probe = Probe::start(COUNTER);
+        let probe = Probe::start_command(&[PROBE, "--count"]);
         let main = probe.line("main");
         for (round, target) in [probe.pid(), format!("-{}", probe.pid()), probe.pid()].iter().enumerate() {
             signal(name, target);
@@ -292,7 +292,7 @@ fn a_signal_reaches_the_command_once_whoever_it_is_sent_to() {
         }
         signal("USR1", &main);
         let report = probe.report();
-        assert!(report.starts_with("Code(7) interrupted=Some("), "{report}");
+        assert!(report.starts_with("Signal(10) interrupted=Some("), "{report}");
     }
 }
 
@@ -300,7 +300,7 @@ fn a_signal_reaches_the_command_once_whoever_it_is_sent_to() {
 fn the_terminals_interrupt_reaches_the_command_once() {
     let home = tempfile::tempdir().unwrap();
     // `script` gives it a terminal of its own; 0x03 typed there is Ctrl-C.
-    let line = format!("exec {PROBE} --quiet report sh -c \"{}\"", COUNTER.replace('$', "\\$"));
+    let line = format!("exec {PROBE} --quiet report {PROBE} --count");
     let mut script = std::process::Command::new("script");
     script.args(["-qec", &line, "/dev/null"]).current_dir(home.path()).stdin(Stdio::piped()).stdout(Stdio::null());
     let mut script = script.spawn().unwrap();
@@ -308,12 +308,12 @@ fn the_terminals_interrupt_reaches_the_command_once() {
     let mut keys = script.stdin.take().unwrap();
     keys.write_all(&[3]).unwrap();
     keys.flush().unwrap();
-    line_in(&home.path().join("got"));
+    wait_for("the signal", || fs::read(home.path().join("got")).ok().filter(|got| !got.is_empty()));
     std::thread::sleep(Duration::from_millis(300));
     assert_eq!(fs::read_to_string(home.path().join("got")).unwrap(), "got\n");
     signal("USR1", &main);
     wait_for("the end", || script.try_wait().unwrap());
-    assert_eq!(fs::read_to_string(home.path().join("report")).unwrap(), "Code(7) interrupted=Some(2)");
+    assert_eq!(fs::read_to_string(home.path().join("report")).unwrap(), "Signal(10) interrupted=Some(2)");
 }
 
 #[test]

@@ -3,7 +3,11 @@ use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, PermissionsExt, symlink};
 
+use provender_core::tree::Tree;
+
 use super::*;
+use crate::files::hash::{LARGE, NoDigest};
+use crate::files::identity::Identity;
 
 fn off() -> HashCache {
     HashCache::disabled()
@@ -202,7 +206,7 @@ fn a_file_that_never_stands_still_is_refused() {
             let begin = begin;
             let file = File::options().write(true).open(&path).unwrap();
             for round in 0u64.. {
-                if done.load(Ordering::Relaxed) {
+                if done.load(std::sync::atomic::Ordering::Relaxed) {
                     break;
                 }
                 file.write_all_at(&round.to_le_bytes(), 0).unwrap();
@@ -211,7 +215,7 @@ fn a_file_that_never_stands_still_is_refused() {
         });
         begun.recv().unwrap();
         let captured = capture(&path, Purpose::Input, &off());
-        done.store(true, Ordering::Relaxed);
+        done.store(true, std::sync::atomic::Ordering::Relaxed);
         assert!(matches!(captured, Err(CaptureError::Changes { .. })), "{captured:?}");
     });
     // A file of the kernel's making, whose size is not that of its bytes.
