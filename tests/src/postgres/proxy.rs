@@ -12,11 +12,14 @@ use tokio::task::JoinHandle;
 /// What happens to the next connection that sends a COMMIT.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
-    /// It is cut so many bytes before the COMMIT's end: 0 lets all of it through.
+    /// It is cut so many bytes before the COMMIT's end. 0 lets all of it through; whether the server gets to the COMMIT before
+    /// it notices, while it answers what came before, is chance.
     Cut {
         /// How much is left out.
         short: usize,
     },
+    /// The client is cut off at once, while the server goes on to its end.
+    CutClient,
     /// It is cut when the server has answered, before the client hears of it.
     CutAnswer,
     /// Nothing moves on it any more, in either direction, from before the COMMIT.
@@ -86,6 +89,11 @@ async fn pump(mut client: UnixStream, mut server: UnixStream, next: Arc<Mutex<Op
                     _ if read == 0 => return Ok(()),
                     None => server.write_all(&ask[..read]).await?,
                     Some(Fault::Cut { short }) => return server.write_all(&ask[..read.saturating_sub(short)]).await,
+                    Some(Fault::CutClient) => {
+                        server.write_all(&ask[..read]).await?;
+                        drop(client);
+                        return drain(server, &mut answer).await;
+                    }
                     Some(Fault::CutAnswer) => {
                         server.write_all(&ask[..read]).await?;
                         hide_answer = true;
@@ -95,14 +103,27 @@ async fn pump(mut client: UnixStream, mut server: UnixStream, next: Arc<Mutex<Op
             }
             read = server.read(&mut answer) => {
                 let read = read?;
-                let answered = answer[..read].windows(7).any(|bytes| bytes == b"COMMIT\0");
-                if read == 0 || (hide_answer && answered) {
+                if read == 0 || (hide_answer && is_answer(&answer[..read])) {
                     return Ok(());
                 }
                 client.write_all(&answer[..read]).await?;
             }
         }
     }
+}
+
+/// Reads on until the server has answered the COMMIT, or is gone.
+async fn drain(mut server: UnixStream, answer: &mut [u8]) -> std::io::Result<()> {
+    loop {
+        let read = server.read(answer).await?;
+        if read == 0 || is_answer(&answer[..read]) {
+            return Ok(());
+        }
+    }
+}
+
+fn is_answer(bytes: &[u8]) -> bool {
+    bytes.windows(7).any(|bytes| bytes == b"COMMIT\0")
 }
 
 #[cfg(test)]

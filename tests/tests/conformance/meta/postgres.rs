@@ -128,13 +128,14 @@ async fn a_commit_of_unknown_outcome_is_decided() {
     let (meta, cut) = (database.open().await, connect(&proxy.url()).await);
     let counter = row("counter");
     let (mut counted, mut committed, mut aborted) = (0, 0, 0);
-    for round in 0..120 {
-        let fault = match round % 6 {
+    for round in 0..140 {
+        let fault = match round % 7 {
             0 => Fault::Cut { short: 0 },
             1 => Fault::CutAnswer,
             2 => Fault::Cut { short: 1 },
             3 => Fault::Cut { short: 12 },
             4 => Fault::Cut { short: round * 7 },
+            5 => Fault::CutClient,
             _ => Fault::Cut { short: usize::MAX },
         };
         let before = get(&*meta, &counter).await;
@@ -164,7 +165,8 @@ async fn a_commit_of_unknown_outcome_is_decided() {
             }
         }
     }
-    assert!(committed > 20 && aborted > 20, "{committed} committed, {aborted} aborted");
+    // The server had got the whole COMMIT and went on in two sevenths, and never got it in four; the last is chance.
+    assert!(committed >= 40 && aborted >= 80, "{committed} committed, {aborted} aborted");
     // Every version is a commit that stands in the feed twice: the counter, and its row.
     assert_eq!(meta.head().await.unwrap(), Version(counted));
     assert_eq!(meta.changes(Version(0), 10_000).await.unwrap().changes.len(), 2 * counted as usize);
