@@ -29,4 +29,4 @@ soak: ## all tests over and over, with more cases (MINUTES=30)
 
 clean: setup ## remove what was built here; RocksDB's library stays in the cache folder
 	@scripts/in-target.sh cargo clean
-	@rm -rf bin
+	@rm -rf bin target

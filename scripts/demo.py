@@ -51,7 +51,7 @@ class Demo:
         self.processes = []
         self.env = {name: value for name, value in os.environ.items() if not name.startswith("PROVENDER_")}
         self.env["PROVENDER_REMOTE"] = f"unix:{self.folder}/data/provender.sock"
-        self.env["XDG_CACHE_HOME"] = str(self.folder / "cache")
+        self.env["XDG_CACHE_HOME"], self.env["XDG_CONFIG_HOME"] = str(self.folder / "cache"), str(self.folder / "config")
         self.env["DEMO_COUNTED"] = str(self.counted)
         self.env["PATH"] = f"{self.folder}/tools:{self.env['PATH']}"
 
@@ -270,7 +270,8 @@ def left_running(demo):
     stop = demo.folder / "stop"
     stop.write_text(f"""#!/bin/sh
 for pid in {pids}; do
-    kill -INT "$pid" && while kill -0 "$pid" 2>/dev/null; do sleep 0.1; done
+    kill -INT "$pid"
+    while grep -qs "^State:.[^Z]" "/proc/$pid/status"; do sleep 0.1; done
 done
 ! grep -q " {demo.mount} " /proc/mounts && rm -rf {shlex.quote(str(demo.folder))}
 """)
@@ -300,8 +301,9 @@ def main():
     except (Failed, KeyError, OSError, subprocess.CalledProcessError) as error:
         print(f"\ndemo: FAILED: {error}", file=sys.stderr)
         log = demo.folder / "provenderd.log"
-        if log.exists():
-            print(f"the end of the daemon's log:\n{indented(chr(10).join(log.read_text().splitlines()[-12:]))}", file=sys.stderr)
+        notable = [line for line in log.read_text().splitlines() if " INFO " not in line] if log.exists() else []
+        if notable:
+            print("what the daemon had to say:\n" + indented("\n".join(notable[-12:])), file=sys.stderr)
     finally:
         if ended_well and KEEP:
             left_running(demo)

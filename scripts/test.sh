@@ -30,7 +30,7 @@ scripts() {
     ! cargo deny --version >/dev/null 2>&1 || cargo deny --log-level error check
 }
 
-junit=$TARGET/nextest/default/junit.xml
+junit=target/nextest/default/junit.xml
 nextest() {
     rm -f "$junit"
     cargo nextest run --locked --workspace --no-fail-fast
