@@ -13,10 +13,11 @@ say() { echo "rocksdb: $*" >&2; }
 
 [ "$(uname -sm)" = "Linux x86_64" ] || { say "the four units are only tried on Linux x86_64"; exit 1; }
 command -v clang++ >/dev/null || { say "clang++ is missing"; exit 1; }
-packages=$(cargo metadata --format-version 1 --locked --filter-platform x86_64-unknown-linux-gnu |
-    python3 -c 'import json, os, sys
+metadata=$(cargo metadata --format-version 1 --locked --filter-platform x86_64-unknown-linux-gnu) ||
+    { say "cargo cannot tell which version is locked"; exit 2; }
+packages=$(python3 -c 'import json, os, sys
 dirs = {p["name"]: os.path.dirname(p["manifest_path"]) for p in json.load(sys.stdin)["packages"]}
-print(dirs["librocksdb-sys"], dirs["zstd-sys"], sep="\n")') || { say "cargo cannot tell which version is locked"; exit 2; }
+print(dirs["librocksdb-sys"], dirs["zstd-sys"], sep="\n")' <<<"$metadata")
 { read -r sys; read -r zstd; } <<<"$packages"
 flags=(-std=c++20 -O2 -fPIC -msse4.2 -mpclmul -include cstdint -w
     -DNDEBUG=1 -DHAVE_ALIGNED_NEW -DHAVE_UINT128_EXTENSION -DZSTD=1 -DOS_LINUX -DROCKSDB_PLATFORM_POSIX

@@ -46,7 +46,11 @@ if [ ${#missing[@]} -gt 0 ]; then
         have sudo || die "as root: apt-get install --no-install-recommends ${packages[*]}"
         as_root=(sudo)
     fi
-    apt() { "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=300 "$@" >/dev/null; }
+    log=$(mktemp)
+    apt() {
+        "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -q -o DPkg::Lock::Timeout=300 "$@" >"$log" 2>&1 </dev/null ||
+            { cat "$log" >&2; die "apt-get $1 failed"; }
+    }
     say "installing them with apt-get"
     apt update
     if [[ " ${packages[*]} " == *" postgresql "* ]] && ! have pg_createcluster; then
@@ -55,6 +59,7 @@ if [ ${#missing[@]} -gt 0 ]; then
         "${as_root[@]}" sed -i 's/^#*create_main_cluster.*/create_main_cluster = false/' /etc/postgresql-common/createcluster.conf
     fi
     apt install -y --no-install-recommends "${packages[@]}"
+    rm -f "$log"
 fi
 
 # --- Rust ---
