@@ -45,7 +45,11 @@ print(int(suites.get("tests")) - bad, bad)' "$junit"
 
 doctest_count() { awk '/^test result:/ { good += $4; bad += $6 } END { print good + 0, bad + 0 }' "$log"; }
 
-docs() { RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --document-private-items; }
+# They are for who works on the code, so private items are in, and may be linked to.
+docs() {
+    RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" \
+        cargo doc --locked --workspace --no-deps --document-private-items
+}
 
 suite scripts uncounted scripts
 suite format uncounted cargo fmt --all --check
