@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
+use provender_benches::{Random, load, noise};
 use provender_blobs::{Blobs, BlobsConfig, Location, put};
 use rocksdb::{ColumnFamilyDescriptor, DB, DBCompressionType, Options, WriteBatch, WriteOptions};
 use tokio::task::spawn_blocking;
@@ -36,14 +37,14 @@ struct Row {
 
 #[tokio::main]
 async fn main() -> Result<()> {
-    println!("load: {}", std::fs::read_to_string("/proc/loadavg")?.trim());
+    println!("load: {}", load());
     println!(
         "   size  blobs |   rows/s  files/s   64 at once | rows : files (64 at once) | row read  file read | written/byte"
     );
     for size in [1, 2, 4, 8, 16, 32, 64, 128].map(|kib| kib * KIB) {
         print(&measure(size).await?);
     }
-    println!("load: {}", std::fs::read_to_string("/proc/loadavg")?.trim());
+    println!("load: {}", load());
     Ok(())
 }
 
@@ -169,29 +170,11 @@ fn written() -> Result<u64> {
     Ok(line.parse()?)
 }
 
-/// Bytes that do not compress.
-fn noise(seed: u64, len: usize) -> Bytes {
-    let mut state = Random(seed.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
-    (0..len.div_ceil(8)).flat_map(|_| state.next().to_le_bytes()).collect()
-}
-
 fn shuffled(count: usize) -> Vec<usize> {
     let mut order: Vec<usize> = (0..count).collect();
-    let mut random = Random(1);
+    let mut random = Random::new(1);
     for i in (1..count).rev() {
         order.swap(i, (random.next() % (i as u64 + 1)) as usize);
     }
     order
-}
-
-/// Marsaglia's xorshift64: the same numbers in every run.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0
-    }
 }

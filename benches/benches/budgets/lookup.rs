@@ -1,0 +1,78 @@
+//! Lookups of one key each that has succeeded, on RocksDB; against the same call on a server that knows the answer.
+
+use std::time::{Duration, Instant};
+
+use futures::future::try_join_all;
+use provender_client::{Begin, Begun, Client};
+use provender_core::execution::{Executor, Exit, Outcome};
+use provender_core::key::TaskKey;
+use provender_core::name::Name;
+use provender_core::{ExecutionId, Spec, Verdict};
+
+use crate::Result;
+use crate::serve::Server;
+use crate::table::Row;
+
+/// Callers that share one connection.
+const CALLERS: [usize; 3] = [1, 16, 64];
+const KEYS: u64 = 256;
+const ROUNDS: usize = 7;
+const TIME: Duration = Duration::from_millis(800);
+
+/// Measures the budget, for each number of callers.
+pub(crate) async fn measure() -> Result<Vec<Row>> {
+    let (daemon, nothing) = (Server::daemon("lookup").await?, Server::nothing().await?);
+    let keys: Vec<_> =
+        (0..KEYS).map(|n| TaskKey::new("run", &format!("{n:064x}"))).collect::<std::result::Result<_, _>>()?;
+    try_join_all(keys.iter().enumerate().map(|(n, key)| succeed(&daemon.client, key, n as u64))).await?;
+    let mut rows = Vec::new();
+    for callers in CALLERS {
+        // The first round warms.
+        for client in [&daemon.client, &nothing.client] {
+            rate(client, &keys, callers).await?;
+        }
+        let (mut ours, mut limit) = (Vec::new(), Vec::new());
+        for _ in 0..ROUNDS {
+            ours.push(rate(&daemon.client, &keys, callers).await?);
+            limit.push(rate(&nothing.client, &keys, callers).await?);
+        }
+        let what = format!("lookup of a key, gRPC, RocksDB, {callers} at once");
+        rows.push(Row { what, unit: "calls/s", ours, limits: vec![("answered without looking", limit)], budget: 0.7 });
+    }
+    Ok(rows)
+}
+
+/// Lookups a second.
+async fn rate(client: &Client, keys: &[TaskKey], callers: usize) -> Result<f64> {
+    let start = Instant::now();
+    let calls = (0..callers).map(|caller| {
+        let (client, keys) = (client.clone(), keys.to_vec());
+        tokio::spawn(async move {
+            let mut done = 0;
+            while start.elapsed() < TIME {
+                let key = &keys[(caller + done * callers) % keys.len()];
+                let answers = client.lookup(std::slice::from_ref(key)).await?;
+                assert!(matches!(&answers[..], [answer] if answer.verdict == Verdict::Succeeded));
+                done += 1;
+            }
+            Ok::<_, provender_client::ClientError>(done)
+        })
+    });
+    let done = try_join_all(calls).await?.into_iter().sum::<std::result::Result<usize, _>>()?;
+    Ok(done as f64 / start.elapsed().as_secs_f64())
+}
+
+/// Makes a key's record.
+async fn succeed(client: &Client, key: &TaskKey, n: u64) -> Result<()> {
+    let mut id = [0; 16];
+    id[8..].copy_from_slice(&n.to_be_bytes());
+    let (execution, spec, executor) = (ExecutionId(id), Spec::new(Name::new("bench/lookup")?), Executor::default());
+    let begin = Begin { key, spec: &spec, execution, executor: &executor, ttl: Duration::ZERO, wait: false };
+    let begun = client.begin(begin, |_| {}).await?;
+    let Begun::Lease(_) = begun else { return Err(format!("no lease: {begun:?}").into()) };
+    let outcome = Outcome { exit: Some(Exit::Code(0)), ..Outcome::default() };
+    match client.commit(execution, &outcome).await? {
+        (_, true) => Ok(()),
+        (execution, false) => Err(format!("not recorded: {execution:?}").into()),
+    }
+}

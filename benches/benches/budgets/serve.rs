@@ -1,0 +1,195 @@
+//! Servers in processes of their own: the daemon, and one that does nothing.
+//!
+//! Both are this program run once more, so that they are compiled alike; they end when their standard input does. The one that
+//! does nothing speaks the same protocol through the daemon's own listener, so it has the same transport.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+use provender_client::Client;
+use provender_core::Digest;
+use provender_core::name::Space;
+use provender_daemon::config::{Config, Flags};
+use provender_daemon::serve::Unix;
+use provender_proto::v1::blobs_server::{Blobs, BlobsServer};
+use provender_proto::v1::tasks_server::{Tasks, TasksServer};
+use provender_proto::{MAX_MESSAGE, convert, v1};
+use tokio_util::sync::CancellationToken;
+use tonic::service::Routes;
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::Result;
+
+/// The argument that makes this program a server.
+pub(crate) const COMMAND: &str = "serve";
+const DAEMON: &str = "daemon";
+const NOTHING: &str = "nothing";
+const READY: &str = "ready";
+
+/// A server and a connection to it.
+pub(crate) struct Server {
+    child: Child,
+    /// The connection.
+    pub(crate) client: Client,
+}
+
+impl Server {
+    /// A daemon over the data in `dir`.
+    pub(crate) async fn daemon(dir: &str) -> Result<Server> {
+        Server::spawn(DAEMON, dir, &format!("{dir}/provender.sock")).await
+    }
+
+    /// A server that answers `Upload` and `Lookup` without doing anything.
+    pub(crate) async fn nothing() -> Result<Server> {
+        Server::spawn(NOTHING, ".", "nothing.sock").await
+    }
+
+    async fn spawn(kind: &str, dir: &str, socket: &str) -> Result<Server> {
+        let mut command = Command::new(std::env::current_exe()?);
+        command.args([COMMAND, kind, dir]).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = command.spawn()?;
+        let mut line = String::new();
+        if let Some(stdout) = child.stdout.take() {
+            BufReader::new(stdout).read_line(&mut line)?;
+        }
+        if line.trim() != READY {
+            return Err(format!("the {kind} server did not start").into());
+        }
+        let remote = provender_client::Remote::find(Some(&format!("unix:{socket}")))?;
+        Ok(Server { client: Client::connect(&remote, Space::default()).await?, child })
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        drop(self.child.stdin.take());
+        _ = self.child.wait();
+    }
+}
+
+/// What the child does.
+pub(crate) async fn serve(kind: &str, dir: &Path) -> Result<()> {
+    let stop = CancellationToken::new();
+    let stopping = stop.clone();
+    std::thread::spawn(move || {
+        _ = std::io::stdin().read_to_end(&mut Vec::new());
+        stopping.cancel();
+    });
+    let ready = || {
+        println!("{READY}");
+        _ = std::io::stdout().flush();
+    };
+    if kind == DAEMON {
+        let flags = Flags {
+            config: None,
+            data: Some(dir.into()),
+            listen: None,
+            insecure: false,
+            mount: None,
+            metrics_listen: None,
+            log_format: None,
+            log: None,
+        };
+        return Ok(provender_daemon::run::run(Config::load(flags)?, stop, ready).await?);
+    }
+    let routes = Routes::new(TasksServer::new(Nothing).max_decoding_message_size(MAX_MESSAGE))
+        .add_service(BlobsServer::new(Nothing).max_decoding_message_size(MAX_MESSAGE));
+    let listener = Unix::bind(&dir.join("nothing.sock"), None)?;
+    ready();
+    Ok(listener.serve(routes, stop).await?)
+}
+
+/// Answers as if it had done what was asked.
+struct Nothing;
+
+type Empty<T> = futures::stream::Empty<std::result::Result<T, Status>>;
+
+fn none<T>() -> std::result::Result<Response<T>, Status> {
+    Err(Status::unimplemented("it does nothing"))
+}
+
+#[tonic::async_trait]
+impl Tasks for Nothing {
+    /// One success, of the size that a daemon's answer has.
+    async fn lookup(&self, _: Request<v1::LookupRequest>) -> std::result::Result<Response<v1::LookupReply>, Status> {
+        let answer = v1::lookup_reply::Answer {
+            verdict: v1::Verdict::Succeeded.into(),
+            execution: vec![1; 16].into(),
+            outputs: Some(convert::digest_to(&Digest { hash: [1; 32], size: 1 })),
+            reason: String::new(),
+        };
+        Ok(Response::new(v1::LookupReply { answers: vec![answer] }))
+    }
+
+    type BeginStream = Empty<v1::BeginReply>;
+
+    async fn begin(&self, _: Request<v1::BeginRequest>) -> std::result::Result<Response<Self::BeginStream>, Status> {
+        none()
+    }
+
+    async fn heartbeat(
+        &self,
+        _: Request<v1::HeartbeatRequest>,
+    ) -> std::result::Result<Response<v1::HeartbeatReply>, Status> {
+        none()
+    }
+
+    async fn commit(&self, _: Request<v1::CommitRequest>) -> std::result::Result<Response<v1::CommitReply>, Status> {
+        none()
+    }
+
+    async fn fail(&self, _: Request<v1::FailRequest>) -> std::result::Result<Response<v1::FailReply>, Status> {
+        none()
+    }
+}
+
+#[tonic::async_trait]
+impl Blobs for Nothing {
+    /// Takes everything, and says that it was nothing.
+    async fn upload(
+        &self,
+        request: Request<Streaming<v1::UploadRequest>>,
+    ) -> std::result::Result<Response<v1::UploadReply>, Status> {
+        let mut parts = request.into_inner();
+        while parts.message().await?.is_some() {}
+        Ok(Response::new(v1::UploadReply {
+            digest: Some(convert::digest_to(&Digest::of(b""))),
+            durable_in: String::new(),
+        }))
+    }
+
+    async fn find_missing(
+        &self,
+        _: Request<v1::FindMissingRequest>,
+    ) -> std::result::Result<Response<v1::FindMissingReply>, Status> {
+        none()
+    }
+
+    type DownloadStream = Empty<v1::DownloadReply>;
+
+    async fn download(
+        &self,
+        _: Request<v1::DownloadRequest>,
+    ) -> std::result::Result<Response<Self::DownloadStream>, Status> {
+        none()
+    }
+
+    async fn batch_put(
+        &self,
+        _: Request<v1::BatchPutRequest>,
+    ) -> std::result::Result<Response<v1::BatchPutReply>, Status> {
+        none()
+    }
+
+    async fn batch_get(
+        &self,
+        _: Request<v1::BatchGetRequest>,
+    ) -> std::result::Result<Response<v1::BatchGetReply>, Status> {
+        none()
+    }
+
+    async fn keep(&self, _: Request<v1::KeepRequest>) -> std::result::Result<Response<v1::KeepReply>, Status> {
+        none()
+    }
+}
