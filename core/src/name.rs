@@ -51,7 +51,7 @@ impl Name {
     }
 
     /// What stands between the slashes; at least one part.
-    pub fn parts(&self) -> impl Iterator<Item = &str> {
+    pub fn parts(&self) -> impl DoubleEndedIterator<Item = &str> {
         self.0.split('/')
     }
 }

@@ -23,7 +23,7 @@ use crate::clock;
 use crate::meta::Scan;
 
 /// The largest blob that is kept as a row, in bytes: measured, see `docs/inline-threshold.md`.
-pub const INLINE_MAX: u64 = 64 << 10;
+pub const INLINE_MAX: u64 = 16 << 10;
 /// A holding whose touch is older than this is touched before it is relied on.
 const TOUCH_AFTER: Duration = Duration::from_secs(3600);
 /// How many blobs are recorded in one batch.
