@@ -5,13 +5,19 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
+use provender_core::Ref;
 use provender_core::key::TaskKey;
 use provender_core::name::Name;
-use provender_core::Ref;
 
 /// Run commands once, know that they succeeded, find what they made.
 #[derive(Debug, Parser)]
-#[command(name = "provender", version, about, max_term_width = 100, after_help = "A REF is a NAME, NAME@N (the N-th newest record), a SCHEME:ID key, name:TEXT, exec:ID, blob:HEX or tree:HEX.\n\nExit codes: 0 yes; 1 no, or invalid input; 2 usage; 125 no daemon, or a fault of provender's. `run` gives the command's own.")]
+#[command(
+    name = "provender",
+    version,
+    about,
+    max_term_width = 100,
+    after_help = "A REF is a NAME, NAME@N (the N-th newest record), a SCHEME:ID key, name:TEXT, exec:ID, blob:HEX or tree:HEX.\n\nExit codes: 0 yes; 1 no, or invalid input; 2 usage; 125 no daemon, or a fault of provender's. `run` gives the command's own."
+)]
 pub(crate) struct Args {
     /// Where the daemon is: unix:PATH, http://HOST:PORT or https://HOST:PORT
     #[arg(long, global = true, env = "PROVENDER_REMOTE", value_name = "URL")]

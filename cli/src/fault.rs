@@ -45,10 +45,14 @@ impl Fault {
 impl From<ClientError> for Fault {
     fn from(error: ClientError) -> Fault {
         match error {
-            ClientError::NotFound(_) | ClientError::Refused(_) | ClientError::Read { .. } | ClientError::Changed { .. } => {
-                Fault::no(error)
-            }
-            _ => Fault::ours(error),
+            ClientError::NotFound(_)
+            | ClientError::Refused(_)
+            | ClientError::Read { .. }
+            | ClientError::Changed { .. } => Fault::no(error),
+            _ => match error.hint() {
+                Some(hint) => Fault::ours(format!("{error}: {hint}")),
+                None => Fault::ours(error),
+            },
         }
     }
 }

@@ -253,7 +253,12 @@ impl Client {
     }
 
     /// Ends an execution as a failure.
-    pub async fn fail(&self, execution: ExecutionId, reason: &str, outcome: &Outcome) -> Result<Execution, ClientError> {
+    pub async fn fail(
+        &self,
+        execution: ExecutionId,
+        reason: &str,
+        outcome: &Outcome,
+    ) -> Result<Execution, ClientError> {
         let outcome = Some(convert::outcome_to(outcome));
         let (execution, reason) = (convert::id_to(execution), reason.to_owned());
         let request = v1::FailRequest { space: self.space(), execution, reason, outcome };

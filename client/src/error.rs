@@ -9,7 +9,7 @@ use tonic_types::StatusExt;
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
     /// There is no answer: no daemon, or none that can be reached.
-    #[error("cannot reach provenderd at {address}: {why}; is it running?")]
+    #[error("cannot reach provenderd at {address} ({why})")]
     Unreachable {
         /// Where it was looked for.
         address: String,
@@ -63,10 +63,22 @@ pub enum ClientError {
 }
 
 impl ClientError {
+    /// What to do about it, where that can be said.
+    pub fn hint(&self) -> Option<&'static str> {
+        match self {
+            ClientError::Unreachable { .. } => Some("start it, or say where it is with --remote"),
+            ClientError::Denied(_) => {
+                Some("give a token (token_file in the configuration), or ask who runs the daemon")
+            }
+            _ => None,
+        }
+    }
+
     /// What a status means. `address` is where it came from.
     pub(crate) fn of(address: &str, status: Status) -> ClientError {
         let message = status.message().to_owned();
-        let violations = status.get_details_precondition_failure().map(|failure| failure.violations).unwrap_or_default();
+        let violations =
+            status.get_details_precondition_failure().map(|failure| failure.violations).unwrap_or_default();
         let kind = violations.first().map(|violation| violation.r#type.as_str());
         match (status.code(), kind) {
             (Code::Aborted, _) | (Code::FailedPrecondition, Some("ENDED")) => ClientError::Fenced(message),

@@ -55,7 +55,9 @@ pub enum RemoteError {
         path: PathBuf,
     },
     /// Nothing was said, and no daemon was found.
-    #[error("no daemon was found: there is no socket at {looked}; start provenderd, or say where it is with --remote or PROVENDER_REMOTE")]
+    #[error(
+        "no daemon was found: there is no socket at {looked}; start provenderd, or say where it is with --remote or PROVENDER_REMOTE"
+    )]
     None {
         /// Where it was looked for.
         looked: String,

@@ -166,8 +166,7 @@ pub async fn run(client: &Client, task: &Task, cache: Arc<HashCache>, events: &E
         Signals::catch(move |received| control.signal(received)).map_err(start("catch signals"))?
     };
     let id = ExecutionId(random());
-    let begin =
-        Begin { key: &key, spec: &spec, execution: id, executor: &task.executor, ttl: task.ttl, wait: true };
+    let begin = Begin { key: &key, spec: &spec, execution: id, executor: &task.executor, ttl: task.ttl, wait: true };
     let asked = client.begin(begin, |holder| events(Event::Waiting(holder)));
     let begun = tokio::select! {
         begun = asked => begun?,

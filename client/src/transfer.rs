@@ -82,15 +82,20 @@ impl Client {
             return Ok(());
         }
         let (pieces, receiver) = mpsc::channel(AT_ONCE);
-        let reading = tokio::task::spawn_blocking(move || {
-            read(&mut |mut reader| read_pieces(&mut reader, digest.size, &pieces))
-        });
+        let reading =
+            tokio::task::spawn_blocking(move || read(&mut |mut reader| read_pieces(&mut reader, digest.size, &pieces)));
         self.stream(digest, what, receiver, reading).await
     }
 
     /// Writes a blob, or a range of it (`length` 0: to its end); says whether `out` took it all. That it does not, as a pipe
     /// that was closed, is no error of ours.
-    pub async fn copy(&self, digest: &Digest, offset: u64, length: u64, out: &mut (dyn Write + Send)) -> Result<bool, ClientError> {
+    pub async fn copy(
+        &self,
+        digest: &Digest,
+        offset: u64,
+        length: u64,
+        out: &mut (dyn Write + Send),
+    ) -> Result<bool, ClientError> {
         let mut pieces = self.download(digest, offset, length).await?;
         while let Some(piece) = pieces.next().await? {
             if out.write_all(&piece).is_err() {

@@ -201,7 +201,14 @@ pub struct Execution {
 
 impl Execution {
     /// The attempt that a lease is given to.
-    pub fn begin(id: ExecutionId, key: TaskKey, name: Name, spec: Digest, executor: Executor, now: Timestamp) -> Execution {
+    pub fn begin(
+        id: ExecutionId,
+        key: TaskKey,
+        name: Name,
+        spec: Digest,
+        executor: Executor,
+        now: Timestamp,
+    ) -> Execution {
         Execution {
             id,
             key,

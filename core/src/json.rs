@@ -121,4 +121,3 @@ pub fn spec(spec: &Spec) -> Value {
         "raw": spec.raw.as_ref().map(|raw| bytes(raw)),
     })
 }
-

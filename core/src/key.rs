@@ -102,7 +102,9 @@ mod tests {
 
     #[test]
     fn refuses_what_is_no_key() {
-        for text in ["", "run", "run:", ":x", "Run:x", "1run:x", "ru n:x", "run:a\nb", &format!("run:{}", "x".repeat(257))] {
+        for text in
+            ["", "run", "run:", ":x", "Run:x", "1run:x", "ru n:x", "run:a\nb", &format!("run:{}", "x".repeat(257))]
+        {
             assert!(text.parse::<TaskKey>().is_err(), "{text:?}");
         }
         assert!(format!("{}:{}", "a".repeat(32), "x".repeat(256)).parse::<TaskKey>().is_ok());

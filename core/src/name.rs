@@ -91,7 +91,9 @@ mod tests {
 
     #[test]
     fn takes_what_people_write() {
-        for name in ["a", "zstd/huf_compress.o", "Grüße aus Köln", "a b", "%", "latest", "x@2", "...", &"x".repeat(1024)] {
+        for name in
+            ["a", "zstd/huf_compress.o", "Grüße aus Köln", "a b", "%", "latest", "x@2", "...", &"x".repeat(1024)]
+        {
             assert!(Name::new(name).is_ok(), "{name:?}");
         }
     }

@@ -48,7 +48,10 @@ pub enum Violation {
         path: Bytes,
     },
     /// A required file is too small.
-    #[error("the output {:?} has {size} bytes, fewer than the {least} that its success policy demands", String::from_utf8_lossy(path))]
+    #[error(
+        "the output {:?} has {size} bytes, fewer than the {least} that its success policy demands",
+        String::from_utf8_lossy(path)
+    )]
     Small {
         /// Which.
         path: Bytes,
@@ -106,7 +109,10 @@ mod tests {
         policy.required.insert("b".into(), 5);
         let both = |size| found(&[("a", Some(0)), ("b", Some(size))]);
         assert_eq!(judge(&policy, &declared, ok, &both(5)), Ok(()));
-        assert_eq!(judge(&policy, &declared, ok, &both(4)), Err(Violation::Small { path: "b".into(), size: 4, least: 5 }));
+        assert_eq!(
+            judge(&policy, &declared, ok, &both(4)),
+            Err(Violation::Small { path: "b".into(), size: 4, least: 5 })
+        );
         policy = Policy { refuse_empty: true, exit_codes: vec![0, 3], ..Policy::default() };
         assert_eq!(judge(&policy, &[], Exit::Code(3), &Found::default()), Err(Violation::Empty));
         assert_eq!(judge(&policy, &[], Exit::Code(3), &found(&[("x", Some(1))])), Ok(()));

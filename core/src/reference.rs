@@ -30,7 +30,9 @@ pub enum Ref {
 
 /// Why a text is no REF.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{text:?} is not a reference: {why}; it takes a NAME, NAME@N, a SCHEME:ID key, name:TEXT, exec:ID, blob:HEX or tree:HEX")]
+#[error(
+    "{text:?} is not a reference: {why}; it takes a NAME, NAME@N, a SCHEME:ID key, name:TEXT, exec:ID, blob:HEX or tree:HEX"
+)]
 pub struct RefError {
     /// The text as given, cut to its first 80 characters.
     pub text: String,
@@ -50,7 +52,9 @@ fn parse(text: &str) -> Result<Ref, String> {
     let hash = |hex| unhex(hex).ok_or_else(|| "it takes 64 hexadecimal digits".to_owned());
     let name = |text: &str| Name::new(text).map_err(|error| error.to_string());
     match text.split_once(':') {
-        Some(("exec", id)) => id.parse().map(Ref::Execution).map_err(|_| "an execution id has 32 hexadecimal digits".into()),
+        Some(("exec", id)) => {
+            id.parse().map(Ref::Execution).map_err(|_| "an execution id has 32 hexadecimal digits".into())
+        }
         Some(("blob", hex)) => hash(hex).map(Ref::Blob),
         Some(("tree", hex)) => hash(hex).map(Ref::Tree),
         Some(("name", text)) => Ok(Ref::Name { name: name(text)?, nth: None }),

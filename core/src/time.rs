@@ -28,7 +28,9 @@ impl Timestamp {
     fn zoned(self) -> jiff::Zoned {
         // MAX is within jiff's range, so the fallback is never taken.
         let millis = i64::try_from(self.0).unwrap_or(i64::MAX);
-        jiff::Timestamp::from_millisecond(millis).unwrap_or(jiff::Timestamp::UNIX_EPOCH).to_zoned(jiff::tz::TimeZone::UTC)
+        jiff::Timestamp::from_millisecond(millis)
+            .unwrap_or(jiff::Timestamp::UNIX_EPOCH)
+            .to_zoned(jiff::tz::TimeZone::UTC)
     }
 }
 

@@ -90,7 +90,10 @@ pub enum TreeError {
         why: &'static str,
     },
     /// A symlink's target is empty, too long, or has a NUL byte.
-    #[error("the symlink {:?} has a target that is empty, longer than {MAX_TARGET} bytes, or holds a NUL byte", String::from_utf8_lossy(name))]
+    #[error(
+        "the symlink {:?} has a target that is empty, longer than {MAX_TARGET} bytes, or holds a NUL byte",
+        String::from_utf8_lossy(name)
+    )]
     Target {
         /// The link's name.
         name: Bytes,

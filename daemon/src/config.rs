@@ -20,7 +20,7 @@ pub struct Flags {
     /// Keep data here [default: /var/lib/provender for root, else $XDG_DATA_HOME/provender]
     #[arg(long, env = "PROVENDER_DATA", value_name = "DIR")]
     pub data: Option<PathBuf>,
-    /// Listen on TCP too; takes [tls] and tokens, or --insecure on a loopback address
+    /// Listen on TCP too; takes TLS and tokens, or --insecure on a loopback address
     #[arg(long, env = "PROVENDER_LISTEN", value_name = "ADDR")]
     pub listen: Option<SocketAddr>,
     /// Allow --listen on a loopback address without TLS and tokens

@@ -54,7 +54,10 @@ impl Metrics {
             lookups: vec("provender_lookups_total", "Keys looked up, by verdict", "verdict")?,
             begins: vec("provender_begins_total", "Begins, by outcome: hit, lease or busy", "outcome")?,
             ended: vec("provender_executions_ended_total", "Executions that ended, by verdict", "verdict")?,
-            conflicts: counter("provender_conflicts_total", "Decisions taken anew because others changed the same rows")?,
+            conflicts: counter(
+                "provender_conflicts_total",
+                "Decisions taken anew because others changed the same rows",
+            )?,
             bytes_in: counter("provender_blob_bytes_received_total", "Bytes of blobs received")?,
             bytes_out: counter("provender_blob_bytes_sent_total", "Bytes of blobs sent")?,
             leases: gauge("provender_leases", "Live leases that this daemon watches")?,

@@ -64,7 +64,9 @@ pub async fn run(config: Config, stop: CancellationToken, ready: impl FnOnce()) 
     let metrics = Arc::new(Metrics::new()?);
     let meta = meta::open(&config.meta, data.path()).await?;
     let store = Store::open(meta, &config.blobs, config.aliases.clone(), metrics.clone()).await?;
-    let watcher = tokio::spawn(store.clone().watch());
+    let mut background = JoinSet::new();
+    background.spawn(store.clone().watch());
+    background.spawn(store.clone().trim());
 
     // Everything that can fail to start does so before anybody is served.
     let unix = Unix::bind(&data.socket(), config.socket_group.as_deref())?;
@@ -108,10 +110,13 @@ pub async fn run(config: Config, stop: CancellationToken, ready: impl FnOnce()) 
     draining.cancel();
     let drained = tokio::time::timeout(config.drain, async { while servers.join_next().await.is_some() {} }).await;
     if drained.is_err() {
-        tracing::warn!(seconds = config.drain.as_secs(), "calls were still under way at the end of the drain; they are cut");
+        tracing::warn!(
+            seconds = config.drain.as_secs(),
+            "calls were still under way at the end of the drain; they are cut"
+        );
         servers.abort_all();
     }
-    watcher.abort();
+    background.abort_all();
     if let Some(mount) = mount {
         let unmounted = tokio::task::spawn_blocking(move || mount.unmount(MOUNT_GRACE)).await;
         if let Ok(Err(error)) = unmounted {
@@ -144,7 +149,8 @@ fn tls(tls: &Tls) -> Result<ServerTlsConfig, RunError> {
 async fn mount(config: &Config, store: &Store) -> Result<Option<Mount>, RunError> {
     let Some(point) = config.mount.clone() else { return Ok(None) };
     let source = Arc::new(StoreSource::new(store.clone(), Space::default(), tokio::runtime::Handle::current()));
-    let options = provender_fuse::Options { allow_other: config.mount_allow_other, ..provender_fuse::Options::default() };
+    let mut options = provender_fuse::Options { allow_other: config.mount_allow_other, ..Default::default() };
+    options.settings.since = crate::clock::now();
     let mounted = tokio::task::spawn_blocking(move || Mount::new(source, &point, &options)).await;
     Ok(Some(mounted.map_err(|error| RunError::Server(error.to_string()))??))
 }

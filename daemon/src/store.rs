@@ -65,18 +65,27 @@ impl Store {
             Some(Ok(LAYOUT)) => {}
             Some(found) => return Err(StoreError::Layout { found: found.unwrap_or(u32::MAX), known: LAYOUT }),
         }
-        let damaged = |what: &str| StoreError::Row { what: format!("the store's {what}"), why: "it is unreadable".into() };
+        let damaged =
+            |what: &str| StoreError::Row { what: format!("the store's {what}"), why: "it is unreadable".into() };
         let known = fact(&*meta, "blobs").await?.map(|id| id.parse::<StoreId>().map_err(|_| damaged("blob store id")));
         let known = known.transpose()?;
         let blobs = provender_blobs::open(blobs, known).await?;
         // Another daemon may be making the same facts now: the first one's stay.
         let (id, incarnation) = (provender_core::digest::hex(&crate::clock::random::<16>()), "1".to_owned());
-        for (name, value) in [("layout", LAYOUT.to_string()), ("id", id), ("incarnation", incarnation), ("blobs", blobs.id().to_string())] {
+        for (name, value) in [
+            ("layout", LAYOUT.to_string()),
+            ("id", id),
+            ("incarnation", incarnation),
+            ("blobs", blobs.id().to_string()),
+        ] {
             first(&*meta, name, value).await?;
         }
         let settled = fact(&*meta, "blobs").await?;
         if settled.as_deref() != Some(&*blobs.id().to_string()) {
-            return Err(StoreError::OtherBlobs { expected: settled.unwrap_or_default(), found: blobs.id().to_string() });
+            return Err(StoreError::OtherBlobs {
+                expected: settled.unwrap_or_default(),
+                found: blobs.id().to_string(),
+            });
         }
         let incarnation = fact(&*meta, "incarnation").await?;
         let incarnation = incarnation.and_then(|text| text.parse().ok()).ok_or_else(|| damaged("incarnation"))?;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bytes::Bytes;
-use provender_core::execution::{Exit, Executor, Log, Outcome, State, Usage};
+use provender_core::execution::{Executor, Exit, Log, Outcome, State, Usage};
 use provender_core::key::TaskKey;
 use provender_core::lease::Lease;
 use provender_core::name::{Name, Space};
@@ -194,7 +194,9 @@ pub fn spec_to(spec: &Spec) -> v1::Spec {
         outputs: spec.outputs.clone(),
         policy: Some(v1::Policy {
             exit_codes: spec.policy.exit_codes.clone(),
-            required: required.map(|(path, least)| v1::policy::Required { path: path.clone(), least_size: *least }).collect(),
+            required: required
+                .map(|(path, least)| v1::policy::Required { path: path.clone(), least_size: *least })
+                .collect(),
             refuse_empty: spec.policy.refuse_empty,
         }),
         raw: spec.raw.clone(),
@@ -237,7 +239,8 @@ pub fn spec_from(spec: &v1::Spec) -> Result<Spec, Invalid> {
     }
     into.outputs = spec.outputs.clone();
     if let Some(policy) = &spec.policy {
-        let required: BTreeMap<_, _> = policy.required.iter().map(|need| (need.path.clone(), need.least_size)).collect();
+        let required: BTreeMap<_, _> =
+            policy.required.iter().map(|need| (need.path.clone(), need.least_size)).collect();
         into.policy = Policy { exit_codes: policy.exit_codes.clone(), required, refuse_empty: policy.refuse_empty };
     }
     into.raw = spec.raw.clone();

@@ -102,7 +102,9 @@ pub fn blob_from(bytes: Bytes) -> Result<Stored, RowError> {
     let row = store::BlobRow::decode(bytes)?;
     let place = match row.place {
         Some(Row::Inline(_)) => Place::Inline,
-        Some(Row::Backend(backend)) => Place::Backend { signature: Some(backend.signature).filter(|some| !some.is_empty()) },
+        Some(Row::Backend(backend)) => {
+            Place::Backend { signature: Some(backend.signature).filter(|some| !some.is_empty()) }
+        }
         None => return Err(Invalid::new("blob.place", "is none that this version knows").into()),
     };
     Ok(Stored { nonce: row.nonce, place, published: Timestamp::from_millis(row.published_ms) })

@@ -32,6 +32,9 @@ fn generated_code_is_current() {
     for entry in fs::read_dir(fresh.path()).expect("a folder") {
         let name = entry.expect("an entry").file_name();
         let read = |folder: &Path| fs::read(folder.join(&name)).unwrap_or_default();
-        assert!(read(fresh.path()) == read(&committed), "{name:?} is not current: UPDATE_PROTO=1 cargo test -p provender-proto");
+        assert!(
+            read(fresh.path()) == read(&committed),
+            "{name:?} is not current: UPDATE_PROTO=1 cargo test -p provender-proto"
+        );
     }
 }

@@ -39,7 +39,12 @@ pub(crate) async fn put(session: &Session, args: Put) -> Result<ExitCode, Fault>
         return Ok(ExitCode::SUCCESS);
     }
     print::line(&reference)?;
-    let what = format!("{}, {}, {} sent", print::count(done.counts.files, "file"), print::size(done.counts.bytes), print::size(done.sent));
+    let what = format!(
+        "{}, {}, {} sent",
+        print::count(done.counts.files, "file"),
+        print::size(done.counts.bytes),
+        print::size(done.sent)
+    );
     match (&args.name, done.until) {
         (Some(name), _) => session.say(format!("stored as {name} ({what})")),
         (None, Some(until)) => session.say(format!("stored, kept until {until} ({what}); --name keeps it for good")),

@@ -66,9 +66,10 @@ fn input(text: OsString) -> Result<Input, Fault> {
     let is_word = |byte: &u8| byte.is_ascii_alphanumeric() || *byte == b'_';
     match label {
         Some(label) if !label.is_empty() && label.iter().all(is_word) && !label[0].is_ascii_digit() => {
-            let reference = text.to_str().and_then(|text| text.split_once('=')).ok_or_else(|| {
-                Fault::usage(format!("--in {}: a reference is UTF-8", text.to_string_lossy()))
-            })?;
+            let reference = text
+                .to_str()
+                .and_then(|text| text.split_once('='))
+                .ok_or_else(|| Fault::usage(format!("--in {}: a reference is UTF-8", text.to_string_lossy())))?;
             let (label, reference) = reference;
             let reference = reference.parse().map_err(|error| Fault::usage(format!("--in {label}: {error}")))?;
             Ok(Input::Reference { label: label.into(), reference })
@@ -123,7 +124,10 @@ fn report(session: &Session, ended: Ended, best_effort: bool) -> ExitCode {
         }
         Ended::Unrecorded { exit, error } => {
             if session.json {
-                eprintln!("{}", json!({ "v": provender_core::json::V, "result": "unrecorded", "error": error.to_string() }));
+                eprintln!(
+                    "{}",
+                    json!({ "v": provender_core::json::V, "result": "unrecorded", "error": error.to_string() })
+                );
             } else {
                 eprintln!("provender: the command {exit}, but that could not be recorded: {error}");
             }

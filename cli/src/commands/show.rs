@@ -73,7 +73,10 @@ fn text(task: &Task) -> Result<(), Fault> {
     if let Some(exit) = execution.outcome.exit {
         let usage = execution.outcome.usage;
         let cpu = print::time(usage.user_ms + usage.system_ms);
-        field("exit", format!("{exit}, {} ({cpu} CPU, {} peak)", print::time(usage.wall_ms), print::size(usage.peak_rss)))?;
+        field(
+            "command",
+            format!("{exit} after {} ({cpu} CPU, {} peak)", print::time(usage.wall_ms), print::size(usage.peak_rss)),
+        )?;
     }
     if !spec.command.is_empty() {
         let words: Vec<_> = spec.command.iter().map(|word| quoted(word)).collect();
@@ -111,5 +114,9 @@ fn entry(name: &[u8], node: &Node) -> String {
 fn quoted(word: &[u8]) -> String {
     let text = String::from_utf8_lossy(word);
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_./=:,@%+".contains(c);
-    if !text.is_empty() && text.chars().all(plain) { text.into_owned() } else { format!("'{}'", text.replace('\'', r"'\''")) }
+    if !text.is_empty() && text.chars().all(plain) {
+        text.into_owned()
+    } else {
+        format!("'{}'", text.replace('\'', r"'\''"))
+    }
 }

@@ -20,7 +20,14 @@ pub(crate) async fn status(session: &Session, args: Status) -> Result<ExitCode, 
             other => match client.describe(other).await {
                 Ok(Described::Task(task)) => Some(task.execution.key),
                 Ok(_) => return Err(Fault::no(format!("{other} is no task: a status is one of a key"))),
-                Err(ClientError::NotFound(_)) => None,
+                // Without a success a name stands for what was last attempted under it.
+                Err(ClientError::NotFound(_)) => match other {
+                    Ref::Name { name, nth: None } => {
+                        let (newest, _) = client.history(Ok(name.as_str()), false, Default::default(), 1).await?;
+                        newest.into_iter().next().map(|execution| execution.key)
+                    }
+                    _ => None,
+                },
                 Err(error) => return Err(error.into()),
             },
         };

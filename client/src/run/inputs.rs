@@ -176,17 +176,26 @@ impl Looked {
 
     /// Whether all inputs still are as they were; if not, which is not.
     pub(super) async fn look_again(&self, task: &Task, cache: &Arc<HashCache>) -> Result<(), String> {
-        let paths = self.paths.iter().map(|(path, captured)| (task.cwd.join(path), path.clone(), captured.root.clone()));
-        let references = self.references.iter().filter_map(|(label, input)| {
-            Some((self.place(label)?, PathBuf::from(label), input.content.clone()?))
-        });
+        let paths =
+            self.paths.iter().map(|(path, captured)| (task.cwd.join(path), path.clone(), captured.root.clone()));
+        let references = self
+            .references
+            .iter()
+            .filter_map(|(label, input)| Some((self.place(label)?, PathBuf::from(label), input.content.clone()?)));
         for (whole, shown, before) in paths.chain(references) {
             let cache = cache.clone();
             let now = blocking(move || files::signature(&whole, Purpose::Input, &cache)).await;
             match now {
                 Ok(Ok(now)) if now == before => {}
-                Ok(Ok(_)) => return Err(format!("the input {:?} changed while the command ran", shown.display().to_string())),
-                Ok(Err(error)) => return Err(format!("the input {:?} changed while the command ran: {error}", shown.display().to_string())),
+                Ok(Ok(_)) => {
+                    return Err(format!("the input {:?} changed while the command ran", shown.display().to_string()));
+                }
+                Ok(Err(error)) => {
+                    return Err(format!(
+                        "the input {:?} changed while the command ran: {error}",
+                        shown.display().to_string()
+                    ));
+                }
                 Err(error) => return Err(error.to_string()),
             }
         }

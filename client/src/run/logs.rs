@@ -9,10 +9,9 @@ use crate::client::Client;
 use crate::process;
 
 /// Stores one stream.
-pub(super) async fn store(client: &Client, log: process::Log) -> Result<Log, RunError> {
+pub(super) async fn store(client: &Client, log: &Arc<process::Log>) -> Result<Log, RunError> {
     let cut = log.dropped();
-    let log = Arc::new(log);
-    let hashing = log.clone();
+    let (log, hashing) = (log.clone(), log.clone());
     let digest = super::blocking(move || hashing.digest()).await?.map_err(RunError::Log)?;
     client.upload_reader(digest, "the command's output", move |send| send(&mut log.reader())).await?;
     Ok(Log { digest, cut })

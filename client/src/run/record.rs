@@ -1,5 +1,6 @@
 //! After the command: what came of it, told to the daemon.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use provender_core::execution::{Exit, Outcome, State, Usage};
@@ -90,19 +91,19 @@ impl Attempt<'_> {
             },
             ..Outcome::default()
         };
-        let (stdout, stderr) = (finished.stdout, finished.stderr);
-        outcome.stdout = Some(logs::store(self.client, stdout).await?);
-        outcome.stderr = Some(logs::store(self.client, stderr).await?);
+        let (stdout, stderr) = (Arc::new(finished.stdout), Arc::new(finished.stderr));
+        outcome.stdout = Some(passing(async || logs::store(self.client, &stdout).await).await?);
+        outcome.stderr = Some(passing(async || logs::store(self.client, &stderr).await).await?);
         if let (None, Ok(Some(captured))) = (&reason, captured) {
-            let events = self.events.clone();
-            self.client.upload_captured(&captured, &move |bytes| events(Event::Stored(bytes))).await?;
+            let stored = |bytes| (self.events)(Event::Stored(bytes));
+            passing(async || Ok(self.client.upload_captured(&captured, &stored).await?)).await?;
             if let Node::Directory { digest } = captured.root {
                 outcome.outputs = Some(digest);
             }
         }
         let execution = match reason {
-            Some(reason) => passing(async || self.client.fail(self.id, &reason, &outcome).await).await?,
-            None => passing(async || self.client.commit(self.id, &outcome).await).await?.0,
+            Some(reason) => passing(async || Ok(self.client.fail(self.id, &reason, &outcome).await?)).await?,
+            None => passing(async || Ok(self.client.commit(self.id, &outcome).await?)).await?.0,
         };
         let execution = Box::new(execution);
         Ok(match execution.state {
@@ -113,11 +114,11 @@ impl Attempt<'_> {
 }
 
 /// Asks again for a while, as long as the daemon may be back soon.
-async fn passing<T>(ask: impl AsyncFn() -> Result<T, ClientError>) -> Result<T, ClientError> {
+async fn passing<T>(ask: impl AsyncFn() -> Result<T, RunError>) -> Result<T, RunError> {
     let began = Instant::now();
     loop {
         match ask().await {
-            Err(error) if error.is_passing() && began.elapsed() < PATIENCE => {
+            Err(RunError::Client(error)) if error.is_passing() && began.elapsed() < PATIENCE => {
                 tokio::time::sleep(Duration::from_millis(200)).await;
             }
             answer => return answer,

@@ -25,7 +25,12 @@ fn content() -> impl Strategy<Value = Node> {
 
 fn input() -> impl Strategy<Value = Input> {
     let mount = prop_oneof![Just(Mount::InPlace), Just(Mount::CheckedOut)];
-    (mount, prop::option::of(content())).prop_map(|(mount, content)| Input { mount, content, key: None, execution: None })
+    (mount, prop::option::of(content())).prop_map(|(mount, content)| Input {
+        mount,
+        content,
+        key: None,
+        execution: None,
+    })
 }
 
 /// Specs that differ only in what goes into the key of a run.

@@ -47,7 +47,11 @@ impl World {
         begun
     }
 
-    fn end(&mut self, id: u8, end: impl FnOnce(&Known, &Execution, u64, Timestamp) -> Result<Ended, Refused>) -> Option<Ended> {
+    fn end(
+        &mut self,
+        id: u8,
+        end: impl FnOnce(&Known, &Execution, u64, Timestamp) -> Result<Ended, Refused>,
+    ) -> Option<Ended> {
         let now = self.now();
         let ended = end(&self.known, self.executions.get(&id)?, self.incarnation, now).ok()?;
         self.known = Known { row: ended.row.clone(), lease: None };

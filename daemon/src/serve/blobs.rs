@@ -17,7 +17,10 @@ use crate::store::{StoreError, TIER, lost};
 
 #[tonic::async_trait]
 impl Blobs for Front {
-    async fn find_missing(&self, request: Request<v1::FindMissingRequest>) -> Result<Response<v1::FindMissingReply>, Status> {
+    async fn find_missing(
+        &self,
+        request: Request<v1::FindMissingRequest>,
+    ) -> Result<Response<v1::FindMissingReply>, Status> {
         let request = request.into_inner();
         counted(self.store.metrics(), "FindMissing", async {
             let digests = convert::digests_from("digests", &request.digests, MAX_DIGESTS)?;
@@ -27,7 +30,10 @@ impl Blobs for Front {
         .await
     }
 
-    async fn upload(&self, request: Request<Streaming<v1::UploadRequest>>) -> Result<Response<v1::UploadReply>, Status> {
+    async fn upload(
+        &self,
+        request: Request<Streaming<v1::UploadRequest>>,
+    ) -> Result<Response<v1::UploadReply>, Status> {
         let mut parts = request.into_inner();
         // A stream that breaks is the client's to tell, so its status goes back as it came.
         let mut broken = None;

@@ -43,7 +43,9 @@ pub(super) fn status(error: &StoreError) -> Status {
             }
             Code::FailedPrecondition
         }
-        StoreError::Lost { .. } | StoreError::Row { .. } | StoreError::Blobs(BlobError::Corrupt { .. }) => Code::DataLoss,
+        StoreError::Lost { .. } | StoreError::Row { .. } | StoreError::Blobs(BlobError::Corrupt { .. }) => {
+            Code::DataLoss
+        }
         StoreError::Contended { .. } | StoreError::Draining => Code::Unavailable,
         StoreError::Meta(MetaError::Full { .. }) | StoreError::Blobs(BlobError::Full { .. }) => {
             details.add_quota_failure_violation("disk", text.clone());

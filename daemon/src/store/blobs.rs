@@ -41,7 +41,6 @@ pub enum Content {
 }
 
 /// A blob on its way in. Dropping it discards it.
-
 pub struct Upload {
     store: Store,
     space: Space,
@@ -132,7 +131,8 @@ impl Store {
 
     /// Many small blobs, in order, `None` where the space holds none.
     pub async fn read_small(&self, space: &Space, digests: &[Digest]) -> Result<Vec<Option<Bytes>>, StoreError> {
-        let wanted: Vec<_> = digests.iter().flat_map(|digest| [rows::holding(space, digest), rows::blob(digest)]).collect();
+        let wanted: Vec<_> =
+            digests.iter().flat_map(|digest| [rows::holding(space, digest), rows::blob(digest)]).collect();
         let found = self.inner.meta.get(&wanted).await?;
         let mut inline = Vec::new();
         for (digest, pair) in digests.iter().zip(found.chunks_exact(2)) {
@@ -231,7 +231,12 @@ impl Store {
 
     /// Makes the space hold blobs: those that are stored already, and those of `fresh`. Returns the digests that are neither. What
     /// others stored meanwhile is theirs; of `fresh` only what is new is recorded.
-    async fn hold(&self, space: &Space, digests: &[Digest], fresh: &BTreeMap<Digest, Fresh>) -> Result<Vec<Digest>, StoreError> {
+    async fn hold(
+        &self,
+        space: &Space,
+        digests: &[Digest],
+        fresh: &BTreeMap<Digest, Fresh>,
+    ) -> Result<Vec<Digest>, StoreError> {
         self.transact(|mut txn| async move {
             let wanted: Vec<_> =
                 digests.iter().flat_map(|digest| [rows::holding(space, digest), rows::blob(digest)]).collect();

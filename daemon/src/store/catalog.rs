@@ -119,7 +119,10 @@ impl Store {
                 let answer = self.lookup(space, std::slice::from_ref(key)).await?.pop();
                 answer.and_then(|answer| answer.execution).ok_or_else(missing)?
             }
-            Ref::Name { name, nth: None } => self.latest(space, name).await?.ok_or_else(missing)?,
+            Ref::Name { name, nth: None } => match self.latest(space, name).await? {
+                Some(id) => id,
+                None => return Err(self.no_success(space, name).await?),
+            },
             Ref::Name { name, nth: Some(nth) } => self.nth_record(space, name, *nth).await?.ok_or_else(missing)?,
         };
         let (execution, spec) = self.execution_and_spec(space, id).await?;
@@ -134,6 +137,18 @@ impl Store {
             Some(row) => values::name_from(row.value).map_err(StoreError::row(name)),
             None => Ok(None),
         }
+    }
+
+    /// Why a name has no `latest`, with the attempt that a person may mean.
+    async fn no_success(&self, space: &Space, name: &Name) -> Result<StoreError, StoreError> {
+        let (newest, _) = self.history(space, Ok(name), false, None, 1).await?;
+        let what = match newest.first() {
+            Some(last) => {
+                format!("a success of {name} (its newest attempt, exec:{}, is {})", last.id, last.state.verdict())
+            }
+            None => name.to_string(),
+        };
+        Ok(StoreError::NotFound { what })
     }
 
     async fn nth_record(&self, space: &Space, name: &Name, nth: u32) -> Result<Option<ExecutionId>, StoreError> {

@@ -62,7 +62,9 @@ pub enum StoreError {
     #[error("the daemon is stopping; ask another one, or again once it is back")]
     Draining,
     /// The store was written by another version.
-    #[error("the store has layout {found}, and this version knows {known}: use the version that wrote it, or a newer one")]
+    #[error(
+        "the store has layout {found}, and this version knows {known}: use the version that wrote it, or a newer one"
+    )]
     Layout {
         /// What is stored.
         found: u32,
@@ -70,7 +72,9 @@ pub enum StoreError {
         known: u32,
     },
     /// The metadata belongs to another blob store.
-    #[error("the metadata belongs to the blob store {expected}, but the configured folder holds {found}: configure the folder that it was used with")]
+    #[error(
+        "the metadata belongs to the blob store {expected}, but the configured folder holds {found}: configure the folder that it was used with"
+    )]
     OtherBlobs {
         /// The one it knows.
         expected: String,

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use provender_core::batch::{Change, RowKey, Table, Version};
 use provender_core::lease::{Lease, Sightings};
-use provender_core::{rows, transition};
+use provender_core::{Timestamp, rows, transition};
 use provender_proto::rows as values;
 
 use super::{Store, StoreError};
@@ -16,6 +16,8 @@ use crate::meta::{MetaError, Scan};
 
 /// How many changes are read at once.
 const PAGE: usize = 1_000;
+/// How long the change feed reaches back, at least half of it.
+const KEPT: Duration = Duration::from_secs(24 * 3600);
 /// How long to wait after the metadata engine failed.
 const PAUSE: Duration = Duration::from_secs(1);
 
@@ -28,6 +30,26 @@ impl Store {
             if let Err(error) = self.follow(&mut sightings).await {
                 tracing::warn!(error = %super::error::chain(&error), "following the change feed failed; trying again");
                 tokio::time::sleep(PAUSE).await;
+            }
+        }
+    }
+
+    /// Forgets, now and then, what the change feed holds beyond what any follower still needs.
+    pub async fn trim(self) {
+        let mut before = None;
+        loop {
+            tokio::time::sleep(KEPT / 2).await;
+            let trimmed = async {
+                let head = self.inner.meta.head().await?;
+                // What was the head a while ago is old by now; so no entry's age has to be known.
+                if let Some(before) = before.replace(head) {
+                    let made_before = clock::now().millis().saturating_sub(KEPT.as_millis() as u64 * 2);
+                    self.inner.meta.trim(before, Timestamp::from_millis(made_before)).await?;
+                }
+                Ok::<_, MetaError>(())
+            };
+            if let Err(error) = trimmed.await {
+                tracing::warn!(error = %super::error::chain(&error), "old entries of the change feed could not be forgotten");
             }
         }
     }
@@ -102,7 +124,13 @@ impl Store {
         }
     }
 
-    fn see(&self, sightings: &mut Sightings, key: RowKey, version: Version, value: bytes::Bytes) -> Result<(), StoreError> {
+    fn see(
+        &self,
+        sightings: &mut Sightings,
+        key: RowKey,
+        version: Version,
+        value: bytes::Bytes,
+    ) -> Result<(), StoreError> {
         let lease: Lease = values::lease_from(value).map_err(StoreError::row(format!("{key:?}")))?;
         sightings.saw(key, version, lease.ttl, clock::monotonic());
         Ok(())

@@ -59,7 +59,8 @@ impl Store {
     /// Adds the reasons that stand with the executions.
     async fn explain_failures(&self, space: &Space, answers: &mut [Answer]) -> Result<(), StoreError> {
         let failed = |answer: &Answer| matches!(answer.verdict, Verdict::Failed | Verdict::Abandoned);
-        let ids: Vec<_> = answers.iter().filter(|answer| failed(answer)).filter_map(|answer| answer.execution).collect();
+        let ids: Vec<_> =
+            answers.iter().filter(|answer| failed(answer)).filter_map(|answer| answer.execution).collect();
         if ids.is_empty() {
             return Ok(());
         }
@@ -123,7 +124,12 @@ impl Store {
 
     /// Ends an execution as a success if all holds, else as a failure with the reason. Says also whether it became the record.
     /// Asked again after a lost answer, it answers the same.
-    pub async fn commit(&self, space: &Space, id: ExecutionId, outcome: &Outcome) -> Result<(Execution, bool), StoreError> {
+    pub async fn commit(
+        &self,
+        space: &Space,
+        id: ExecutionId,
+        outcome: &Outcome,
+    ) -> Result<(Execution, bool), StoreError> {
         // First without a walk: an executor that was fenced out shall not cost one.
         let (execution, spec) = self.execution_and_spec(space, id).await?;
         if let Some(ended) = self.ended_so(&execution, outcome, space).await? {
@@ -136,7 +142,8 @@ impl Store {
         let root = match outcome.outputs {
             Some(root) => root,
             None => {
-                let empty = Tree::new().encode().map_err(|source| StoreError::Tree { digest: Digest::of(b""), source })?;
+                let empty =
+                    Tree::new().encode().map_err(|source| StoreError::Tree { digest: Digest::of(b""), source })?;
                 self.put_small(space, vec![empty]).await?[0]
             }
         };
@@ -148,8 +155,7 @@ impl Store {
                 let execution = self.execution_in(&mut txn, space, id).await?;
                 let (known, _) = self.known(&mut txn, space, &execution.key).await?;
                 let (incarnation, now) = (self.inner.incarnation, clock::now());
-                let ended =
-                    transition::commit(&known, &execution, spec, outcome.clone(), evidence, incarnation, now)?;
+                let ended = transition::commit(&known, &execution, spec, outcome.clone(), evidence, incarnation, now)?;
                 let recorded = ended.recorded;
                 let execution = self.write_end(&mut txn, space, ended, Some(spec)).await?;
                 Ok((txn, (execution, recorded)))
@@ -167,10 +173,11 @@ impl Store {
         reason: &str,
         outcome: &Outcome,
     ) -> Result<Execution, StoreError> {
-        let blobs: Vec<_> = [outcome.outputs, outcome.stdout.map(|log| log.digest), outcome.stderr.map(|log| log.digest)]
-            .into_iter()
-            .flatten()
-            .collect();
+        let blobs: Vec<_> =
+            [outcome.outputs, outcome.stdout.map(|log| log.digest), outcome.stderr.map(|log| log.digest)]
+                .into_iter()
+                .flatten()
+                .collect();
         let missing = self.find_missing(space, &blobs).await?;
         if !missing.is_empty() {
             return Err(StoreError::Missing { missing });
@@ -209,7 +216,13 @@ impl Store {
         Ok(Some((execution.clone(), recorded)))
     }
 
-    async fn evidence(&self, space: &Space, spec: &Spec, outcome: &Outcome, root: Digest) -> Result<Evidence, StoreError> {
+    async fn evidence(
+        &self,
+        space: &Space,
+        spec: &Spec,
+        outcome: &Outcome,
+        root: Digest,
+    ) -> Result<Evidence, StoreError> {
         let logs = [outcome.stdout, outcome.stderr].into_iter().flatten().map(|log| log.digest);
         let walked = self.walk(space, root, logs, spec).await?;
         let paths = spec.outputs.iter().chain(spec.policy.required.keys());
@@ -219,7 +232,13 @@ impl Store {
     }
 
     /// The rows of a begun execution.
-    async fn write_begin(&self, txn: &mut Txn, space: &Space, execution: &Execution, spec: &Spec) -> Result<(), StoreError> {
+    async fn write_begin(
+        &self,
+        txn: &mut Txn,
+        space: &Space,
+        execution: &Execution,
+        spec: &Spec,
+    ) -> Result<(), StoreError> {
         let (id, began) = (execution.id, execution.began);
         let row = rows::execution(space, id);
         if txn.get_one(row.clone()).await?.is_some() {
@@ -347,7 +366,12 @@ impl Store {
     }
 
     /// An execution, as part of a transaction.
-    pub(super) async fn execution_in(&self, txn: &mut Txn, space: &Space, id: ExecutionId) -> Result<Execution, StoreError> {
+    pub(super) async fn execution_in(
+        &self,
+        txn: &mut Txn,
+        space: &Space,
+        id: ExecutionId,
+    ) -> Result<Execution, StoreError> {
         let row = txn.get_one(rows::execution(space, id)).await?;
         decode_execution(id, row.map(|row| row.value))
     }
