@@ -3,5 +3,8 @@
 // This package is tests only: here a failed expectation is a failed test.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+pub mod child;
 pub mod conformance;
+pub mod daemon;
 pub mod postgres;
+pub mod provender;

@@ -1,0 +1,31 @@
+//! The real programs, end to end: a `provenderd` on a data folder of its own, and `provender` as people run it.
+
+// Also in what tests call: a failed expectation is a failed test.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+#[path = "e2e/concurrency.rs"]
+mod concurrency;
+#[path = "e2e/crash.rs"]
+mod crash;
+#[path = "e2e/data.rs"]
+mod data;
+#[path = "e2e/files.rs"]
+mod files;
+#[path = "e2e/large.rs"]
+mod large;
+#[path = "e2e/mount.rs"]
+mod mount;
+#[path = "e2e/reach.rs"]
+mod reach;
+#[path = "e2e/records.rs"]
+mod records;
+#[path = "e2e/run.rs"]
+mod run;
+#[path = "e2e/run_inputs.rs"]
+mod run_inputs;
+#[path = "e2e/security.rs"]
+mod security;
+#[path = "e2e/wire.rs"]
+mod wire;
+#[path = "e2e/world.rs"]
+mod world;
