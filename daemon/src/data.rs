@@ -97,9 +97,9 @@ impl DataDir {
         &self.path
     }
 
-    /// The unix socket in it.
-    pub fn socket(&self) -> PathBuf {
-        self.path.join("provender.sock")
+    /// Where the unix socket of a data folder stands.
+    pub fn socket(path: &Path) -> PathBuf {
+        path.join("provender.sock")
     }
 }
 

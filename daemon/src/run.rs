@@ -60,6 +60,8 @@ pub enum RunError {
 
 /// Runs a daemon until `stop`, then drains it. `ready` is called once it serves.
 pub async fn run(config: Config, stop: CancellationToken, ready: impl FnOnce()) -> Result<(), RunError> {
+    let socket = DataDir::socket(&config.data);
+    Unix::check(&socket)?;
     let data = DataDir::open(&config.data, config.socket_group.is_some())?;
     let metrics = Arc::new(Metrics::new()?);
     let meta = meta::open(&config.meta, data.path()).await?;
@@ -69,7 +71,7 @@ pub async fn run(config: Config, stop: CancellationToken, ready: impl FnOnce()) 
     background.spawn(store.clone().trim());
 
     // Everything that can fail to start does so before anybody is served.
-    let unix = Unix::bind(&data.socket(), config.socket_group.as_deref())?;
+    let unix = Unix::bind(&socket, config.socket_group.as_deref())?;
     let tcp = bind_tcp(&config).await?;
     let http = match config.metrics_listen {
         Some(address) => {
@@ -93,7 +95,7 @@ pub async fn run(config: Config, stop: CancellationToken, ready: impl FnOnce()) 
         let served = serve::serve_http(listener, metrics, draining.clone(), stopped.clone());
         tokio::spawn(served);
     }
-    tracing::info!(socket = %data.socket().display(), version = env!("CARGO_PKG_VERSION"), "serving");
+    tracing::info!(socket = %socket.display(), version = env!("CARGO_PKG_VERSION"), "serving");
     {
         let draining = draining.clone();
         servers.spawn(async move { unix.serve(routes, draining).await.map_err(failed) });

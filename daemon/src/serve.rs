@@ -49,16 +49,19 @@ pub async fn routes(store: &Store, draining: &CancellationToken) -> Routes {
         health.set_not_serving::<CatalogServer<Front>>().await;
     });
     let max = provender_proto::MAX_MESSAGE;
-    let reflection = tonic_reflection::server::Builder::configure()
-        .register_encoded_file_descriptor_set(provender_proto::DESCRIPTORS)
-        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-        .build_v1()
-        .expect("the committed descriptors are valid: a test reads them");
+    let reflection = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(provender_proto::DESCRIPTORS)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    };
+    let valid = "the committed descriptors are valid: a test reads them";
     Routes::new(TasksServer::new(front()).max_decoding_message_size(max))
         .add_service(BlobsServer::new(front()).max_decoding_message_size(max))
         .add_service(CatalogServer::new(front()).max_decoding_message_size(max))
         .add_service(health_service)
-        .add_service(reflection)
+        .add_service(reflection().build_v1().expect(valid))
+        // What older tools ask for.
+        .add_service(reflection().build_v1alpha().expect(valid))
 }
 
 /// A server with the settings that all listeners share.

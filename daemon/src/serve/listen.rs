@@ -68,11 +68,17 @@ pub struct Unix {
 }
 
 impl Unix {
+    /// Whether a socket can stand at this path, asked before anything is made there.
+    pub fn check(path: &Path) -> Result<(), ListenError> {
+        match path.as_os_str().len() {
+            0..=MAX_SOCKET_PATH => Ok(()),
+            _ => Err(ListenError::TooLong { path: path.into() }),
+        }
+    }
+
     /// Binds the socket; whoever holds the data folder's lock owns what stands there.
     pub fn bind(path: &Path, group: Option<&str>) -> Result<Unix, ListenError> {
-        if path.as_os_str().len() > MAX_SOCKET_PATH {
-            return Err(ListenError::TooLong { path: path.into() });
-        }
+        Unix::check(path)?;
         let group = group.map(group_id).transpose()?;
         let failed = |source| ListenError::Io { on: path.display().to_string(), source };
         match std::fs::remove_file(path) {
