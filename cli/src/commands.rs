@@ -40,7 +40,7 @@ impl Session {
     /// Says something in passing.
     pub(crate) fn say(&self, text: impl AsRef<str>) {
         if !self.quiet {
-            eprintln!("provender: {}", text.as_ref());
+            crate::print::note(format_args!("provender: {}", text.as_ref()));
         }
     }
 }

@@ -37,7 +37,7 @@ impl Fault {
 
     /// Prints it; the exit code.
     pub(crate) fn report(&self) -> ExitCode {
-        eprintln!("provender: {}", self.message);
+        crate::print::note(format_args!("provender: {}", self.message));
         self.code.into()
     }
 }

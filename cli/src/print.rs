@@ -9,6 +9,11 @@ use serde_json::Value;
 
 use crate::fault::Fault;
 
+/// Says something on standard error. That it cannot be heard, as on a closed pipe or a full disk, changes nothing.
+pub(crate) fn note(text: impl std::fmt::Display) {
+    _ = writeln!(io::stderr(), "{text}");
+}
+
 /// Prints a line; that nobody reads any more ends the program in peace.
 pub(crate) fn line(text: impl AsRef<str>) -> Result<(), Fault> {
     let mut out = io::stdout().lock();

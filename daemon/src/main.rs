@@ -1,5 +1,6 @@
 //! `provenderd`: parse, log, run, and stop on SIGTERM or SIGINT.
 
+use std::io::Write;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -20,7 +21,8 @@ fn main() -> ExitCode {
         Ok(filter) => filter,
         Err(error) => return fail(&error),
     };
-    let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    // What cannot be logged, as on a full disk, is not worth a panic, which reporting it on the same stream would be.
+    let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).log_internal_errors(false);
     match config.log_format {
         LogFormat::Json => logs.json().init(),
         LogFormat::Text => logs.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).init(),
@@ -52,6 +54,6 @@ fn main() -> ExitCode {
 }
 
 fn fail(error: &dyn std::error::Error) -> ExitCode {
-    eprintln!("provenderd: {}", chain(error));
+    _ = writeln!(std::io::stderr(), "provenderd: {}", chain(error));
     ExitCode::FAILURE
 }

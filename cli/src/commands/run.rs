@@ -86,9 +86,10 @@ fn tell(quiet: bool, event: Event<'_>) {
     match event {
         Event::Waiting(holder) => {
             let (host, user) = (&holder.executor.host, &holder.executor.user);
-            eprintln!("provender: waiting for exec:{} of {user} on {host}, who runs this now", holder.id);
+            let holder = holder.id;
+            print::note(format_args!("provender: waiting for exec:{holder} of {user} on {host}, who runs this now"));
         }
-        Event::NoHeartbeat(error) => eprintln!("provender: {error}; the command goes on"),
+        Event::NoHeartbeat(error) => print::note(format_args!("provender: {error}; the command goes on")),
         Event::Key(_) | Event::Starting(_) | Event::Stored(_) => {}
     }
 }
@@ -98,7 +99,7 @@ fn report(session: &Session, ended: Ended, best_effort: bool) -> ExitCode {
         if session.json {
             let mut value = provender_core::json::execution(execution);
             value["result"] = word.into();
-            eprintln!("{value}");
+            print::note(value);
         } else {
             session.say(format!("{word} {} exec:{} {detail}", execution.name, execution.id));
         }
@@ -124,12 +125,10 @@ fn report(session: &Session, ended: Ended, best_effort: bool) -> ExitCode {
         }
         Ended::Unrecorded { exit, error } => {
             if session.json {
-                eprintln!(
-                    "{}",
-                    json!({ "v": provender_core::json::V, "result": "unrecorded", "error": error.to_string() })
-                );
+                let error = error.to_string();
+                print::note(json!({ "v": provender_core::json::V, "result": "unrecorded", "error": error }));
             } else {
-                eprintln!("provender: the command {exit}, but that could not be recorded: {error}");
+                print::note(format_args!("provender: the command {exit}, but that could not be recorded: {error}"));
             }
             if best_effort { code(exit) } else { OURS.into() }
         }
