@@ -115,8 +115,10 @@ impl Drop for Daemon {
     fn drop(&mut self) {
         let _ = self.process.kill();
         let _ = self.process.wait();
-        if !std::thread::panicking() {
-            sane(&log_text(&self.data));
+        let log = log_text(&self.data);
+        match std::thread::panicking() {
+            true => eprintln!("provenderd said: {log}"),
+            false => sane(&log),
         }
     }
 }
