@@ -186,7 +186,20 @@ fn what_was_acknowledged_survives_kill_9() {
             world.write(&file, content(n));
             let words: &[&str] = match n % 2 {
                 0 => &["put", &file, "--name", &name],
-                _ => &["run", "--name", &name, "--in", &file, "--out", "out", "--", "sh", "-c", "mkdir out; cp $0 out/", &file],
+                _ => &[
+                    "run",
+                    "--name",
+                    &name,
+                    "--in",
+                    &file,
+                    "--out",
+                    "out",
+                    "--",
+                    "sh",
+                    "-c",
+                    "mkdir out; cp $0 out/",
+                    &file,
+                ],
             };
             // Each its own folder, since they make the same output.
             let provender = world.provender.at(&world.path(&format!("of-{file}")));

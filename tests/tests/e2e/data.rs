@@ -164,7 +164,7 @@ fn full_disk_of_records_is_told_and_survived() {
 
 /// A blob that is small enough to be a row, and that no other is like.
 fn row(n: usize) -> Vec<u8> {
-    (0..10_000).map(|at| (at * n ^ at >> 7) as u8).collect()
+    (0..10_000).map(|at| ((at * n) ^ (at >> 7)) as u8).collect()
 }
 
 fn reads(provender: &Provender, n: usize) -> bool {

@@ -50,7 +50,8 @@ fn it_shows_what_get_restores() {
     let mounted = Mounted::new();
     let world = &mounted.world;
     odd_folder(&world.path("odd"));
-    let ran = world.run(&["--name", "some/name", "--in", "odd", "--out", "out"], "cp -a odd out; echo to-out; echo to-err >&2");
+    let ran = world
+        .run(&["--name", "some/name", "--in", "odd", "--out", "out"], "cp -a odd out; echo to-out; echo to-err >&2");
     let id = ran.ok().record()["execution"].as_str().unwrap().to_owned();
     world.cli(&["get", "some/name", "got"]).ok();
     let latest = mounted.at("tasks/some/name/latest");
@@ -59,7 +60,8 @@ fn it_shows_what_get_restores() {
 
     // What is said of it.
     let shown = world.cli(&["--json", "show", "some/name"]).ok().json();
-    let record: serde_json::Value = serde_json::from_slice(&std::fs::read(latest.join("record.json")).unwrap()).unwrap();
+    let record: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(latest.join("record.json")).unwrap()).unwrap();
     assert_eq!((&record, record["execution"].as_str()), (&shown["record"], Some(id.as_str())));
     let spec: serde_json::Value = serde_json::from_slice(&std::fs::read(latest.join("spec.json")).unwrap()).unwrap();
     assert_eq!(spec, shown["spec"]);

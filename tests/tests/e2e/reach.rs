@@ -12,7 +12,7 @@ fn without_a_daemon_it_says_so() {
     let provender = Provender::new(&folder.path().join("h"), folder.path(), &nobody);
     let run = ["run", "--name", "n", "--", "sh", "-c", "echo ran; exit 7"];
     for args in [&run[..], &["status", "a:b"], &["ls"], &["put", "."], &["get", "n"], &["show", "n"], &["logs", "n"]] {
-        let ran = provender.run(args).code(125).says(&["cannot reach provenderd", "nobody.sock", "is it running?"]);
+        let ran = provender.run(args).code(125).says(&["cannot reach provenderd", "nobody.sock", "--remote"]);
         assert_eq!(ran.out(), "");
     }
     // No configuration at all: it says where it looked. (A machine that has a daemon of its own finds that one.)
@@ -63,7 +63,13 @@ fn usage_is_2_and_no_is_1() {
     world.cli(&["show"]).code(2);
     world.cli(&["show", "exec:12"]).code(2).says(&["32 hexadecimal digits"]);
     world.cli(&["history", "blob:12"]).code(2);
-    for args in [&["show", "nothing"][..], &["get", "nothing"], &["cat", "nothing", "a"], &["logs", "nothing"], &["history", "nothing"]] {
+    for args in [
+        &["show", "nothing"][..],
+        &["get", "nothing"],
+        &["cat", "nothing", "a"],
+        &["logs", "nothing"],
+        &["history", "nothing"],
+    ] {
         world.cli(args).code(1).says(&["nothing"]);
     }
     let status = world.cli(&["status", "a:b", "nothing"]).code(1);

@@ -32,7 +32,8 @@ fn names_of_every_kind_are_listed_and_found() {
     for name in names {
         world.run(&["--name", name, "--out", "out"], &format!("echo '{name}' >out")).ok();
     }
-    let mut listed: Vec<_> = world.cli(&["--json", "ls"]).ok().lines().iter().map(|line| string(&line["name"])).collect();
+    let mut listed: Vec<_> =
+        world.cli(&["--json", "ls"]).ok().lines().iter().map(|line| string(&line["name"])).collect();
     listed.sort();
     let mut expected = names.map(str::to_owned);
     expected.sort();
@@ -91,7 +92,10 @@ fn failures_are_kept_and_shown() {
 #[test]
 fn logs_can_be_followed() {
     let world = World::new();
-    let run = world.start(&["--name", "slow", "--key", "test:slow"], "echo first; until test -e go; do sleep 0.05; done; echo last");
+    let run = world.start(
+        &["--name", "slow", "--key", "test:slow"],
+        "echo first; until test -e go; do sleep 0.05; done; echo last",
+    );
     provender_tests::child::eventually("it runs", || world.verdict("test:slow") == "RUNNING");
     let id = world.cli(&["--json", "status", "test:slow"]).lines().remove(0);
     let execution = format!("exec:{}", string(&id["execution"]));
@@ -106,13 +110,8 @@ fn logs_can_be_followed() {
 fn json_is_one_document_or_lines() {
     let world = World::new();
     world.run(&["--name", "n", "--key", "test:n", "--out", "out"], "printf 'bad\\377' | tee out").ok();
-    let documents: [&[&str]; 5] = [
-        &["show", "n"],
-        &["show", "test:n"],
-        &["get", "n", "got"],
-        &["put", "out"],
-        &["put", "out", "--name", "m"],
-    ];
+    let documents: [&[&str]; 5] =
+        [&["show", "n"], &["show", "test:n"], &["get", "n", "got"], &["put", "out"], &["put", "out", "--name", "m"]];
     for args in documents {
         world.cli(&[&["--json"], args].concat()).ok().json();
     }
@@ -145,7 +144,8 @@ fn completions_and_manual_pages_are_made() {
 fn output_that_nobody_takes_changes_no_verdict() {
     let world = World::new();
     let full = |args: &str| {
-        let script = format!("{} {args} >/dev/full 2>/dev/full", provender_tests::child::program("provender").display());
+        let script =
+            format!("{} {args} >/dev/full 2>/dev/full", provender_tests::child::program("provender").display());
         world.provender.behind(&["sh", "-c", &script]).run([""; 0]).status.code()
     };
     assert_eq!(full("run --name n -- sh -c 'echo heard >&2; exit 5'"), Some(5));

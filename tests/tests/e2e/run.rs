@@ -70,7 +70,11 @@ fn exit_0_without_a_declared_output_is_failed() {
     let ran = run().code(1);
     assert!(ran.record()["reason"].as_str().unwrap().contains("\"the out\""), "{}", ran.err());
     assert_eq!((ran.result(), world.verdict(&key(&ran))), ("failed".into(), "FAILED".into()));
-    assert_eq!((world.read("the out"), world.read("made")), ("a leftover".into(), "a\n".into()), "put back unless replaced");
+    assert_eq!(
+        (world.read("the out"), world.read("made")),
+        ("a leftover".into(), "a\n".into()),
+        "put back unless replaced"
+    );
     assert_eq!(world.count("count"), 2);
     let left: Vec<_> = std::fs::read_dir(world.path("")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     assert_eq!(left.len(), 3, "nothing else is left: {left:?}");

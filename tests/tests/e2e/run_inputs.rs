@@ -56,7 +56,8 @@ fn touching_is_no_change_and_a_header_reruns_what_declared_it() {
 fn declared_variables_count_and_others_do_not() {
     let world = World::new();
     let run = |provender: &provender_tests::provender::Provender| {
-        let args = ["--json", "run", "--name", "env", "--env", "V", "--out", "out", "--", "sh", "-c", "echo ${V-unset} >out"];
+        let args =
+            ["--json", "run", "--name", "env", "--env", "V", "--out", "out", "--", "sh", "-c", "echo ${V-unset} >out"];
         let ran = provender.run(args).ok();
         (ran.result(), world.read("out"))
     };
@@ -134,7 +135,8 @@ fn a_reference_is_checked_out_read_only_and_recorded() {
     assert_eq!(world.run(&args, script).ok().result(), "ran");
     assert_eq!(world.read("program"), "newer\n");
 
-    let bad = world.run(&["--name", "bad", "--in", "LIB=lib"], "chmod +w $PROVENDER_IN_LIB/a/lib; echo >$PROVENDER_IN_LIB/a/lib");
+    let bad = world
+        .run(&["--name", "bad", "--in", "LIB=lib"], "chmod +w $PROVENDER_IN_LIB/a/lib; echo >$PROVENDER_IN_LIB/a/lib");
     assert!(bad.code(1).record()["reason"].as_str().unwrap().contains("LIB"));
     let left: Vec<_> = std::fs::read_dir(world.provender.temporary()).unwrap().collect();
     assert!(left.is_empty(), "{left:?}");

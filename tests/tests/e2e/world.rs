@@ -159,7 +159,14 @@ pub(crate) fn odd_folder(at: &Path) {
     let name = |bytes: &[u8]| at.join(std::ffi::OsStr::from_bytes(bytes));
     std::fs::create_dir_all(at.join("deep/er/est")).unwrap();
     std::fs::create_dir(at.join("empty")).unwrap();
-    for bytes in [&b"with space"[..], "h\u{fc}\u{2603}\u{1f4e6}".as_bytes(), b"not\xff\xfeutf-8", b"new\nline", b"-dash", &[b'x'; 255]] {
+    for bytes in [
+        &b"with space"[..],
+        "h\u{fc}\u{2603}\u{1f4e6}".as_bytes(),
+        b"not\xff\xfeutf-8",
+        b"new\nline",
+        b"-dash",
+        &[b'x'; 255],
+    ] {
         std::fs::write(name(bytes), bytes).unwrap();
     }
     std::fs::write(at.join("deep/er/est/file"), vec![7; 300_000]).unwrap();
