@@ -22,7 +22,8 @@ fn main() -> ExitCode {
         Err(error) => return fail(&error),
     };
     // What cannot be logged, as on a full disk, is not worth a panic, which reporting it on the same stream would be.
-    let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).log_internal_errors(false);
+    let logs =
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).log_internal_errors(false);
     match config.log_format {
         LogFormat::Json => logs.json().init(),
         LogFormat::Text => logs.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).init(),
