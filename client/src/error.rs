@@ -86,7 +86,9 @@ impl ClientError {
             (Code::NotFound, _) => ClientError::NotFound(message),
             (Code::Unauthenticated | Code::PermissionDenied, _) => ClientError::Denied(message),
             (Code::InvalidArgument | Code::OutOfRange | Code::FailedPrecondition, _) => ClientError::Refused(message),
-            (Code::Unavailable | Code::Unknown | Code::Cancelled, _) if has_transport_source(&status) => {
+            (Code::Unavailable | Code::Unknown | Code::Cancelled | Code::Internal, _)
+                if has_transport_source(&status) =>
+            {
                 ClientError::Unreachable { address: address.to_owned(), why: causes(&status) }
             }
             (code, _) => ClientError::Failed { code, message },
