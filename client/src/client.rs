@@ -284,7 +284,7 @@ impl Client {
         use futures::StreamExt;
         use v1::upload_request::{Begin, Request as Part};
         let digest = digest.map(convert::digest_to);
-        let begin = Part::Begin(Begin { space: self.space(), digest, execution: Bytes::new() });
+        let begin = Part::Begin(Begin { space: self.space(), digest });
         let parts = futures::stream::iter([begin]).chain(pieces.map(Part::Data));
         let parts = parts.map(|part| v1::UploadRequest { request: Some(part) });
         let reply = self.blobs.clone().upload(parts).await.map_err(self.failed())?.into_inner();
@@ -293,7 +293,7 @@ impl Client {
 
     /// Sends many small blobs (at most 10,000 and 3 MiB together); their digests in order.
     pub async fn batch_put(&self, blobs: Vec<Bytes>) -> Result<Vec<Digest>, ClientError> {
-        let request = v1::BatchPutRequest { space: self.space(), blobs, execution: Bytes::new() };
+        let request = v1::BatchPutRequest { space: self.space(), blobs };
         let reply = self.blobs.clone().batch_put(request).await.map_err(self.failed())?.into_inner();
         Ok(convert::digests_from("digests", &reply.digests, usize::MAX)?)
     }

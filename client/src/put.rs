@@ -17,6 +17,9 @@ use crate::error::ClientError;
 use crate::files::{self, CaptureError, Captured, HashCache, Purpose};
 use crate::transfer::Progress;
 
+/// Nobody beats while it is committed, so the lease has to outlast that.
+const TTL: Duration = Duration::from_secs(600);
+
 /// Why nothing was put.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -115,7 +118,7 @@ async fn record(
     let mut id = [0; 16];
     getrandom::fill(&mut id).expect("the system has randomness once it has booted");
     let execution = ExecutionId(id);
-    let begin = Begin { key: &key, spec: &spec, execution, executor, ttl: Duration::ZERO, wait: true };
+    let begin = Begin { key: &key, spec: &spec, execution, executor, ttl: TTL, wait: true };
     match client.begin(begin, |_| {}).await? {
         Begun::Hit(execution) => Ok(*execution),
         Begun::Busy(holder) | Begun::Failed(holder) => Err(PutError::Busy(holder.id)),

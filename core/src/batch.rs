@@ -47,11 +47,13 @@ pub enum Table {
     Alias = 15,
     /// Pin id -> pin.
     Pin = 16,
+    /// Digest and the execution that made it -> provenance edge.
+    Producer = 17,
 }
 
 impl Table {
     /// Every table, in stored order.
-    pub const ALL: [Table; 17] = [
+    pub const ALL: [Table; 18] = [
         Table::Store,
         Table::Key,
         Table::Lease,
@@ -69,6 +71,7 @@ impl Table {
         Table::Holding,
         Table::Alias,
         Table::Pin,
+        Table::Producer,
     ];
 
     /// The table stored as `tag`.

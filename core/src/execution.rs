@@ -109,6 +109,23 @@ pub enum Exit {
     Signal(i32),
 }
 
+impl Exit {
+    /// The code that a shell would give: the code's low byte, or 128 + n for signal n.
+    pub fn shell_code(self) -> u8 {
+        let (Exit::Code(code) | Exit::Signal(code)) = self;
+        let [low, ..] = code.to_le_bytes();
+        match self {
+            Exit::Code(_) => low,
+            Exit::Signal(_) => low.wrapping_add(128),
+        }
+    }
+
+    /// The same for what counts as a failure: never 0.
+    pub fn failure_code(self) -> u8 {
+        self.shell_code().max(1)
+    }
+}
+
 impl fmt::Display for Exit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -223,6 +240,26 @@ impl Execution {
             folder: None,
             attested: false,
             diverges_from: None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failure_is_never_0_and_no_code_is_too_large() {
+        for (exit, code) in [
+            (Exit::Code(0), 0),
+            (Exit::Code(77), 77),
+            (Exit::Code(256), 0),
+            (Exit::Code(-1), 255),
+            (Exit::Signal(15), 143),
+            (Exit::Signal(i32::MAX), 127),
+            (Exit::Signal(128), 0),
+        ] {
+            assert_eq!((exit.shell_code(), exit.failure_code()), (code, code.max(1)), "{exit:?}");
         }
     }
 }

@@ -123,7 +123,7 @@ pub fn by_name_prefix(space: &Space, name: &Name) -> Bytes {
     prefix(space, &[&sized(name.as_str().as_bytes())])
 }
 
-/// The execution that a history row, a record row or an edge ends in.
+/// The execution that a history row or a record row ends in.
 pub fn trailing_execution(row: &[u8]) -> Option<ExecutionId> {
     row.last_chunk().copied().map(ExecutionId)
 }
@@ -138,14 +138,24 @@ pub fn parse_folder(space: &Space, name: &Name, row: &[u8]) -> Option<String> {
     String::from_utf8(row.strip_prefix(&by_name_prefix(space, name)[..])?.to_vec()).ok()
 }
 
-/// The edge from a producing key to an execution that consumed what it made.
-pub fn consumer_of_key(space: &Space, producer: &TaskKey, consumer: ExecutionId) -> RowKey {
-    row(Table::Consumer, space, &[b"k", &sized(producer.as_str().as_bytes()), &consumer.0])
+/// The edge from a producing key to an execution that consumed what it made, as this input.
+pub fn consumer_of_key(space: &Space, producer: &TaskKey, consumer: ExecutionId, input: &[u8]) -> RowKey {
+    row(Table::Consumer, space, &[b"k", &sized(producer.as_str().as_bytes()), &consumer.0, &short(input)])
 }
 
-/// The edge from bytes to an execution that consumed them.
-pub fn consumer_of_digest(space: &Space, producer: &Digest, consumer: ExecutionId) -> RowKey {
-    row(Table::Consumer, space, &[b"d", &producer.to_bytes(), &consumer.0])
+/// The edge from bytes to an execution that consumed them, as this input.
+pub fn consumer_of_digest(space: &Space, consumed: &Digest, consumer: ExecutionId, input: &[u8]) -> RowKey {
+    row(Table::Consumer, space, &[b"d", &consumed.to_bytes(), &consumer.0, &short(input)])
+}
+
+/// The edge from bytes to an execution that made them.
+pub fn producer(space: &Space, made: &Digest, producer: ExecutionId) -> RowKey {
+    row(Table::Producer, space, &[&made.to_bytes(), &producer.0])
+}
+
+/// An input's name as the end of a key: itself, or its hash where that is shorter.
+fn short(input: &[u8]) -> Vec<u8> {
+    if input.len() <= 32 { input.to_vec() } else { Digest::of(input).hash.to_vec() }
 }
 
 /// Where a blob's bytes are.

@@ -99,7 +99,7 @@ impl Spec {
         }
     }
 
-    /// The identity of the whole spec: equal specs share it, specs that differ in anything do not.
+    /// The identity of the whole spec: equal specs share it, specs that differ in more than the order of outputs do not.
     pub fn digest(&self) -> Digest {
         let mut encoder = Encoder::new("provender spec 1");
         encoder.bytes(self.name.as_str());

@@ -59,7 +59,7 @@ pub struct Last {
 pub struct KeyRow {
     /// The record, if there ever was one.
     pub record: Option<Record>,
-    /// The last ended execution.
+    /// The last ended execution; none if the record was voided since.
     pub last: Option<Last>,
 }
 
@@ -78,12 +78,9 @@ impl Known {
         match (&self.row.record, &self.lease, &self.row.last) {
             (Some(Record { void: None, .. }), _, _) => Verdict::Succeeded,
             (_, Some(_), _) => Verdict::Running,
-            (Some(Record { void: Some(void), committed, .. }), None, last) => match last {
-                // A failure that came after the record was voided is the newer news.
-                Some(last) if last.at > void.at && last.at > *committed => last.state.verdict(),
-                _ => void.verdict,
-            },
-            (None, None, Some(last)) => last.state.verdict(),
+            // Voiding a record forgets the last end, so one that stands beside it is the newer news.
+            (Some(Record { void: Some(void), .. }), None, None) => void.verdict,
+            (_, None, Some(last)) => last.state.verdict(),
             (None, None, None) => Verdict::Unknown,
         }
     }
@@ -143,7 +140,7 @@ pub fn begin(known: &Known, request: &Request, incarnation: u64, now: Timestamp)
         return Begun::Hit(record.clone());
     }
     let (lease, fresh) = match &known.lease {
-        Some(lease) if lease.execution == request.id => (lease.clone(), false),
+        Some(lease) if lease.execution == request.id && lease.incarnation == incarnation => (lease.clone(), false),
         Some(lease) => return Begun::Busy(lease.clone()),
         None => (Lease::new(request.id, request.ttl, incarnation), true),
     };
@@ -181,6 +178,9 @@ fn superseded(by: Option<ExecutionId>) -> String {
 }
 
 fn holds<'a>(known: &'a Known, execution: &Execution, incarnation: u64) -> Result<&'a Lease, Refused> {
+    if execution.state != State::Running {
+        return Err(Refused::Ended { execution: execution.id, state: execution.state });
+    }
     match &known.lease {
         Some(lease) if lease.execution == execution.id && lease.incarnation == incarnation => Ok(lease),
         other => Err(Refused::Fenced {

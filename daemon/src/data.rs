@@ -11,6 +11,8 @@ use crate::store::LAYOUT;
 
 /// What the layout file begins with; the number follows.
 const MARK: &str = "provender data ";
+/// The layout file before it is whole.
+const FRESH: &str = "layout.new";
 
 /// The data folder, locked for as long as this lives.
 #[derive(Debug)]
@@ -66,14 +68,12 @@ impl DataDir {
         let mut builder = fs::DirBuilder::new();
         builder.recursive(true).mode(0o700).create(path).map_err(failed("make it"))?;
         let names = fs::read_dir(path).map_err(failed("list it"))?.filter_map(|entry| Some(entry.ok()?.file_name()));
-        let ours = |name: &std::ffi::OsString| name == "layout" || name == "lock" || name == "lost+found";
+        let ours =
+            |name: &std::ffi::OsString| name == "layout" || name == "lock" || name == FRESH || name == "lost+found";
         let names: Vec<_> = names.collect();
         if !names.iter().any(|name| name == "layout") && !names.iter().all(ours) {
             return Err(DataError::Foreign { path: path.into() });
         }
-        // Members of a socket_group pass through to the socket; nobody else comes in.
-        let mode = if group { 0o711 } else { 0o700 };
-        fs::set_permissions(path, fs::Permissions::from_mode(mode)).map_err(failed("set its mode"))?;
 
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(false).mode(0o600);
@@ -89,6 +89,9 @@ impl DataDir {
         }
         lock.set_len(0).and_then(|()| writeln!(lock, "{}", std::process::id())).map_err(failed("write its lock"))?;
         check_layout(path)?;
+        // Members of a socket_group pass through to the socket; nobody else comes in.
+        let mode = if group { 0o711 } else { 0o700 };
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).map_err(failed("set its mode"))?;
         Ok(DataDir { path: path.into(), _lock: lock })
     }
 
@@ -114,7 +117,7 @@ fn check_layout(path: &Path) -> Result<(), DataError> {
         },
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             // Written whole or not at all, so that a crash leaves no folder that seems foreign.
-            let fresh = path.join("lock.layout");
+            let fresh = path.join(FRESH);
             let write = || {
                 let mut out = File::create(&fresh)?;
                 writeln!(out, "{MARK}{LAYOUT}")?;

@@ -68,7 +68,7 @@ pub async fn run(config: Config, stop: CancellationToken, ready: impl FnOnce()) 
     let store = Store::open(meta, &config.blobs, config.aliases.clone(), metrics.clone()).await?;
     let mut background = JoinSet::new();
     background.spawn(store.clone().watch());
-    background.spawn(store.clone().trim());
+    background.spawn(store.clone().tidy());
 
     // Everything that can fail to start does so before anybody is served.
     let unix = Unix::bind(&socket, config.socket_group.as_deref())?;
@@ -108,6 +108,8 @@ pub async fn run(config: Config, stop: CancellationToken, ready: impl FnOnce()) 
         Some(ended) = servers.join_next() => {
             result = ended.unwrap_or_else(|error| Err(RunError::Server(error.to_string())));
         }
+        // It never ends by itself; without it no lease would expire and nobody who waits be woken.
+        Some(_) = background.join_next() => result = Err(RunError::Server("a background task has died".into())),
     }
     draining.cancel();
     let drained = tokio::time::timeout(config.drain, async { while servers.join_next().await.is_some() {} }).await;

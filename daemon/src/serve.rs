@@ -69,7 +69,7 @@ fn server() -> tonic::transport::Server {
     tonic::transport::Server::builder()
         .initial_stream_window_size(8 << 20)
         .initial_connection_window_size(16 << 20)
-        .max_concurrent_streams(4096)
+        .max_concurrent_streams(1024)
         .tcp_nodelay(true)
         .http2_keepalive_interval(Some(Duration::from_secs(30)))
         .http2_keepalive_timeout(Some(Duration::from_secs(20)))

@@ -47,7 +47,6 @@ struct Inner {
     feed: feed::Feed,
     metrics: Arc<Metrics>,
     aliases: Vec<HashFunction>,
-    incarnation: u64,
 }
 
 impl Store {
@@ -87,10 +86,8 @@ impl Store {
                 found: blobs.id().to_string(),
             });
         }
-        let incarnation = fact(&*meta, "incarnation").await?;
-        let incarnation = incarnation.and_then(|text| text.parse().ok()).ok_or_else(|| damaged("incarnation"))?;
         let feed = feed::Feed::default();
-        Ok(Store { inner: Arc::new(Inner { meta, blobs, feed, metrics, aliases, incarnation }) })
+        Ok(Store { inner: Arc::new(Inner { meta, blobs, feed, metrics, aliases }) })
     }
 
     /// The counters that this store moves.

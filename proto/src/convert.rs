@@ -80,6 +80,15 @@ pub fn space(text: &str) -> Result<Space, Invalid> {
     Space::new(text).map_err(|error| Invalid::new("space", error))
 }
 
+/// A text for people, cut to `most` bytes.
+pub fn cut(mut text: String, most: usize) -> String {
+    if text.len() > most {
+        text.truncate(text.floor_char_boundary(most));
+        text.push('…');
+    }
+    text
+}
+
 /// Task key from wire.
 pub fn key(text: &str) -> Result<TaskKey, Invalid> {
     text.parse().map_err(|error| Invalid::new("key", error))
@@ -241,10 +250,35 @@ pub fn spec_from(spec: &v1::Spec) -> Result<Spec, Invalid> {
     if let Some(policy) = &spec.policy {
         let required: BTreeMap<_, _> =
             policy.required.iter().map(|need| (need.path.clone(), need.least_size)).collect();
-        into.policy = Policy { exit_codes: policy.exit_codes.clone(), required, refuse_empty: policy.refuse_empty };
+        let exit_codes = match &policy.exit_codes[..] {
+            [] => Policy::default().exit_codes,
+            codes => codes.to_vec(),
+        };
+        into.policy = Policy { exit_codes, required, refuse_empty: policy.refuse_empty };
     }
+    check_paths(&into)?;
     into.raw = spec.raw.clone();
     Ok(into)
+}
+
+/// The most output paths that a spec may declare or require.
+const MAX_PATHS: usize = 10_000;
+
+fn check_paths(spec: &Spec) -> Result<(), Invalid> {
+    if spec.outputs.len() + spec.policy.required.len() > MAX_PATHS {
+        return Err(Invalid::new("outputs", format!("a spec declares at most {MAX_PATHS} paths")));
+    }
+    let inside = |path: &&Bytes| {
+        let mut parts = path.split(|byte| *byte == b'/');
+        !path.is_empty() && parts.all(|part| !matches!(part, b"" | b"." | b".."))
+    };
+    match spec.outputs.iter().chain(spec.policy.required.keys()).find(|path| !inside(path)) {
+        None => Ok(()),
+        Some(path) => {
+            let path = String::from_utf8_lossy(path);
+            Err(Invalid::new("outputs", format!("{path:?} is no path inside the outputs, such as a/b")))
+        }
+    }
 }
 
 /// Executor to wire.
@@ -256,7 +290,8 @@ pub fn executor_to(executor: &Executor) -> v1::Executor {
 /// Executor from wire.
 pub fn executor_from(executor: Option<&v1::Executor>) -> Executor {
     let v1::Executor { program, user, host, pid } = executor.cloned().unwrap_or_default();
-    Executor { program, user, host, pid }
+    let brief = |text| cut(text, 256);
+    Executor { program: brief(program), user: brief(user), host: brief(host), pid }
 }
 
 fn log_to(log: &Log) -> v1::Log {

@@ -120,11 +120,6 @@ pub fn holding_from(bytes: Bytes) -> Result<Timestamp, RowError> {
     Ok(Timestamp::from_millis(store::HoldingRow::decode(bytes)?.touched_ms))
 }
 
-/// The row of an edge: the name under which the input was consumed.
-pub fn edge_to(input: &Bytes) -> Bytes {
-    store::EdgeRow { input: input.clone() }.encode_to_vec().into()
-}
-
 /// The row of a pin.
 pub fn pin_to(pin: &Pin) -> Bytes {
     let row = store::PinRow {
@@ -135,4 +130,16 @@ pub fn pin_to(pin: &Pin) -> Bytes {
         expires_ms: pin.expires.map(Timestamp::millis).unwrap_or_default(),
     };
     row.encode_to_vec().into()
+}
+
+/// The row of a pin.
+pub fn pin_from(bytes: Bytes) -> Result<Pin, RowError> {
+    let row = store::PinRow::decode(bytes)?;
+    Ok(Pin {
+        digest: convert::needed_digest("pin.digest", row.digest.as_ref())?,
+        tree: row.tree,
+        reason: row.reason,
+        owner: row.owner,
+        expires: Some(row.expires_ms).filter(|at| *at > 0).map(Timestamp::from_millis),
+    })
 }

@@ -143,6 +143,7 @@ proptest! {
                 Event::Void => {
                     let now = world.now();
                     if let Some(record) = &mut world.known.row.record {
+                        world.known.row.last = None;
                         record.void = Some(Void { verdict: Verdict::Invalidated, reason: "test".into(), at: now });
                     }
                 }

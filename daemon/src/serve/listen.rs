@@ -100,8 +100,9 @@ impl Unix {
         let open = self.group.is_some();
         // The mode of the socket admits; the peer's uid is looked at as well, since some systems ignore that mode.
         let admitted = UnixListenerStream::new(self.listener).filter(move |stream| {
-            let uid = stream.as_ref().ok().and_then(|stream| stream.peer_cred().ok()).map(|peer| peer.uid());
-            let admit = open || uid.is_none_or(|uid| uid == own || uid == 0);
+            // An error of the listener is passed on; a peer that cannot be told is not let in.
+            let uid = stream.as_ref().map(|stream| stream.peer_cred().map(|peer| peer.uid()).ok()).unwrap_or(Some(own));
+            let admit = open || uid.is_some_and(|uid| uid == own || uid == 0);
             if !admit {
                 tracing::warn!(uid, "a connection of another user was refused; socket_group would admit its group");
             }

@@ -13,11 +13,12 @@ use provender_blobs::BlobError;
 
 /// The status that a store's error becomes.
 pub(super) fn status(error: &StoreError) -> Status {
-    let text = error.to_string();
+    // A status travels in headers, which are bounded; what a client sent may be quoted in it.
+    let text = cut(error.to_string());
     let mut details = ErrorDetails::new();
     let code = match error {
         StoreError::Invalid(invalid) => {
-            details.add_bad_request_violation(invalid.field, invalid.why.clone());
+            details.add_bad_request_violation(invalid.field, cut(invalid.why.clone()));
             Code::InvalidArgument
         }
         StoreError::Tree { digest, source } => {
@@ -26,7 +27,7 @@ pub(super) fn status(error: &StoreError) -> Status {
         }
         StoreError::TooLarge { .. } => Code::InvalidArgument,
         StoreError::NotFound { what } => {
-            details.set_resource_info("provender", what.clone(), "", text.clone());
+            details.set_resource_info("provender", cut(what.clone()), "", text.clone());
             Code::NotFound
         }
         StoreError::Refused(Refused::Fenced { execution, key, .. }) => {
@@ -37,7 +38,7 @@ pub(super) fn status(error: &StoreError) -> Status {
             details.add_precondition_failure_violation("ENDED", format!("exec:{execution}"), text.clone());
             Code::FailedPrecondition
         }
-        StoreError::Missing { missing } => {
+        StoreError::Missing { missing, .. } => {
             for digest in missing {
                 details.add_precondition_failure_violation("MISSING", format!("blob:{digest}"), "upload it first");
             }
@@ -46,7 +47,7 @@ pub(super) fn status(error: &StoreError) -> Status {
         StoreError::Lost { .. } | StoreError::Row { .. } | StoreError::Blobs(BlobError::Corrupt { .. }) => {
             Code::DataLoss
         }
-        StoreError::Contended { .. } | StoreError::Draining => Code::Unavailable,
+        StoreError::Contended { .. } | StoreError::Undecided { .. } | StoreError::Draining => Code::Unavailable,
         StoreError::Meta(MetaError::Full { .. }) | StoreError::Blobs(BlobError::Full { .. }) => {
             details.add_quota_failure_violation("disk", text.clone());
             Code::ResourceExhausted
@@ -66,6 +67,16 @@ pub(super) fn status(error: &StoreError) -> Status {
         tracing::warn!(?code, error = %text, "a call failed");
     }
     Status::with_error_details(code, text, details)
+}
+
+/// At most about a kilobyte of a text.
+fn cut(mut text: String) -> String {
+    const MOST: usize = 1_000;
+    if text.len() > MOST {
+        text.truncate(text.floor_char_boundary(MOST));
+        text.push('…');
+    }
+    text
 }
 
 /// The status of a message that makes no sense.

@@ -4,11 +4,11 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use futures::Stream;
-use provender_core::execution::State;
+use prost::Message;
+use provender_core::ExecutionId;
 use provender_core::key::TaskKey;
 use provender_core::name::Space;
 use provender_core::transition::Request as Asked;
-use provender_core::{Execution, ExecutionId};
 use provender_proto::convert::{self, Invalid};
 use provender_proto::v1::begin_reply::{Lease, Reply};
 use provender_proto::v1::tasks_server::Tasks;
@@ -23,6 +23,8 @@ use crate::store::{Begin, Store, StoreError};
 
 /// How long a waiter trusts that it would have been woken.
 const RECHECK: Duration = Duration::from_secs(10);
+/// The largest spec, in bytes: an answer holds it beside other things.
+const MAX_SPEC: usize = 2 << 20;
 
 #[tonic::async_trait]
 impl Tasks for Front {
@@ -107,52 +109,20 @@ impl Tasks for Front {
 
 impl Front {
     /// Answers a begin: at once, or once the holder that is in the way has ended.
-    async fn answer(
-        &self,
-        space: &Space,
-        asked: &Asked,
-        wait: bool,
-        replies: &mpsc::Sender<Result<v1::BeginReply, Status>>,
-    ) -> Result<(), StoreError> {
-        let reply = async |reply: Reply| {
-            // An error means that who asked has gone, which ends this task elsewhere.
-            _ = replies.send(Ok(v1::BeginReply { reply: Some(reply) })).await;
-        };
+    async fn answer(&self, space: &Space, asked: &Asked, wait: bool, replies: &Replies) -> Result<(), StoreError> {
         let mut waited_for: Option<ExecutionId> = None;
-        let mut waiting = None;
+        if self.ask(space, asked, replies, &mut waited_for).await? || !wait {
+            return Ok(());
+        }
+        // Only who has to wait is noted down; then it is asked again, so that no change falls in between.
+        let (_counted, waiter) = (Waiting::new(&self.store), self.store.key_changes(space, &asked.key));
         loop {
-            let changes = self.store.key_changes(space, &asked.key);
-            let changed = changes.notified();
+            let changed = waiter.changed();
             tokio::pin!(changed);
             changed.as_mut().enable();
-
-            // When the holder failed, those who waited for it are told so, instead of each trying again.
-            if let Some(holder) = waited_for
-                && let Some(failed) = failure(&self.store, space, holder).await?
-            {
-                reply(Reply::Failed(convert::execution_to(&failed))).await;
+            if self.ask(space, asked, replies, &mut waited_for).await? {
                 return Ok(());
             }
-            let holder = match self.store.begin(space, asked).await? {
-                Begin::Hit(execution) => {
-                    reply(Reply::Hit(convert::execution_to(&execution))).await;
-                    return Ok(());
-                }
-                Begin::Lease(execution, ttl) => {
-                    tracing::info!(key = %asked.key, execution = %execution.id, name = %execution.name, "began");
-                    reply(Reply::Lease(Lease { ttl_ms: millis(ttl) })).await;
-                    return Ok(());
-                }
-                Begin::Busy(holder) => holder,
-            };
-            if waited_for != Some(holder.id) {
-                waited_for = Some(holder.id);
-                reply(Reply::Busy(convert::execution_to(&holder))).await;
-            }
-            if !wait {
-                return Ok(());
-            }
-            waiting.get_or_insert_with(|| Waiting::new(&self.store));
             tokio::select! {
                 () = changed => {}
                 () = tokio::time::sleep(RECHECK) => {}
@@ -160,6 +130,39 @@ impl Front {
             }
         }
     }
+
+    /// Asks once, and replies; whether that was the last word. A holder that is in the way is replied when it is a new one.
+    async fn ask(
+        &self,
+        space: &Space,
+        asked: &Asked,
+        replies: &Replies,
+        waited_for: &mut Option<ExecutionId>,
+    ) -> Result<bool, StoreError> {
+        match self.store.begin(space, asked, *waited_for).await? {
+            Begin::Hit(execution) => send(replies, Reply::Hit(convert::execution_to(&execution))).await,
+            Begin::Failed(execution) => send(replies, Reply::Failed(convert::execution_to(&execution))).await,
+            Begin::Lease(execution, ttl) => {
+                tracing::info!(key = %asked.key, execution = %execution.id, name = %execution.name, "began");
+                send(replies, Reply::Lease(Lease { ttl_ms: millis(ttl) })).await;
+            }
+            Begin::Busy(holder) => {
+                if waited_for.replace(holder.id) != Some(holder.id) {
+                    send(replies, Reply::Busy(convert::execution_to(&holder))).await;
+                }
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+}
+
+/// Where the answers to one begin go.
+type Replies = mpsc::Sender<Result<v1::BeginReply, Status>>;
+
+/// Replies. An error means that who asked has gone, which ends this task elsewhere.
+async fn send(replies: &Replies, reply: Reply) {
+    _ = replies.send(Ok(v1::BeginReply { reply: Some(reply) })).await;
 }
 
 /// Counts somebody who waits, until dropped.
@@ -179,13 +182,11 @@ impl Drop for Waiting {
     }
 }
 
-async fn failure(store: &Store, space: &Space, id: ExecutionId) -> Result<Option<Execution>, StoreError> {
-    let (execution, _) = store.execution_and_spec(space, id).await?;
-    Ok((execution.state == State::Failed).then_some(execution))
-}
-
 fn asked(request: &v1::BeginRequest) -> Result<Asked, Invalid> {
     let spec = request.spec.as_ref().ok_or_else(|| Invalid::new("spec", "is missing"))?;
+    if spec.encoded_len() > MAX_SPEC {
+        return Err(Invalid::new("spec", format!("it has {} bytes, more than {MAX_SPEC}", spec.encoded_len())));
+    }
     let key: TaskKey = convert::key(&request.key)?;
     Ok(Asked {
         id: convert::execution_id("execution", &request.execution)?,

@@ -13,6 +13,7 @@ use bytes::{Bytes, BytesMut};
 use futures::stream;
 use provender_blobs::{BlobError, Ingest, Location, Reader, Signature, StageOptions, Staged, open_verified};
 use provender_core::blob::{Pin, Place, Stored};
+use provender_core::encode::Encoder;
 use provender_core::name::Space;
 use provender_core::{Digest, RowKey, Timestamp, rows};
 use provender_proto::convert::Invalid;
@@ -47,6 +48,7 @@ pub struct Upload {
     expected: Option<Digest>,
     /// What came so far, while it may turn out small.
     small: BytesMut,
+    taken: u64,
     staged: Option<Box<dyn Staged>>,
 }
 
@@ -98,7 +100,7 @@ impl Store {
 
     /// Begins a blob; `expected` is what its bytes must come to, if that is known.
     pub fn upload(&self, space: &Space, expected: Option<Digest>) -> Upload {
-        Upload { store: self.clone(), space: space.clone(), expected, small: BytesMut::new(), staged: None }
+        Upload { store: self.clone(), space: space.clone(), expected, small: BytesMut::new(), taken: 0, staged: None }
     }
 
     /// The bytes of `range` of a blob, cut at its end, checked as they go.
@@ -114,8 +116,17 @@ impl Store {
             }
             (stored, None) => {
                 let (location, recorded) = located(digest, &stored);
+                let whole = range.end - range.start == digest.size;
                 let opened = open_verified(&*self.inner.blobs, &location, recorded.as_ref(), range).await;
-                opened.map_err(|error| lost(digest, error))
+                let reader = opened.map_err(|error| lost(digest, error))?;
+                match reader.signature() {
+                    // A part of a file that looks other than it did was found right by reading all of it.
+                    Some(signature) if !whole && recorded.as_ref() != Some(signature) => {
+                        self.remember(digest, &stored, signature).await?;
+                    }
+                    _ => {}
+                }
+                Ok(reader)
             }
         }
     }
@@ -177,6 +188,7 @@ impl Store {
                 if reader.signature() != Some(&signature) {
                     return Err(StoreError::Lost { digest: *digest, why: "its file changes while it is read".into() });
                 }
+                self.remember(digest, &stored, &signature).await?;
                 Ok(Content::File(file))
             }
             None => Ok(Content::Bytes(self.read_whole(space, digest, digest.size).await?)),
@@ -198,20 +210,48 @@ impl Store {
 
     /// Keeps a blob, or a tree and what it refers to, for a while (at most 7 days); says until when.
     pub async fn keep(&self, space: &Space, mut pin: Pin, time: Duration) -> Result<Timestamp, StoreError> {
-        if !self.find_missing(space, &[pin.digest]).await?.is_empty() {
-            return Err(StoreError::Missing { missing: vec![pin.digest] });
-        }
+        StoreError::missing(self.find_missing(space, &[pin.digest]).await?, 1)?;
         let time = u64::try_from(time.min(MAX_KEEP).as_millis()).unwrap_or_default();
         let until = Timestamp::from_millis(clock::now().millis() + time);
         pin.expires = Some(until);
-        // One pin a digest, so that asking again prolongs it.
-        let id = pin.digest.hash.first_chunk().copied().unwrap_or_default();
-        let (row, value) = (rows::pin(space, &id), values::pin_to(&pin));
-        self.transact(|mut txn| {
-            txn.put(row.clone(), value.clone());
-            async move { Ok((txn, until)) }
+        // One pin an owner and blob, so that asking again prolongs it.
+        let mut id = Encoder::new("provender pin 1");
+        id.digest(&pin.digest).number(u64::from(pin.tree)).bytes(&pin.owner);
+        let id = id.digest_of_all().hash.first_chunk().copied().unwrap_or_default();
+        let (row, pin) = (&rows::pin(space, &id), &pin);
+        self.transact(|mut txn| async move {
+            let there = txn.get_one(row.clone()).await?.map(|there| values::pin_from(there.value));
+            let there = there.transpose().map_err(StoreError::row("a pin"))?;
+            // No expiry is the latest of all.
+            match there.map(|there| there.expires) {
+                Some(None) => return Ok((txn, Timestamp::MAX)),
+                Some(Some(later)) if later >= until => return Ok((txn, later)),
+                _ => txn.put(row.clone(), values::pin_to(pin)),
+            }
+            Ok((txn, until))
         })
         .await
+    }
+
+    /// Notes what a file looks like whose bytes have just been found right, as after a reboot that renumbered its device, so that
+    /// it need not be read as a whole again.
+    async fn remember(&self, digest: &Digest, stored: &Stored, signature: &Signature) -> Result<(), StoreError> {
+        let row = &rows::blob(digest);
+        let place = Place::Backend { signature: Some(Bytes::copy_from_slice(&signature.to_bytes())) };
+        let now = &Stored { place, ..stored.clone() };
+        self.transact(|mut txn| async move {
+            let there = txn.get_one(row.clone()).await?.map(|there| values::blob_from(there.value));
+            if there.transpose().map_err(StoreError::row(digest))?.as_ref() == Some(stored) {
+                txn.put(row.clone(), values::blob_to(now));
+            }
+            Ok((txn, ()))
+        })
+        .await
+    }
+
+    /// Discards what uploads left in staging whose daemons have died.
+    pub async fn sweep_staging(&self) -> Result<u64, StoreError> {
+        Ok(self.inner.blobs.sweep(clock::a_day_ago()).await?)
     }
 
     /// Where a blob is that the space holds, and its bytes if they are a row.
@@ -289,6 +329,12 @@ impl Upload {
     /// Appends.
     pub async fn write(&mut self, bytes: Bytes) -> Result<(), StoreError> {
         self.store.inner.metrics.bytes_in.inc_by(bytes.len() as u64);
+        self.taken += bytes.len() as u64;
+        if let Some(expected) = self.expected.filter(|expected| self.taken > expected.size) {
+            return Err(
+                Invalid::new("data", format!("there are more bytes than the {} of {expected}", expected.size)).into()
+            );
+        }
         if let Some(staged) = &mut self.staged {
             return Ok(staged.write(bytes).await?);
         }
@@ -309,7 +355,7 @@ impl Upload {
 
     /// Makes it durable and recorded; fails if it is not what was expected.
     pub async fn finish(self) -> Result<Digest, StoreError> {
-        let Upload { store, space, expected, small, staged } = self;
+        let Upload { store, space, expected, small, staged, .. } = self;
         let fresh = match staged {
             None => {
                 let bytes = small.freeze();
@@ -328,13 +374,27 @@ impl Upload {
                 Fresh { digest, stored, inline: None, aliases: published.aliases }
             }
         };
+        // From here on to the end whatever becomes of the call, so that no file is left that nothing refers to.
+        let recorded = tokio::spawn(async move { store.record_upload(&space, fresh).await });
+        recorded.await.map_err(|_| StoreError::Draining)?
+    }
+}
+
+impl Store {
+    async fn record_upload(&self, space: &Space, fresh: Fresh) -> Result<Digest, StoreError> {
         let (digest, nonce, inline) = (fresh.digest, fresh.stored.nonce, fresh.inline.is_some());
-        store.hold(&space, &[digest], &BTreeMap::from([(digest, fresh)])).await?;
-        if !inline && store.place(&space, &digest).await?.0.nonce != nonce {
-            // Somebody else was first: this copy is nobody's.
-            store.inner.blobs.remove(&Location { digest, nonce }).await?;
+        let held = self.hold(space, &[digest], &BTreeMap::from([(digest, fresh)])).await;
+        let ours = match &held {
+            // It may have been recorded.
+            Err(StoreError::Undecided { .. }) => true,
+            Err(_) => false,
+            Ok(_) => inline || self.place(space, &digest).await?.0.nonce == nonce,
+        };
+        if !inline && !ours {
+            // Somebody else was first, or it was not recorded: this copy is nobody's.
+            self.inner.blobs.remove(&Location { digest, nonce }).await?;
         }
-        Ok(digest)
+        held.map(|_| digest)
     }
 }
 

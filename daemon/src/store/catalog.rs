@@ -14,6 +14,10 @@ use crate::meta::Scan;
 
 /// How many history rows are looked through at once.
 const PAGE: usize = 1_000;
+/// How many history rows one call looks through at most.
+const LOOK_THROUGH: usize = 10_000;
+/// An answer ends with the entry that reaches this many bytes, well below the largest message.
+const PAGE_BYTES: usize = 2 << 20;
 
 /// A name and what it stands for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,7 +57,11 @@ impl Store {
         };
         let page = self.inner.meta.scan(&scan).await?;
         let mut names = Vec::with_capacity(page.rows.len());
+        let mut weight = 0;
         for (key, row) in page.rows {
+            if weight >= PAGE_BYTES {
+                return Ok((names, true));
+            }
             let damaged = || StoreError::Row { what: format!("{key:?}"), why: "it is no name".into() };
             let name = rows::parse_name(space, &key).ok_or_else(damaged)?;
             let latest = values::name_from(row.value).map_err(StoreError::row(&name))?;
@@ -63,7 +71,9 @@ impl Store {
             let last = newest.first().and_then(|(key, _)| rows::trailing_execution(key));
             let found = self.executions(space, &latest.into_iter().chain(last).collect::<Vec<_>>()).await?;
             let find = |id: Option<ExecutionId>| id.and_then(|id| found.get(&id).cloned());
-            names.push(Named { name, latest: find(latest), last: find(last) });
+            let named = Named { name, latest: find(latest), last: find(last) };
+            weight += [&named.latest, &named.last].into_iter().flatten().map(execution_weight).sum::<usize>();
+            names.push(named);
         }
         Ok((names, page.more))
     }
@@ -83,20 +93,25 @@ impl Store {
         };
         let mut scan = Scan { after: cursor, limit: PAGE, ..Scan::prefix(table, prefix) };
         let mut executions = Vec::new();
+        let (mut looked, mut weight) = (0, 0);
         loop {
             let page = self.inner.meta.scan(&scan).await?;
             let ids: Vec<_> = page.rows.iter().filter_map(|(key, _)| rows::trailing_execution(key)).collect();
             let mut found = self.executions(space, &ids).await?;
             for (key, _) in page.rows {
-                let Some(execution) = rows::trailing_execution(&key).and_then(|id| found.remove(&id)) else { continue };
-                if failed_only && !matches!(execution.state, State::Failed | State::Abandoned) {
-                    continue;
+                let execution = rows::trailing_execution(&key).and_then(|id| found.remove(&id));
+                scan.after = Some(key.clone());
+                looked += 1;
+                let wanted =
+                    |execution: &Execution| !failed_only || matches!(execution.state, State::Failed | State::Abandoned);
+                if let Some(execution) = execution.filter(wanted) {
+                    weight += execution_weight(&execution);
+                    executions.push(execution);
                 }
-                executions.push(execution);
-                if executions.len() >= limit {
+                // One call's work and answer are bounded; the cursor goes on from here.
+                if executions.len() >= limit || weight >= PAGE_BYTES || looked >= LOOK_THROUGH {
                     return Ok((executions, Some(key)));
                 }
-                scan.after = Some(key);
             }
             if !page.more {
                 return Ok((executions, None));
@@ -166,4 +181,10 @@ impl Store {
             }
         }
     }
+}
+
+/// About how many bytes an execution takes in an answer.
+fn execution_weight(execution: &Execution) -> usize {
+    let reason = execution.reason.as_ref().map_or(0, String::len);
+    1_024 + execution.key.as_str().len() + 2 * execution.name.as_str().len() + reason
 }

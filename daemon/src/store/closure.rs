@@ -4,6 +4,7 @@
 //! what it stands for; memory is bounded by [`MOST`] digests.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use provender_core::name::Space;
@@ -14,9 +15,11 @@ use provender_core::{Digest, Spec};
 use super::{Store, StoreError};
 
 /// The most different blobs that one record may refer to.
-const MOST: usize = 4_000_000;
+const MOST: usize = 2_000_000;
 /// How many missing blobs an answer names.
-const NAMED: usize = 1_000;
+const NAMED: usize = 20;
+/// How many decoded folders are at hand at once.
+const RECENT: usize = 8;
 
 /// Every blob that a record refers to.
 #[derive(Debug, Default)]
@@ -61,9 +64,9 @@ impl Store {
                         Node::File { digest, .. } => _ = closure.digests.insert(*digest),
                         Node::Directory { .. } | Node::Symlink { .. } => {}
                     }
-                }
-                if closure.digests.len() > MOST {
-                    return Err(too_large(format!("one record can refer to at most {MOST} different blobs")));
+                    if closure.digests.len() + next.len() > MOST {
+                        return Err(too_large(format!("one record can refer to at most {MOST} different blobs")));
+                    }
                 }
             }
             level = next;
@@ -81,7 +84,7 @@ impl Store {
         };
         let mut level: BTreeSet<_> =
             spec.inputs.values().filter_map(|input| input.content.as_ref().and_then(folder)).collect();
-        while !level.is_empty() && closure.digests.len() <= MOST {
+        while !level.is_empty() && closure.digests.len() + level.len() <= MOST {
             let wanted: Vec<_> = level.into_iter().filter(|digest| !closure.digests.contains(digest)).collect();
             let missing: BTreeSet<_> = self.find_missing(space, &wanted).await?.into_iter().collect();
             let mut next = BTreeSet::new();
@@ -90,43 +93,37 @@ impl Store {
                 if let Ok(tree) = self.tree(space, &digest).await {
                     next.extend(tree.iter().filter_map(|(_, node)| folder(node)));
                 }
+                if closure.digests.len() + next.len() > MOST {
+                    return Ok(());
+                }
             }
             level = next;
         }
         Ok(())
     }
 
-    /// What stands at paths below a tree: the sizes that a policy asks for.
+    /// What stands at paths below a tree: the sizes that a policy asks for, and the blobs.
     pub(super) async fn find_paths(
         &self,
         space: &Space,
         root: Digest,
         paths: impl Iterator<Item = &Bytes>,
-    ) -> Result<Found, StoreError> {
-        let entries = self.tree(space, &root).await?.len();
-        let mut found = Found { entries, paths: BTreeMap::new() };
+    ) -> Result<(Found, BTreeSet<Digest>), StoreError> {
+        // Neighbours share the folders on their way.
+        let paths: BTreeSet<_> = paths.collect();
+        let mut trees = Trees { store: self, space, recent: BTreeMap::new() };
+        let mut found = Found { entries: trees.get(root).await?.len(), paths: BTreeMap::new() };
+        let mut digests = BTreeSet::new();
         for path in paths {
-            let size = match self.find_path(space, root, path).await? {
-                None => None,
-                Some(Node::File { digest, .. }) => Some(digest.size),
-                Some(Node::Directory { .. } | Node::Symlink { .. }) => Some(0),
-            };
+            let node = trees.at(root, path).await?;
+            digests.extend(node.as_ref().and_then(Node::digest));
+            let size = node.map(|node| match node {
+                Node::File { digest, .. } => digest.size,
+                Node::Directory { .. } | Node::Symlink { .. } => 0,
+            });
             found.paths.insert(path.clone(), size);
         }
-        Ok(found)
-    }
-
-    /// What stands at one path below a tree, following no link.
-    async fn find_path(&self, space: &Space, root: Digest, path: &Bytes) -> Result<Option<Node>, StoreError> {
-        let mut at = Node::Directory { digest: root };
-        for part in path.split(|byte| *byte == b'/').filter(|part| !part.is_empty() && part != b".") {
-            let Node::Directory { digest } = at else { return Ok(None) };
-            match self.tree(space, &digest).await?.get(part) {
-                Some(node) => at = node.clone(),
-                None => return Ok(None),
-            }
-        }
-        Ok(Some(at))
+        Ok((found, digests))
     }
 
     /// One directory.
@@ -137,12 +134,44 @@ impl Store {
 
     async fn need(&self, space: &Space, digests: impl Iterator<Item = &Digest>) -> Result<(), StoreError> {
         let digests: Vec<_> = digests.copied().collect();
-        let mut missing = self.find_missing(space, &digests).await?;
-        missing.truncate(NAMED);
-        if missing.is_empty() { Ok(()) } else { Err(StoreError::Missing { missing }) }
+        StoreError::missing(self.find_missing(space, &digests).await?, NAMED)
     }
 }
 
 fn too_large(what: String) -> StoreError {
     StoreError::TooLarge { what }
+}
+
+/// Decoded folders, the few that were last asked for.
+struct Trees<'a> {
+    store: &'a Store,
+    space: &'a Space,
+    recent: BTreeMap<Digest, Arc<Tree>>,
+}
+
+impl Trees<'_> {
+    async fn get(&mut self, digest: Digest) -> Result<Arc<Tree>, StoreError> {
+        if let Some(tree) = self.recent.get(&digest) {
+            return Ok(tree.clone());
+        }
+        let tree = Arc::new(self.store.tree(self.space, &digest).await?);
+        if self.recent.len() >= RECENT {
+            self.recent.clear();
+        }
+        self.recent.insert(digest, tree.clone());
+        Ok(tree)
+    }
+
+    /// What stands at a path, following no link.
+    async fn at(&mut self, root: Digest, path: &Bytes) -> Result<Option<Node>, StoreError> {
+        let mut at = Node::Directory { digest: root };
+        for part in path.split(|byte| *byte == b'/') {
+            let Node::Directory { digest } = at else { return Ok(None) };
+            match self.get(digest).await?.get(part) {
+                Some(node) => at = node.clone(),
+                None => return Ok(None),
+            }
+        }
+        Ok(Some(at))
+    }
 }

@@ -24,10 +24,12 @@ pub enum StoreError {
     /// The executor has no say (any more).
     #[error("{0}")]
     Refused(#[from] Refused),
-    /// A commit names blobs that are not there: upload them, then commit again.
-    #[error("{} blobs that the commit refers to are not in the store, the first of them {}", missing.len(), missing[0])]
+    /// What is asked refers to blobs that are not there: upload them, then ask again.
+    #[error("{count} of the blobs that this refers to are not in the store; upload them first, such as {}", missing.first().map(Digest::to_string).unwrap_or_default())]
     Missing {
-        /// Some of them; never empty.
+        /// How many.
+        count: usize,
+        /// Some of them.
         missing: Vec<Digest>,
     },
     /// Bytes that should be a tree are none.
@@ -45,7 +47,7 @@ pub enum StoreError {
         what: String,
     },
     /// The bytes are lost or damaged; they are not served.
-    #[error("the blob {digest} is lost or damaged ({why}); upload it again to heal it")]
+    #[error("the blob {digest} is lost or damaged: {why}")]
     Lost {
         /// The blob.
         digest: Digest,
@@ -57,6 +59,12 @@ pub enum StoreError {
     Contended {
         /// How often it was tried.
         attempts: u32,
+    },
+    /// Whether it was committed could not be found out in time.
+    #[error("whether this was recorded could not be found out: {}", chain(source))]
+    Undecided {
+        /// Why.
+        source: MetaError,
     },
     /// The daemon is stopping.
     #[error("the daemon is stopping; ask another one, or again once it is back")]
@@ -98,6 +106,13 @@ pub enum StoreError {
 }
 
 impl StoreError {
+    /// What is missing, if anything is.
+    pub(super) fn missing(mut missing: Vec<Digest>, named: usize) -> Result<(), StoreError> {
+        let count = missing.len();
+        missing.truncate(named);
+        if count == 0 { Ok(()) } else { Err(StoreError::Missing { count, missing }) }
+    }
+
     /// A row that cannot be decoded.
     pub(super) fn row(what: impl ToString) -> impl FnOnce(RowError) -> StoreError {
         move |error| StoreError::Row { what: what.to_string(), why: chain(&error) }

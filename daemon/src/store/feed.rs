@@ -1,10 +1,15 @@
-//! Who waits for which row, and the task that wakes them.
+//! Who waits for which row, and waking them.
+//!
+//! Invariant: a row stands here only while somebody waits for it.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use provender_core::RowKey;
 use tokio::sync::Notify;
+use tokio::sync::futures::Notified;
+
+use super::Store;
 
 /// The rows that somebody waits for.
 #[derive(Debug, Default)]
@@ -13,26 +18,49 @@ pub(super) struct Feed {
 }
 
 impl Feed {
-    /// What is notified when the row changes. Ask for it, and `enable` its future, before reading the row.
-    pub(super) fn of(&self, key: &RowKey) -> Arc<Notify> {
-        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        waiting.entry(key.clone()).or_default().clone()
-    }
-
-    /// Wakes those who wait for the row, and forgets rows that nobody waits for any more.
+    /// Wakes those who wait for the row.
     pub(super) fn changed(&self, key: &RowKey) {
-        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(notify) = waiting.get(key) {
+        if let Some(notify) = self.waiting().get(key) {
             notify.notify_waiters();
-            if Arc::strong_count(notify) == 1 {
-                waiting.remove(key);
-            }
         }
     }
 
     /// Wakes everybody: changes may have been missed.
     pub(super) fn all_changed(&self) {
-        let waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        waiting.values().for_each(|notify| notify.notify_waiters());
+        self.waiting().values().for_each(|notify| notify.notify_waiters());
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, HashMap<RowKey, Arc<Notify>>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// One who waits for a row, until dropped.
+#[derive(Debug)]
+pub struct Waiter {
+    store: Store,
+    key: RowKey,
+    notify: Arc<Notify>,
+}
+
+impl Waiter {
+    pub(super) fn new(store: &Store, key: RowKey) -> Waiter {
+        let notify = store.inner.feed.waiting().entry(key.clone()).or_default().clone();
+        Waiter { store: store.clone(), key, notify }
+    }
+
+    /// Ready when the row changes. `enable` it before reading the row, so that no change falls in between.
+    pub fn changed(&self) -> Notified<'_> {
+        self.notify.notified()
+    }
+}
+
+impl Drop for Waiter {
+    fn drop(&mut self) {
+        let mut waiting = self.store.inner.feed.waiting();
+        // This one and the map's.
+        if waiting.get(&self.key).is_some_and(|notify| Arc::strong_count(notify) <= 2) {
+            waiting.remove(&self.key);
+        }
     }
 }

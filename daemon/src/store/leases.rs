@@ -10,6 +10,7 @@ use provender_core::lease::{Lease, Sightings};
 use provender_core::{Timestamp, rows, transition};
 use provender_proto::rows as values;
 
+use super::tasks::Standing;
 use super::{Store, StoreError};
 use crate::clock;
 use crate::meta::{MetaError, Scan};
@@ -24,20 +25,26 @@ const PAUSE: Duration = Duration::from_secs(1);
 impl Store {
     /// Follows the feed until it is dropped.
     pub async fn watch(self) {
-        let mut sightings = Sightings::default();
         loop {
-            // Sightings outlive a failure: what was seen before it was seen.
-            if let Err(error) = self.follow(&mut sightings).await {
+            // Sightings end with a failure: while the engine was out of reach nobody could beat, so that time must not count.
+            if let Err(error) = self.follow(&mut Sightings::default()).await {
                 tracing::warn!(error = %super::error::chain(&error), "following the change feed failed; trying again");
                 tokio::time::sleep(PAUSE).await;
             }
         }
     }
 
-    /// Forgets, now and then, what the change feed holds beyond what any follower still needs.
-    pub async fn trim(self) {
+    /// Forgets, now and then, what dead daemons left in staging, and what the change feed holds beyond what any follower needs.
+    pub async fn tidy(self) {
         let mut before = None;
         loop {
+            match self.sweep_staging().await {
+                Ok(0) => {}
+                Ok(swept) => tracing::info!(swept, "discarded uploads that were cut off"),
+                Err(error) => {
+                    tracing::warn!(error = %super::error::chain(&error), "cut-off uploads could not be discarded")
+                }
+            }
             tokio::time::sleep(KEPT / 2).await;
             let trimmed = async {
                 let head = self.inner.meta.head().await?;
@@ -82,12 +89,18 @@ impl Store {
             }
             for (row, version) in sightings.expired(clock::monotonic()) {
                 match self.expire(&row, version).await {
-                    Ok(()) => sightings.gone(&row),
+                    Ok(()) => {}
+                    // The engine fails, and may have failed the holder as well.
+                    Err(
+                        error @ (StoreError::Meta(_) | StoreError::Undecided { .. } | StoreError::Contended { .. }),
+                    ) => {
+                        return Err(error);
+                    }
                     Err(error) => {
-                        tracing::warn!(?row, error = %super::error::chain(&error), "an expired lease could not be taken; trying again");
-                        tokio::time::sleep(PAUSE).await;
+                        tracing::error!(?row, error = %super::error::chain(&error), "an expired lease cannot be taken");
                     }
                 }
+                sightings.gone(&row);
             }
             self.inner.metrics.leases.set(sightings.len() as i64);
         }
@@ -144,11 +157,13 @@ impl Store {
         let (space, key) = (&space, &key);
         let ended = self
             .transact(|mut txn| async move {
-                let (known, stands) = self.known(&mut txn, space, key).await?;
-                let (Some(lease), true) = (&known.lease, stands == Some(version)) else { return Ok((txn, None)) };
+                let Standing { known, lease_version, .. } = self.known(&mut txn, space, key).await?;
+                let (Some(lease), true) = (&known.lease, lease_version == Some(version)) else {
+                    return Ok((txn, None));
+                };
                 let execution = self.execution_in(&mut txn, space, lease.execution).await?;
                 let ended = transition::expire(&known, &execution, clock::now())?;
-                let ended = self.write_end(&mut txn, space, ended, None).await?;
+                let ended = self.write_end(&mut txn, space, ended).await?;
                 Ok((txn, Some(ended)))
             })
             .await?;

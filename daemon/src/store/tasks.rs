@@ -1,6 +1,6 @@
 //! The executor's API: lookup, begin, heartbeat, commit, fail.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use provender_core::batch::{RowKey, Table, Version};
@@ -10,10 +10,16 @@ use provender_core::name::{Name, Space};
 use provender_core::transition::{self, Begun, Ended, Evidence, Known, Record, Request};
 use provender_core::tree::Tree;
 use provender_core::{Digest, Execution, ExecutionId, Spec, Timestamp, Verdict, rows, view};
-use provender_proto::rows as values;
+use provender_proto::{convert, rows as values};
 
+use super::feed::Waiter;
 use super::{Store, StoreError, Txn};
 use crate::clock;
+
+/// The longest reason that is kept, in bytes.
+const MAX_REASON: usize = 8 << 10;
+/// How many provenance edges are written at once.
+const EDGES: usize = 1_000;
 
 /// What a lookup says of one key.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,6 +34,20 @@ pub struct Answer {
     pub reason: String,
 }
 
+/// What the rows of a key say, within one transaction.
+pub(super) struct Standing {
+    pub(super) known: Known,
+    pub(super) lease_version: Option<Version>,
+    pub(super) incarnation: u64,
+}
+
+/// What was found out for a commit.
+struct Gathered {
+    evidence: Evidence,
+    /// The root and what stands at the declared paths: what this execution will be known to have made.
+    made: BTreeSet<Digest>,
+}
+
 /// What `begin` says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Begin {
@@ -37,6 +57,8 @@ pub enum Begin {
     Lease(Execution, std::time::Duration),
     /// Somebody else is at it.
     Busy(Execution),
+    /// The one that was waited for has failed.
+    Failed(Execution),
 }
 
 impl Store {
@@ -64,21 +86,33 @@ impl Store {
         if ids.is_empty() {
             return Ok(());
         }
-        let mut executions = self.executions(space, &ids).await?;
+        let executions = self.executions(space, &ids).await?;
         for answer in answers.iter_mut().filter(|answer| failed(answer)) {
-            let execution = answer.execution.and_then(|id| executions.remove(&id));
-            answer.reason = execution.and_then(|execution| execution.reason).unwrap_or_default();
+            let execution = answer.execution.and_then(|id| executions.get(&id));
+            answer.reason = execution.and_then(|execution| execution.reason.clone()).unwrap_or_default();
         }
         Ok(())
     }
 
-    /// Asks for a hit or a lease. A hit moves the `latest` of the name that it was asked under.
-    pub async fn begin(&self, space: &Space, request: &Request) -> Result<Begin, StoreError> {
+    /// Asks for a hit or a lease. A hit moves the `latest` of the name that it was asked under. Whoever has waited for another
+    /// execution says so, and is told if that one failed, instead of doing the same again.
+    pub async fn begin(
+        &self,
+        space: &Space,
+        request: &Request,
+        waited_for: Option<ExecutionId>,
+    ) -> Result<Begin, StoreError> {
         let begun = self
             .transact(|mut txn| async move {
                 let now = clock::now();
-                let (known, _) = self.known(&mut txn, space, &request.key).await?;
-                let begun = match transition::begin(&known, request, self.inner.incarnation, now) {
+                if let Some(holder) = waited_for {
+                    let holder = self.execution_in(&mut txn, space, holder).await?;
+                    if holder.state == State::Failed {
+                        return Ok((txn, Begin::Failed(holder)));
+                    }
+                }
+                let Standing { known, incarnation, .. } = self.known(&mut txn, space, &request.key).await?;
+                let begun = match transition::begin(&known, request, incarnation, now) {
                     Begun::Hit(record) => {
                         let execution = self.execution_in(&mut txn, space, record.execution).await?;
                         self.show(&mut txn, space, &request.spec.name, &execution, now).await?;
@@ -100,22 +134,23 @@ impl Store {
             Begin::Hit(_) => "hit",
             Begin::Lease(..) => "lease",
             Begin::Busy(_) => "busy",
+            Begin::Failed(_) => "failed",
         };
         self.inner.metrics.begins.with_label_values(&[outcome]).inc();
         Ok(begun)
     }
 
-    /// What is notified when the key's row changes; see [`super::feed::Feed::of`].
-    pub fn key_changes(&self, space: &Space, key: &TaskKey) -> std::sync::Arc<tokio::sync::Notify> {
-        self.inner.feed.of(&rows::key(space, key))
+    /// Hears of changes to the key's row.
+    pub fn key_changes(&self, space: &Space, key: &TaskKey) -> Waiter {
+        Waiter::new(self, rows::key(space, key))
     }
 
     /// Keeps a lease; says how long it lasts from now.
     pub async fn heartbeat(&self, space: &Space, id: ExecutionId) -> Result<std::time::Duration, StoreError> {
         self.transact(|mut txn| async move {
             let execution = self.execution_in(&mut txn, space, id).await?;
-            let (known, _) = self.known(&mut txn, space, &execution.key).await?;
-            let lease = transition::heartbeat(&known, &execution, self.inner.incarnation)?;
+            let Standing { known, incarnation, .. } = self.known(&mut txn, space, &execution.key).await?;
+            let lease = transition::heartbeat(&known, &execution, incarnation)?;
             txn.put(rows::lease(space, &execution.key), values::lease_to(&lease));
             Ok((txn, lease.ttl))
         })
@@ -130,14 +165,23 @@ impl Store {
         id: ExecutionId,
         outcome: &Outcome,
     ) -> Result<(Execution, bool), StoreError> {
+        let asked = outcome;
+        let spec = &self.execution_and_spec(space, id).await?.1;
         // First without a walk: an executor that was fenced out shall not cost one.
-        let (execution, spec) = self.execution_and_spec(space, id).await?;
-        if let Some(ended) = self.ended_so(&execution, outcome, space).await? {
+        let ended = self
+            .transact(|mut txn| async move {
+                let execution = self.execution_in(&mut txn, space, id).await?;
+                let Standing { known, incarnation, .. } = self.known(&mut txn, space, &execution.key).await?;
+                let ended = ended_so(&known, &execution, asked);
+                if ended.is_none() {
+                    transition::heartbeat(&known, &execution, incarnation)?;
+                }
+                Ok((txn, ended))
+            })
+            .await?;
+        if let Some(ended) = ended {
             return Ok(ended);
         }
-        let known = self.known_now(space, &execution.key).await?;
-        transition::heartbeat(&known, &execution, self.inner.incarnation)?;
-
         let mut outcome = outcome.clone();
         let root = match outcome.outputs {
             Some(root) => root,
@@ -148,16 +192,22 @@ impl Store {
             }
         };
         outcome.outputs = Some(root);
-        let evidence = self.evidence(space, &spec, &outcome, root).await?;
-        let (spec, outcome, evidence) = (&spec, &outcome, &evidence);
+        let gathered = self.evidence(space, spec, &outcome, root).await?;
+        // Edges come before the record, in pieces; whoever walks them passes over consumers that did not succeed.
+        self.write_edges(space, id, spec, &gathered.made).await?;
+        let (outcome, evidence) = (&outcome, &gathered.evidence);
         let ended = self
             .transact(|mut txn| async move {
                 let execution = self.execution_in(&mut txn, space, id).await?;
-                let (known, _) = self.known(&mut txn, space, &execution.key).await?;
-                let (incarnation, now) = (self.inner.incarnation, clock::now());
+                let Standing { known, incarnation, .. } = self.known(&mut txn, space, &execution.key).await?;
+                // The same call, sent twice, may have been carried out meanwhile.
+                if let Some(ended) = ended_so(&known, &execution, asked) {
+                    return Ok((txn, ended));
+                }
+                let now = clock::now();
                 let ended = transition::commit(&known, &execution, spec, outcome.clone(), evidence, incarnation, now)?;
                 let recorded = ended.recorded;
-                let execution = self.write_end(&mut txn, space, ended, Some(spec)).await?;
+                let execution = self.write_end(&mut txn, space, ended).await?;
                 Ok((txn, (execution, recorded)))
             })
             .await?;
@@ -178,42 +228,23 @@ impl Store {
                 .into_iter()
                 .flatten()
                 .collect();
-        let missing = self.find_missing(space, &blobs).await?;
-        if !missing.is_empty() {
-            return Err(StoreError::Missing { missing });
-        }
+        StoreError::missing(self.find_missing(space, &blobs).await?, blobs.len())?;
+        let reason = &convert::cut(reason.to_owned(), MAX_REASON);
         let ended = self
             .transact(|mut txn| async move {
                 let execution = self.execution_in(&mut txn, space, id).await?;
                 if execution.state == State::Failed && execution.outcome == *outcome {
                     return Ok((txn, execution));
                 }
-                let (known, _) = self.known(&mut txn, space, &execution.key).await?;
-                let (incarnation, now) = (self.inner.incarnation, clock::now());
-                let ended = transition::fail(&known, &execution, reason.to_owned(), outcome.clone(), incarnation, now)?;
-                let execution = self.write_end(&mut txn, space, ended, None).await?;
+                let Standing { known, incarnation, .. } = self.known(&mut txn, space, &execution.key).await?;
+                let now = clock::now();
+                let ended = transition::fail(&known, &execution, reason.clone(), outcome.clone(), incarnation, now)?;
+                let execution = self.write_end(&mut txn, space, ended).await?;
                 Ok((txn, execution))
             })
             .await?;
         self.inner.metrics.ended.with_label_values(&["FAILED"]).inc();
         Ok(ended)
-    }
-
-    /// The answer to a commit that was already carried out, if this is one.
-    async fn ended_so(
-        &self,
-        execution: &Execution,
-        outcome: &Outcome,
-        space: &Space,
-    ) -> Result<Option<(Execution, bool)>, StoreError> {
-        let outputs = outcome.outputs.or(execution.outcome.outputs);
-        let same = execution.outcome == Outcome { outputs, ..outcome.clone() };
-        if !same || !matches!(execution.state, State::Succeeded | State::Failed) {
-            return Ok(None);
-        }
-        let known = self.known_now(space, &execution.key).await?;
-        let recorded = known.row.record.is_some_and(|record: Record| record.execution == execution.id);
-        Ok(Some((execution.clone(), recorded)))
     }
 
     async fn evidence(
@@ -222,13 +253,38 @@ impl Store {
         spec: &Spec,
         outcome: &Outcome,
         root: Digest,
-    ) -> Result<Evidence, StoreError> {
+    ) -> Result<Gathered, StoreError> {
         let logs = [outcome.stdout, outcome.stderr].into_iter().flatten().map(|log| log.digest);
         let walked = self.walk(space, root, logs, spec).await?;
         let paths = spec.outputs.iter().chain(spec.policy.required.keys());
-        let found = self.find_paths(space, root, paths).await?;
+        let (found, mut made) = self.find_paths(space, root, paths).await?;
+        made.insert(root);
         let closure = self.put_bytes(space, walked.encode()).await?;
-        Ok(Evidence { outputs: root, closure, found, stamp: 0 })
+        Ok(Gathered { evidence: Evidence { outputs: root, closure, found, stamp: 0 }, made })
+    }
+
+    /// Who consumed what, and who made what.
+    async fn write_edges(
+        &self,
+        space: &Space,
+        id: ExecutionId,
+        spec: &Spec,
+        made: &BTreeSet<Digest>,
+    ) -> Result<(), StoreError> {
+        let mut edges: Vec<_> = made.iter().map(|digest| rows::producer(space, digest, id)).collect();
+        for (name, input) in &spec.inputs {
+            let digest = input.content.as_ref().and_then(|node| node.digest());
+            edges.extend(input.key.as_ref().map(|producer| rows::consumer_of_key(space, producer, id, name)));
+            edges.extend(digest.map(|digest| rows::consumer_of_digest(space, &digest, id, name)));
+        }
+        for piece in edges.chunks(EDGES) {
+            self.transact(|mut txn| {
+                piece.iter().for_each(|edge| txn.put(edge.clone(), Bytes::new()));
+                async move { Ok((txn, ())) }
+            })
+            .await?;
+        }
+        Ok(())
     }
 
     /// The rows of a begun execution.
@@ -243,7 +299,7 @@ impl Store {
         let row = rows::execution(space, id);
         if txn.get_one(row.clone()).await?.is_some() {
             let why = "this execution has ended; a new attempt takes a new id";
-            return Err(provender_proto::convert::Invalid::new("execution", why).into());
+            return Err(convert::Invalid::new("execution", why).into());
         }
         txn.put(row, values::execution_to(execution));
         let (spec_row, name_row) = (rows::spec(space, &execution.spec), rows::name(space, &execution.name));
@@ -261,14 +317,8 @@ impl Store {
         Ok(())
     }
 
-    /// The rows of an ended execution; `spec` where it succeeded.
-    pub(super) async fn write_end(
-        &self,
-        txn: &mut Txn,
-        space: &Space,
-        ended: Ended,
-        spec: Option<&Spec>,
-    ) -> Result<Execution, StoreError> {
+    /// The rows of an ended execution: as many whatever it made.
+    pub(super) async fn write_end(&self, txn: &mut Txn, space: &Space, ended: Ended) -> Result<Execution, StoreError> {
         let Ended { mut execution, row, .. } = ended;
         let at = execution.ended.unwrap_or_default();
         let key = execution.key.clone();
@@ -282,15 +332,6 @@ impl Store {
             txn.put(rows::name_record(space, &execution.name, at, execution.id), folder);
             if execution.diverges_from.is_none() {
                 txn.put(rows::name(space, &execution.name), values::name_to(Some(execution.id)));
-            }
-            for (name, input) in spec.into_iter().flat_map(|spec| &spec.inputs) {
-                let edge = values::edge_to(name);
-                if let Some(producer) = &input.key {
-                    txn.put(rows::consumer_of_key(space, producer, execution.id), edge.clone());
-                }
-                if let Some(digest) = input.content.as_ref().and_then(|node| node.digest()) {
-                    txn.put(rows::consumer_of_digest(space, &digest, execution.id), edge);
-                }
             }
         }
         txn.put(rows::execution(space, execution.id), values::execution_to(&execution));
@@ -348,21 +389,18 @@ impl Store {
         }
     }
 
-    /// What the rows of a key say, as part of a transaction, and the version of its lease row.
-    pub(super) async fn known(
-        &self,
-        txn: &mut Txn,
-        space: &Space,
-        key: &TaskKey,
-    ) -> Result<(Known, Option<Version>), StoreError> {
-        let found = txn.get(&known_rows(space, key)).await?;
-        let stands = found[1].as_ref().map(|row| row.version);
-        Ok((decode_known(key, &found)?, stands))
-    }
-
-    /// What the rows of a key say now.
-    pub(super) async fn known_now(&self, space: &Space, key: &TaskKey) -> Result<Known, StoreError> {
-        decode_known(key, &self.inner.meta.get(&known_rows(space, key)).await?)
+    /// What the rows of a key say, as part of a transaction. The store's incarnation is read with them, so that a restore
+    /// fences executors out whichever daemon they ask.
+    pub(super) async fn known(&self, txn: &mut Txn, space: &Space, key: &TaskKey) -> Result<Standing, StoreError> {
+        let [row, lease] = known_rows(space, key);
+        let found = txn.get(&[row, lease, rows::store("incarnation")]).await?;
+        let incarnation = found[2].as_ref().and_then(|row| std::str::from_utf8(&row.value).ok()?.parse().ok());
+        let damaged = || StoreError::Row { what: "the store's incarnation".into(), why: "it is unreadable".into() };
+        Ok(Standing {
+            known: decode_known(key, &found)?,
+            lease_version: found[1].as_ref().map(|row| row.version),
+            incarnation: incarnation.ok_or_else(damaged)?,
+        })
     }
 
     /// An execution, as part of a transaction.
@@ -376,10 +414,15 @@ impl Store {
         decode_execution(id, row.map(|row| row.value))
     }
 
+    /// An execution.
+    pub async fn execution(&self, space: &Space, id: ExecutionId) -> Result<Execution, StoreError> {
+        let row = self.inner.meta.get(&[rows::execution(space, id)]).await?.pop().flatten();
+        decode_execution(id, row.map(|row| row.value))
+    }
+
     /// An execution and its spec.
     pub async fn execution_and_spec(&self, space: &Space, id: ExecutionId) -> Result<(Execution, Spec), StoreError> {
-        let row = self.inner.meta.get(&[rows::execution(space, id)]).await?.pop().flatten();
-        let execution = decode_execution(id, row.map(|row| row.value))?;
+        let execution = self.execution(space, id).await?;
         let row = self.inner.meta.get(&[rows::spec(space, &execution.spec)]).await?.pop().flatten();
         let what = format!("the spec of execution {id}");
         let row = row.ok_or_else(|| StoreError::Row { what: what.clone(), why: "it is missing".into() })?;
@@ -392,11 +435,21 @@ impl Store {
         space: &Space,
         ids: &[ExecutionId],
     ) -> Result<BTreeMap<ExecutionId, Execution>, StoreError> {
+        let ids: Vec<_> = ids.iter().copied().collect::<BTreeSet<_>>().into_iter().collect();
         let wanted: Vec<_> = ids.iter().map(|id| rows::execution(space, *id)).collect();
         let found = self.inner.meta.get(&wanted).await?;
         let pairs = ids.iter().zip(found).filter_map(|(id, row)| row.map(|row| (*id, row.value)));
         pairs.map(|(id, value)| Ok((id, decode_execution(id, Some(value))?))).collect()
     }
+}
+
+/// The answer to a commit that was already carried out, if this is one.
+fn ended_so(known: &Known, execution: &Execution, outcome: &Outcome) -> Option<(Execution, bool)> {
+    let outputs = outcome.outputs.or(execution.outcome.outputs);
+    let same = execution.outcome == Outcome { outputs, ..outcome.clone() };
+    let ended = matches!(execution.state, State::Succeeded | State::Failed);
+    let recorded = known.row.record.as_ref().is_some_and(|record: &Record| record.execution == execution.id);
+    (same && ended).then(|| (execution.clone(), recorded))
 }
 
 fn known_rows(space: &Space, key: &TaskKey) -> [RowKey; 2] {

@@ -86,12 +86,16 @@ pub(super) enum Settled {
 }
 
 /// Commits a batch, and finds out what became of it where the engine cannot tell.
-pub(super) async fn settle(meta: &dyn Meta, batch: Batch) -> Result<Settled, MetaError> {
+pub(super) async fn settle(meta: &dyn Meta, batch: Batch) -> Result<Settled, StoreError> {
     let id = batch.id;
     match meta.commit(batch).await {
         Ok(_) => Ok(Settled::Committed),
         Err(CommitError::Conflict { .. } | CommitError::Aborted { .. }) => Ok(Settled::Conflict),
-        Err(CommitError::NotCommitted { source }) => Err(source),
+        Err(CommitError::NotCommitted { source: MetaError::Forgotten { .. } }) => {
+            clock::batch_ids_too_old();
+            Ok(Settled::Conflict)
+        }
+        Err(CommitError::NotCommitted { source }) => Err(source.into()),
         Err(CommitError::Unknown { source, .. }) => {
             tracing::warn!(batch = ?id, error = %super::error::chain(&source), "a commit's outcome is unknown; asking");
             let deadline = clock::monotonic() + RESOLVE;
@@ -99,7 +103,7 @@ pub(super) async fn settle(meta: &dyn Meta, batch: Batch) -> Result<Settled, Met
                 match meta.resolve(id).await {
                     Ok(Fate::Committed(_)) => return Ok(Settled::Committed),
                     Ok(Fate::Aborted) => return Ok(Settled::Conflict),
-                    Err(error) if clock::monotonic() > deadline => return Err(error),
+                    Err(source) if clock::monotonic() > deadline => return Err(StoreError::Undecided { source }),
                     Err(_) => tokio::time::sleep(Duration::from_millis(200)).await,
                 }
             }

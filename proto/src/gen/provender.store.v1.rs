@@ -54,12 +54,6 @@ pub struct HoldingRow {
     pub touched_ms: u64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct EdgeRow {
-    /// the name under which it was consumed
-    #[prost(bytes = "bytes", tag = "1")]
-    pub input: ::prost::bytes::Bytes,
-}
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct PinRow {
     #[prost(message, optional, tag = "1")]
     pub digest: ::core::option::Option<super::super::v1::Digest>,

@@ -1061,16 +1061,13 @@ pub mod upload_request {
         /// if known: what the bytes must come to
         #[prost(message, optional, tag = "2")]
         pub digest: ::core::option::Option<super::Digest>,
-        /// the execution that holds them; empty if none
-        #[prost(bytes = "bytes", tag = "3")]
-        pub execution: ::prost::bytes::Bytes,
     }
     #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
     pub enum Request {
         /// first
         #[prost(message, tag = "1")]
         Begin(Begin),
-        /// at most 2 MiB
+        /// 1 MiB is best; a message has at most 4 MiB
         #[prost(bytes, tag = "2")]
         Data(::prost::bytes::Bytes),
     }
@@ -1107,8 +1104,6 @@ pub struct BatchPutRequest {
     /// at most 10,000 and 3 MiB together
     #[prost(bytes = "bytes", repeated, tag = "2")]
     pub blobs: ::prost::alloc::vec::Vec<::prost::bytes::Bytes>,
-    #[prost(bytes = "bytes", tag = "3")]
-    pub execution: ::prost::bytes::Bytes,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct BatchPutReply {

@@ -28,7 +28,12 @@ pub(super) struct Database {
 
 impl Database {
     pub(super) fn open(config: &RocksConfig, dir: &Path) -> Result<Database, MetaError> {
-        std::fs::create_dir_all(dir).map_err(|error| MetaError::unavailable("creating the metadata folder", error))?;
+        // Others may pass through the data folder to its socket, but the rows are nobody else's to read.
+        let private = || {
+            std::fs::create_dir_all(dir)?;
+            std::fs::set_permissions(dir, std::os::unix::fs::PermissionsExt::from_mode(0o700))
+        };
+        private().map_err(|error| MetaError::unavailable("creating the metadata folder", error))?;
         let database = options::database(config);
         let families = options::families(config);
         if dir.join("CURRENT").exists() {
@@ -90,9 +95,9 @@ impl Database {
         options.fill_cache(false);
         let first = format::feed_key(Version(after.0.saturating_add(1)), 0);
         let from = IteratorMode::From(&first, rocksdb::Direction::Forward);
-        let entries = self.db.iterator_cf_opt(self.family(FEED), options, from).map(|entry| {
-            let (key, stored) = entry.map_err(|error| failed("reading the change feed", error))?;
-            format::read_change(&key, &stored)
+        let entries = self.db.iterator_cf_opt(self.family(FEED), options, from).filter_map(|entry| {
+            let read = entry.map_err(|error| failed("reading the change feed", error));
+            read.and_then(|(key, stored)| format::read_change(&key, &stored)).transpose()
         });
         let page = feed::page(head, limit, entries)?;
         // Asked after the entries were read: what had been trimmed by then shows here.

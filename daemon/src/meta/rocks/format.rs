@@ -58,11 +58,13 @@ pub(super) fn change(change: &Change) -> Vec<u8> {
     [&[u8::from(change.deleted), change.key.table.tag()], &change.key.key[..]].concat()
 }
 
-pub(super) fn read_change(feed_key: &[u8], stored: &[u8]) -> Result<Change, MetaError> {
+/// `None` for a table that only a newer program knows: nobody here waits for it.
+pub(super) fn read_change(feed_key: &[u8], stored: &[u8]) -> Result<Option<Change>, MetaError> {
     let version = read_version(feed_key)?;
     let ([deleted, tag], key) = stored.split_first_chunk().ok_or_else(|| corrupt("a change is too short"))?;
-    let table = Table::from_tag(*tag).ok_or_else(|| corrupt("a change is of no known table"))?;
-    Ok(Change { version, key: RowKey { table, key: Bytes::copy_from_slice(key) }, deleted: *deleted != 0 })
+    let Some(table) = Table::from_tag(*tag) else { return Ok(None) };
+    let key = RowKey { table, key: Bytes::copy_from_slice(key) };
+    Ok(Some(Change { version, key, deleted: *deleted != 0 }))
 }
 
 /// A fate is the version of the commit; 0, which no commit has, is an abort.

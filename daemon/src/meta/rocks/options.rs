@@ -43,7 +43,7 @@ pub(super) fn families(config: &RocksConfig) -> Vec<ColumnFamilyDescriptor> {
     let large = (config.write_buffer_bytes / 2).max(1 << 20);
 
     let mut inline = family(&cache, large);
-    // Values of up to 64 KiB would be rewritten by every compaction; apart in blob files they are written twice (log, blob
+    // Values of up to 16 KiB would be rewritten by every compaction; apart in blob files they are written twice (log, blob
     // file) and then only when much around them has died. What is stored there is often compressed already.
     inline.set_enable_blob_files(true);
     inline.set_min_blob_size(512);
