@@ -112,3 +112,6 @@ async fn first(meta: &dyn Meta, name: &str, value: String) -> Result<(), StoreEr
         transact::Settled::Committed | transact::Settled::Conflict => Ok(()),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -30,6 +30,11 @@ impl Feed {
         self.waiting().values().for_each(|notify| notify.notify_waiters());
     }
 
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.waiting().len()
+    }
+
     fn waiting(&self) -> MutexGuard<'_, HashMap<RowKey, Arc<Notify>>> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }

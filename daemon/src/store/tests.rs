@@ -1,0 +1,187 @@
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use provender_blobs::BlobsConfig;
+use provender_core::blob::Pin;
+use provender_core::execution::{Executor, Exit, Outcome, State};
+use provender_core::name::{Name, Space};
+use provender_core::transition::{Refused, Request};
+use provender_core::tree::{Node, Tree};
+use provender_core::{Digest, ExecutionId, Spec, Timestamp, Verdict, rows};
+
+use super::*;
+use crate::meta::Memory;
+
+async fn store() -> Store {
+    let metrics = Arc::new(Metrics::new().unwrap());
+    Store::open(Arc::new(Memory::default()), &BlobsConfig::Memory {}, Vec::new(), metrics).await.unwrap()
+}
+
+fn request(n: u16) -> Request {
+    let mut id = [0; 16];
+    id[..2].copy_from_slice(&n.to_be_bytes());
+    Request {
+        id: ExecutionId(id),
+        key: format!("test:{n}").parse().unwrap(),
+        spec: Spec::new(Name::new("name").unwrap()),
+        executor: Executor::default(),
+        ttl: Duration::ZERO,
+    }
+}
+
+fn outcome(code: i32) -> Outcome {
+    Outcome { exit: Some(Exit::Code(code)), ..Outcome::default() }
+}
+
+async fn begin(store: &Store, request: &Request) {
+    let begun = store.begin(&Space::default(), request, None).await.unwrap();
+    assert!(matches!(begun, Begin::Lease(..)), "{begun:?}");
+}
+
+/// A tree that holds one file of these bytes.
+async fn tree_of(store: &Store, bytes: &'static [u8]) -> Digest {
+    let digest = store.put_small(&Space::default(), vec![Bytes::from_static(bytes)]).await.unwrap()[0];
+    let mut tree = Tree::new();
+    tree.insert("file", Node::File { digest, executable: false }).unwrap();
+    store.put_small(&Space::default(), vec![tree.encode().unwrap()]).await.unwrap()[0]
+}
+
+#[tokio::test]
+async fn failures_are_found_behind_many_successes() {
+    let (store, space) = (store().await, Space::default());
+    for n in 0..1_200 {
+        begin(&store, &request(n)).await;
+        store.commit(&space, request(n).id, &outcome(i32::from(n == 3))).await.unwrap();
+    }
+    let name = Name::new("name").unwrap();
+    let (mut found, mut cursor) = (Vec::new(), None);
+    loop {
+        let page = store.history(&space, Ok(&name), true, cursor, 10);
+        let (executions, next) = tokio::time::timeout(Duration::from_secs(60), page).await.unwrap().unwrap();
+        found.extend(executions.into_iter().map(|execution| (execution.id, execution.state)));
+        match next {
+            Some(next) => cursor = Some(next),
+            None => break,
+        }
+    }
+    assert_eq!(found, [(request(3).id, State::Failed)]);
+}
+
+#[tokio::test]
+async fn what_is_sent_twice_is_answered_the_same() {
+    let (store, space, first) = (store().await, Space::default(), request(1));
+    begin(&store, &first).await;
+    begin(&store, &first).await;
+    let sent = Outcome { outputs: Some(tree_of(&store, b"x").await), ..outcome(0) };
+    let (a, b) = tokio::join!(store.commit(&space, first.id, &sent), store.commit(&space, first.id, &sent));
+    assert_eq!(a.unwrap(), b.unwrap());
+    let again = store.commit(&space, first.id, &sent).await.unwrap();
+    assert!(again.1 && again.0.state == State::Succeeded);
+    let other = Outcome { outputs: Some(tree_of(&store, b"y").await), ..outcome(0) };
+    let refused = store.commit(&space, first.id, &other).await.unwrap_err();
+    assert!(matches!(refused, StoreError::Refused(Refused::Ended { state: State::Succeeded, .. })), "{refused:?}");
+}
+
+#[tokio::test]
+async fn who_waited_for_a_failure_is_told_and_does_not_run_it_again() {
+    let (store, space, holder) = (store().await, Space::default(), request(1));
+    begin(&store, &holder).await;
+    let waiter = Request { id: ExecutionId([9; 16]), ..holder.clone() };
+    assert!(matches!(store.begin(&space, &waiter, None).await.unwrap(), Begin::Busy(busy) if busy.id == holder.id));
+    store.fail(&space, holder.id, "why", &outcome(1)).await.unwrap();
+    let told = store.begin(&space, &waiter, Some(holder.id)).await.unwrap();
+    assert!(matches!(told, Begin::Failed(failed) if failed.reason.as_deref() == Some("why")));
+    begin(&store, &Request { id: ExecutionId([8; 16]), ..holder }).await;
+}
+
+#[tokio::test]
+async fn a_restore_fences_those_who_began_before_it() {
+    let (store, space, held) = (store().await, Space::default(), request(1));
+    begin(&store, &held).await;
+    store.heartbeat(&space, held.id).await.unwrap();
+    store
+        .transact(|mut txn| {
+            txn.put(rows::store("incarnation"), "2");
+            async move { Ok((txn, ())) }
+        })
+        .await
+        .unwrap();
+    for refused in [
+        store.heartbeat(&space, held.id).await.map(drop),
+        store.commit(&space, held.id, &outcome(0)).await.map(drop),
+        store.fail(&space, held.id, "why", &outcome(1)).await.map(drop),
+    ] {
+        assert!(matches!(refused, Err(StoreError::Refused(Refused::Fenced { .. }))), "{refused:?}");
+    }
+    let answer = store.lookup(&space, &[held.key]).await.unwrap().swap_remove(0);
+    assert_ne!(answer.verdict, Verdict::Succeeded);
+}
+
+#[tokio::test]
+async fn only_those_who_wait_are_noted_down() {
+    let (store, space, key) = (store().await, Space::default(), request(1).key);
+    let (first, second) = (store.key_changes(&space, &key), store.key_changes(&space, &key));
+    {
+        let changed = first.changed();
+        tokio::pin!(changed);
+        changed.as_mut().enable();
+        store.inner.feed.changed(&rows::key(&space, &key));
+        changed.await;
+    }
+    drop(first);
+    assert_eq!(store.inner.feed.len(), 1);
+    drop(second);
+    assert_eq!(store.inner.feed.len(), 0);
+}
+
+#[tokio::test]
+async fn keeping_prolongs_and_never_shortens() {
+    let (store, space) = (store().await, Space::default());
+    let digest = tree_of(&store, b"x").await;
+    let pin = |owner: &str| Pin { digest, tree: true, reason: "r".into(), owner: owner.into(), expires: None };
+    let keep = |owner, seconds| store.keep(&space, pin(owner), Duration::from_secs(seconds));
+    let long = keep("a", 1_000).await.unwrap();
+    assert_eq!(keep("a", 1).await.unwrap(), long);
+    assert!(keep("b", 1).await.unwrap() < long);
+    assert!(keep("a", u64::MAX / 1_000).await.unwrap() > long);
+    assert!(keep("a", 0).await.unwrap() < Timestamp::MAX);
+}
+
+#[tokio::test]
+async fn another_space_knows_nothing() {
+    let (store, space, other) = (store().await, Space::default(), Space::new("other").unwrap());
+    let digest = tree_of(&store, b"x").await;
+    assert_eq!(store.find_missing(&space, &[digest]).await.unwrap(), []);
+    assert_eq!(store.find_missing(&other, &[digest]).await.unwrap(), [digest]);
+    assert!(store.by_hash(&other, &digest.hash).await.unwrap().is_none());
+    assert!(matches!(store.read_whole(&other, &digest, 1_000).await, Err(StoreError::NotFound { .. })));
+    assert_eq!(store.read_small(&other, &[digest]).await.unwrap(), [None]);
+    // Who has the bytes may have them there too.
+    let mut upload = store.upload(&other, Some(digest));
+    upload.write(store.read_whole(&space, &digest, 1_000).await.unwrap()).await.unwrap();
+    assert_eq!(upload.finish().await.unwrap(), digest);
+    assert_eq!(store.find_missing(&other, &[digest]).await.unwrap(), []);
+}
+
+#[tokio::test]
+async fn blobs_of_any_size_come_back_whole_and_in_part() {
+    let (store, space) = (store().await, Space::default());
+    for size in [0, 1, INLINE_MAX - 1, INLINE_MAX, INLINE_MAX + 1, 3 << 20] {
+        let bytes: Vec<u8> = (0..size).map(|n| (n * 31 % 251) as u8).collect();
+        let mut upload = store.upload(&space, None);
+        for piece in bytes.chunks(100_000) {
+            upload.write(Bytes::copy_from_slice(piece)).await.unwrap();
+        }
+        let digest = upload.finish().await.unwrap();
+        assert_eq!(digest, Digest::of(&bytes));
+        assert!(store.read_whole(&space, &digest, size).await.unwrap() == bytes);
+        let (from, to) = (size / 3, size - size / 5);
+        let part = store.read(&space, &digest, from..to).await.unwrap().into_bytes().await.unwrap();
+        assert!(part == bytes[from as usize..to as usize]);
+        let found = store.read_small(&space, &[digest, Digest::of(b"none")]).await.unwrap();
+        assert!(found[0].as_deref() == Some(&bytes[..]) && found[1].is_none());
+    }
+    let mut upload = store.upload(&space, Some(Digest::of(b"abc")));
+    assert!(upload.write(Bytes::from_static(b"abcd")).await.is_err());
+}
