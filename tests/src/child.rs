@@ -12,8 +12,15 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
+/// Whether the sizes of the acceptance list are asked for, by `PROVENDER_SOAK`: they take minutes.
+pub fn soak() -> bool {
+    std::env::var_os("PROVENDER_SOAK").is_some_and(|value| !value.is_empty())
+}
+
 /// How long anything may take before the test calls it stuck. A net, not a budget.
-pub const BOUND: Duration = Duration::from_secs(60);
+fn bound() -> Duration {
+    Duration::from_secs(if soak() { 1200 } else { 60 })
+}
 
 /// One of the workspace's programs, beside the test's own.
 pub fn program(name: &str) -> PathBuf {
@@ -89,7 +96,7 @@ impl Running {
 
     /// Waits for its end.
     pub fn wait(mut self) -> Ran {
-        let until = Instant::now() + BOUND;
+        let until = Instant::now() + bound();
         let status = loop {
             match self.ended() {
                 Some(status) => break status,
@@ -190,7 +197,7 @@ pub fn string(value: &Value) -> String {
 /// Waits until something holds.
 #[track_caller]
 pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
-    let until = Instant::now() + BOUND;
+    let until = Instant::now() + bound();
     while !holds() {
         assert!(Instant::now() < until, "waited in vain: {what}");
         std::thread::sleep(Duration::from_millis(10));

@@ -6,13 +6,11 @@ use std::fs::File;
 use std::io::{BufReader, BufWriter, Read, Write};
 use std::path::Path;
 
+use provender_tests::child::soak;
+
 use crate::world::World;
 
 const MOST: u64 = 256 << 20;
-
-fn soak() -> bool {
-    std::env::var_os("PROVENDER_SOAK").is_some_and(|value| !value.is_empty())
-}
 
 #[test]
 fn large_blob_in_and_out() {
