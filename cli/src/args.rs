@@ -1,9 +1,11 @@
 //! The arguments.
 
 use std::ffi::OsString;
+use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Parser, Subcommand};
 use provender_core::Ref;
 use provender_core::key::TaskKey;
@@ -35,6 +37,8 @@ pub(crate) struct Args {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Run a command once for its inputs; if that was done before, restore what it made
+    ///
+    /// Standard input is no input: the command sees it only if it is a terminal, else it is empty.
     Run(Run),
     /// Say whether keys have succeeded
     Status(Status),
@@ -79,10 +83,10 @@ pub(crate) struct Run {
     #[arg(long = "out", value_name = "PATH")]
     pub(crate) outputs: Vec<OsString>,
     /// A variable whose value counts as an input
-    #[arg(long, value_name = "VAR")]
+    #[arg(long, value_name = "VAR", value_parser = OsStringValueParser::new().try_map(variable))]
     pub(crate) env: Vec<OsString>,
     /// The same, with a value that is hashed and never stored
-    #[arg(long, value_name = "VAR")]
+    #[arg(long, value_name = "VAR", value_parser = OsStringValueParser::new().try_map(variable))]
     pub(crate) secret_env: Vec<OsString>,
     /// If provender fails, run the command all the same and give its exit code
     #[arg(long)]
@@ -128,8 +132,8 @@ pub(crate) struct History {
     #[arg(long)]
     pub(crate) failed: bool,
     /// At most so many
-    #[arg(long, short = 'n', value_name = "N", default_value_t = 50)]
-    pub(crate) limit: usize,
+    #[arg(long, short = 'n', value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) limit: u64,
 }
 
 #[derive(Debug, clap::Args)]
@@ -173,6 +177,14 @@ pub(crate) struct Cat {
     pub(crate) reference: Ref,
     /// The file in it; none for a blob
     pub(crate) path: Option<OsString>,
+}
+
+fn variable(text: OsString) -> Result<OsString, &'static str> {
+    match text.as_bytes() {
+        [] => Err("it takes a variable's name"),
+        bytes if bytes.contains(&b'=') => Err("it takes a variable's name; set its value before the command"),
+        _ => Ok(text),
+    }
 }
 
 fn name(text: &str) -> Result<Name, String> {

@@ -14,11 +14,11 @@ pub(crate) mod status;
 use std::sync::Arc;
 
 use provender_client::files::HashCache;
-use provender_client::{Client, Described, Remote, remote};
+use provender_client::{Client, ClientError, Described, Remote, remote};
 use provender_core::execution::Executor;
 use provender_core::name::Space;
 use provender_core::tree::{MAX_ENCODED, Node, Tree};
-use provender_core::{Digest, Ref};
+use provender_core::{Digest, ExecutionId, Ref};
 
 use crate::fault::Fault;
 
@@ -65,6 +65,17 @@ fn executor(program: &str) -> Executor {
     }
 }
 
+/// What a reference points at; a name without a success stands for its newest attempt, which is given too.
+async fn newest(client: &Client, reference: &Ref) -> Result<(Described, Option<ExecutionId>), Fault> {
+    let (error, name) = match (client.describe(reference).await, reference) {
+        (Err(error @ ClientError::NotFound(_)), Ref::Name { name, nth: None }) => (error, name),
+        (described, _) => return Ok((described?, None)),
+    };
+    let (attempts, _) = client.history(Ok(name.as_str()), false, Default::default(), 1).await?;
+    let Some(attempt) = attempts.first() else { return Err(error.into()) };
+    Ok((client.describe(&Ref::Execution(attempt.id)).await?, Some(attempt.id)))
+}
+
 /// What a reference's outputs are, or the blob or tree itself.
 async fn node_of(client: &Client, reference: &Ref) -> Result<Node, Fault> {
     match client.describe(reference).await? {
@@ -92,13 +103,5 @@ async fn descend(client: &Client, from: Node, path: &[u8]) -> Result<Node, Fault
 }
 
 async fn tree(client: &Client, digest: &Digest) -> Result<Tree, Fault> {
-    if digest.size > MAX_ENCODED {
-        return Err(Fault::ours(format!("the folder {} is larger than any that can be stored", digest.hex())));
-    }
-    let mut bytes = Vec::new();
-    client.copy(digest, 0, 0, &mut bytes).await?;
-    if Digest::of(&bytes) != *digest {
-        return Err(Fault::ours(format!("the daemon sent other bytes than those of {}", digest.hex())));
-    }
-    Tree::decode(&bytes.into()).map_err(Fault::ours)
+    Tree::decode(&client.bytes(digest, MAX_ENCODED).await?.into()).map_err(Fault::ours)
 }

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use provender_client::ClientError;
 use provender_client::remote::RemoteError;
+use provender_core::execution::Exit;
 
 /// No, or invalid input.
 pub(crate) const NO: u8 = 1;
@@ -35,6 +36,17 @@ impl Fault {
         Fault { code: OURS, message: message.to_string() }
     }
 
+    /// The same with exit code 125: what else it could be is the command's own.
+    pub(crate) fn of_run(self) -> Fault {
+        Fault { code: OURS, ..self }
+    }
+
+    /// A signal ended it.
+    pub(crate) fn interrupted(signal: i32) -> Fault {
+        let code = Exit::Signal(signal).shell_code();
+        Fault { code, message: format!("interrupted by signal {signal}") }
+    }
+
     /// Prints it; the exit code.
     pub(crate) fn report(&self) -> ExitCode {
         crate::print::note(format_args!("provender: {}", self.message));
@@ -45,10 +57,12 @@ impl Fault {
 impl From<ClientError> for Fault {
     fn from(error: ClientError) -> Fault {
         match error {
+            ClientError::Store { ref source, .. } if matches!(**source, ClientError::Refused(_)) => Fault::no(error),
             ClientError::NotFound(_)
             | ClientError::Refused(_)
             | ClientError::Read { .. }
             | ClientError::Changed { .. } => Fault::no(error),
+            ClientError::Write(source) => Fault::ours(format!("cannot write to standard output: {source}")),
             _ => match error.hint() {
                 Some(hint) => Fault::ours(format!("{error}: {hint}")),
                 None => Fault::ours(error),

@@ -22,6 +22,7 @@ fn main() -> ExitCode {
         return process::guard_main(words);
     }
     let args = Args::parse();
+    print::warnings();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return Fault::ours(format!("cannot start threads: {error}")).report(),
@@ -36,7 +37,9 @@ fn main() -> ExitCode {
 }
 
 async fn carry_out(args: Args) -> Result<ExitCode, Fault> {
-    let session = commands::Session { remote: args.remote, json: args.json, quiet: args.quiet };
+    // Set to nothing is not set.
+    let remote = args.remote.filter(|remote| !remote.is_empty());
+    let session = commands::Session { remote, json: args.json, quiet: args.quiet };
     match args.command {
         Command::Run(run) => commands::run::run(&session, run).await,
         Command::Status(status) => commands::status::status(&session, status).await,

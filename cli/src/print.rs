@@ -6,12 +6,40 @@ use indicatif::{ProgressBar, ProgressStyle};
 use provender_core::Execution;
 use provender_core::execution::State;
 use serde_json::Value;
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::{FmtContext, FormatFields};
+use tracing_subscriber::registry::LookupSpan;
 
 use crate::fault::Fault;
 
 /// Says something on standard error. That it cannot be heard, as on a closed pipe or a full disk, changes nothing.
 pub(crate) fn note(text: impl std::fmt::Display) {
     _ = writeln!(io::stderr(), "{text}");
+}
+
+/// From now on the warnings of our own crates are lines on standard error.
+pub(crate) fn warnings() {
+    struct Line;
+    impl<S, N> tracing_subscriber::fmt::FormatEvent<S, N> for Line
+    where
+        S: tracing::Subscriber + for<'a> LookupSpan<'a>,
+        N: for<'a> FormatFields<'a> + 'static,
+    {
+        fn format_event(
+            &self,
+            context: &FmtContext<'_, S, N>,
+            mut out: Writer<'_>,
+            event: &tracing::Event<'_>,
+        ) -> std::fmt::Result {
+            write!(out, "provender: ")?;
+            context.format_fields(out.by_ref(), event)?;
+            writeln!(out)
+        }
+    }
+    let ours = EnvFilter::new("provender=warn,provender_client=warn");
+    let lines = tracing_subscriber::fmt().with_env_filter(ours).with_ansi(false).with_writer(io::stderr);
+    lines.log_internal_errors(false).event_format(Line).init();
 }
 
 /// Prints a line; that nobody reads any more ends the program in peace.

@@ -31,6 +31,14 @@ pub enum ClientError {
     /// The daemon refuses the question.
     #[error("{0}")]
     Refused(String),
+    /// The daemon did not take a blob.
+    #[error("cannot store {what}: {source}")]
+    Store {
+        /// Which.
+        what: String,
+        /// Why.
+        source: Box<ClientError>,
+    },
     /// The daemon cannot now: no space, stopping, or damaged.
     #[error("provenderd cannot do this: {message}")]
     Failed {
@@ -52,6 +60,15 @@ pub enum ClientError {
         /// As it was sent.
         found: Digest,
     },
+    /// A blob that the daemon sent is not the one that was asked for.
+    #[error("the daemon sent other bytes than those of {}", digest.hex())]
+    Corrupt {
+        /// Which.
+        digest: Digest,
+    },
+    /// What came from the daemon cannot be written.
+    #[error("cannot write: {0}")]
+    Write(std::io::Error),
     /// A local file cannot be read.
     #[error("cannot read {what}: {source}")]
     Read {
@@ -70,6 +87,7 @@ impl ClientError {
             ClientError::Denied(_) => {
                 Some("give a token (token_file in the configuration), or ask who runs the daemon")
             }
+            ClientError::Store { source, .. } => source.hint(),
             _ => None,
         }
     }
@@ -97,7 +115,11 @@ impl ClientError {
 
     /// Whether asking again later may help.
     pub fn is_passing(&self) -> bool {
-        matches!(self, ClientError::Unreachable { .. } | ClientError::Failed { code: Code::Unavailable, .. })
+        match self {
+            ClientError::Unreachable { .. } | ClientError::Failed { code: Code::Unavailable, .. } => true,
+            ClientError::Store { source, .. } => source.is_passing(),
+            _ => false,
+        }
     }
 }
 

@@ -7,6 +7,7 @@
 mod aside;
 mod beneath;
 mod capture;
+mod claims;
 mod hash;
 mod hash_cache;
 mod identity;
@@ -20,6 +21,7 @@ pub use aside::{Aside, move_aside};
 pub use capture::{
     CaptureError, Captured, CapturedFile, Counts, Purpose, capture, capture_set, open_captured, signature,
 };
+pub use claims::{Claimed, Claims, HELD_VARIABLE};
 pub use hash_cache::HashCache;
 pub use outputs::{OutputPath, Outputs, OutputsError};
 pub use plan::{BATCH_BYTES, BATCH_COUNT, Fetch, FetchError, SMALL_BLOB};

@@ -17,18 +17,18 @@ mod system;
 mod tee;
 
 use std::ffi::OsString;
-use std::io::{self, Read};
+use std::fs::File;
+use std::io::{self, IsTerminal, Read};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::{Child, Stdio};
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
-
 pub use control::Control;
 pub use guard::{GUARD_ARG, guard_main};
 pub use log::{Log, MAX_LOG};
+pub use provender_core::execution::Exit;
 pub use signals::{Received, Signals};
 
 use guard::Report;
@@ -56,34 +56,11 @@ impl Command {
     }
 }
 
-/// How a command ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Exit {
-    /// By itself. 127 also stands for "not found" and 126 for "cannot be executed", with a line on its standard error.
-    Code(i32),
-    /// By a signal of this number.
-    Signal(i32),
-}
-
-impl Exit {
-    /// Whether it is code 0.
-    pub fn success(self) -> bool {
-        self == Exit::Code(0)
-    }
-
-    /// The code that a shell would give: 128 + n for signal n.
-    pub fn shell_code(self) -> i32 {
-        match self {
-            Exit::Code(code) => code,
-            Exit::Signal(signal) => 128 + signal,
-        }
-    }
-}
-
 /// A command that was run.
 #[derive(Debug)]
 pub struct Finished {
-    /// How the command itself ended.
+    /// How the command itself ended. Code 127 also stands for "not found" and 126 for "cannot be executed", with a line on
+    /// its standard error.
     pub exit: Exit,
     /// The last signal that asked us to stop meanwhile.
     pub interrupted: Option<i32>,
@@ -137,9 +114,24 @@ pub enum ProcessError {
     /// The guard was killed, and the command with it.
     #[error("the process that guards the command was killed, and the command with it")]
     GuardLost,
+    /// The command was started, but what came of it cannot be told.
+    #[error("cannot {doing}: {source}")]
+    Watch {
+        /// What was tried.
+        doing: &'static str,
+        /// Why.
+        source: io::Error,
+    },
     /// A signal or [`Control::kill`] came before the start.
     #[error("stopped before the command was started")]
     Cancelled,
+}
+
+impl ProcessError {
+    /// Whether the command had been started, so that it may have done something.
+    pub fn started(&self) -> bool {
+        matches!(self, ProcessError::GuardLost | ProcessError::Watch { .. })
+    }
 }
 
 /// Runs a command to its end, blocking. `control` may be used meanwhile from other threads, for this one run.
@@ -160,6 +152,7 @@ pub fn run(command: &Command, control: &Control) -> Result<Finished, ProcessErro
         Spool::new().and_then(|out| Ok((out, Spool::new()?))).map_err(start("make a log file"))?;
     // Its end tells the tees that no guard is left.
     let (stop, stopping) = io::pipe().map_err(start("make a pipe"))?;
+    let stdin = stdin().map_err(start("open standard input"))?;
     let mut guard = spawn(command, theirs).map_err(start("start the guard process"))?;
     let (Some(out), Some(err)) = (guard.stdout.take(), guard.stderr.take()) else {
         return Err(ProcessError::GuardLost);
@@ -173,7 +166,7 @@ pub fn run(command: &Command, control: &Control) -> Result<Finished, ProcessErro
         return Err(ProcessError::Cancelled);
     }
     // The command starts only now, so a kill cannot come too early to be heard. If this fails the guard is gone.
-    let _ = link::send_descriptor(&link, io::stdin().as_fd());
+    let _ = link::send_descriptor(&link, stdin.as_fd());
     let (our_out, our_err) = (io::stdout(), io::stderr());
     let (report, logs) = std::thread::scope(|scope| {
         let stop = stop.as_fd();
@@ -188,17 +181,28 @@ pub fn run(command: &Command, control: &Control) -> Result<Finished, ProcessErro
         (read.map(|_| report), tees.map(|tee| tee.join().unwrap_or_else(|_| Err(io::ErrorKind::Other.into()))))
     });
     control.detach();
-    let report = report.map_err(start("hear from the guard process"))?;
+    let watch = |doing| move |source| ProcessError::Watch { doing, source };
+    let report = report.map_err(watch("hear from the guard process"))?;
     let [stdout, stderr] = logs;
-    let (stdout, stderr) = (stdout.map_err(start("read the output"))?, stderr.map_err(start("read the output"))?);
+    let (stdout, stderr) = (stdout.map_err(watch("read the output"))?, stderr.map_err(watch("read the output"))?);
     match serde_json::from_slice(&report) {
-        Ok(Report::Ended { exit, wall, user, system, peak_rss, left_behind }) => {
+        Ok(Report::Ended { ended, wall, user, system, peak_rss, left_behind }) => {
+            let exit = match ended {
+                Ok(code) => Exit::Code(code),
+                Err(signal) => Exit::Signal(signal),
+            };
             let (interrupted, killed) = (control.interrupted(), control.killed());
             Ok(Finished { exit, interrupted, killed, wall, user, system, peak_rss, left_behind, stdout, stderr })
         }
         Ok(Report::NotStarted { why }) => Err(ProcessError::Guard { why }),
         Err(_) => Err(ProcessError::GuardLost),
     }
+}
+
+/// What the command reads: our own terminal. Anything else is in no key, so the command does not get to see it.
+fn stdin() -> io::Result<OwnedFd> {
+    let ours = io::stdin();
+    if ours.is_terminal() { ours.as_fd().try_clone_to_owned() } else { Ok(File::open("/dev/null")?.into()) }
 }
 
 /// Starts the outer guard with `link` as its standard input.

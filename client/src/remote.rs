@@ -4,6 +4,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
+use tonic::transport::Uri;
 
 /// The longest path of a unix socket, in bytes.
 const MAX_SOCKET_PATH: usize = 107;
@@ -62,6 +63,12 @@ pub enum RemoteError {
         /// Where it was looked for.
         looked: String,
     },
+    /// A certificate is of no use without its key.
+    #[error("{} has only one of cert and key: it takes both, or neither", path.display())]
+    Pair {
+        /// The configuration.
+        path: PathBuf,
+    },
     /// A file of the configuration cannot be read.
     #[error("{} cannot be read: {source}", path.display())]
     Read {
@@ -106,15 +113,25 @@ impl Remote {
             }
             _ => File::default(),
         };
-        let address = match flag.map(str::to_owned).or(file.remote) {
-            Some(text) => parse(&text)?,
+        let address = match flag.or(file.remote.as_deref()) {
+            Some(text) => parse(text)?,
             None => Address::Unix(found_socket()?),
         };
+        let configured = file.remote.as_deref().and_then(|text| parse(text).ok());
         let read = |path: &Path| std::fs::read(path).map_err(|source| RemoteError::Read { path: path.into(), source });
-        let token = file.token_file.as_deref().map(read).transpose()?;
+        let token = match &file.token_file {
+            Some(_) if !may_have_token(&address, configured.as_ref()) => {
+                tracing::warn!(
+                    "the token is not sent to {address}, which is not the configured remote, over plain http"
+                );
+                None
+            }
+            path => path.as_deref().map(read).transpose()?,
+        };
         let identity = match (&file.cert, &file.key) {
             (Some(cert), Some(key)) => Some((read(cert)?, read(key)?)),
-            _ => None,
+            (None, None) => None,
+            _ => return Err(RemoteError::Pair { path: path.unwrap_or_default() }),
         };
         Ok(Remote {
             address,
@@ -123,6 +140,11 @@ impl Remote {
             identity,
         })
     }
+}
+
+/// The configured token is for the configured remote; nobody on the way to another one shall read it.
+fn may_have_token(address: &Address, configured: Option<&Address>) -> bool {
+    configured == Some(address) || !matches!(address, Address::Http(url) if url.starts_with("http:"))
 }
 
 fn parse(text: &str) -> Result<Address, RemoteError> {
@@ -137,7 +159,9 @@ fn parse(text: &str) -> Result<Address, RemoteError> {
         return Ok(Address::Unix(path));
     }
     match text.strip_prefix("http://").or_else(|| text.strip_prefix("https://")) {
-        Some(host) if !host.is_empty() => Ok(Address::Http(text.trim_end_matches('/').to_owned())),
+        Some(host) if !host.is_empty() && text.parse::<Uri>().is_ok() => {
+            Ok(Address::Http(text.trim_end_matches('/').to_owned()))
+        }
         _ => Err(RemoteError::Address { text: text.into() }),
     }
 }
@@ -170,11 +194,23 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_token_goes_where_it_belongs_or_where_it_is_safe() {
+        let address = |text: &str| parse(text).expect("valid");
+        let configured = Some(address("http://ours:1"));
+        for (text, may) in
+            [("http://ours:1/", true), ("http://other:1", false), ("https://other:1", true), ("unix:/a", true)]
+        {
+            assert_eq!(may_have_token(&address(text), configured.as_ref()), may, "{text}");
+        }
+        assert!(!may_have_token(&address("http://other:1"), None));
+    }
+
+    #[test]
     fn addresses_parse_or_say_why_not() {
         assert_eq!(parse("unix:/a/b").expect("valid"), Address::Unix("/a/b".into()));
         assert_eq!(parse("unix:///a/b").expect("valid"), Address::Unix("/a/b".into()));
         assert_eq!(parse("https://h:1/").expect("valid"), Address::Http("https://h:1".into()));
-        for text in ["", "h:1", "ftp://h", "unix:", "http://"] {
+        for text in ["", "h:1", "ftp://h", "unix:", "http://", "http://no such host"] {
             assert!(matches!(parse(text), Err(RemoteError::Address { .. })), "{text:?}");
         }
         let long = format!("unix:/{}", "x".repeat(107));

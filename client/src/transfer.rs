@@ -18,6 +18,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use crate::client::Client;
 use crate::error::ClientError;
 use crate::files::{Captured, CapturedFile, Fetch, FetchError, open_captured};
+use crate::process::Control;
 
 /// The largest blob, in bytes, that is sent together with others.
 const SMALL: u64 = 256 << 10;
@@ -87,22 +88,33 @@ impl Client {
         self.stream(digest, what, receiver, reading).await
     }
 
-    /// Writes a blob, or a range of it (`length` 0: to its end); says whether `out` took it all. That it does not, as a pipe
-    /// that was closed, is no error of ours.
-    pub async fn copy(
-        &self,
-        digest: &Digest,
-        offset: u64,
-        length: u64,
-        out: &mut (dyn Write + Send),
-    ) -> Result<bool, ClientError> {
-        let mut pieces = self.download(digest, offset, length).await?;
+    /// Writes a whole blob, checked as it goes: `out` gets no byte beyond its size, and all were right if this is `Ok`. Says
+    /// whether `out` took them: that a pipe was closed is no error of ours.
+    pub async fn copy(&self, digest: &Digest, out: &mut (dyn Write + Send)) -> Result<bool, ClientError> {
+        let corrupt = || ClientError::Corrupt { digest: *digest };
+        let (mut hasher, mut left) = (blake3::Hasher::new(), digest.size);
+        let mut pieces = self.download(digest, 0, 0).await?;
         while let Some(piece) = pieces.next().await? {
-            if out.write_all(&piece).is_err() {
+            left = left.checked_sub(piece.len() as u64).ok_or_else(corrupt)?;
+            hasher.update(&piece);
+            if !taken(out.write_all(&piece))? {
                 return Ok(false);
             }
         }
-        Ok(out.flush().is_ok())
+        if left != 0 || *hasher.finalize().as_bytes() != digest.hash {
+            return Err(corrupt());
+        }
+        taken(out.flush())
+    }
+
+    /// A whole blob of at most `max` bytes, checked.
+    pub async fn bytes(&self, digest: &Digest, max: u64) -> Result<Vec<u8>, ClientError> {
+        if digest.size > max {
+            return Err(ClientError::Corrupt { digest: *digest });
+        }
+        let mut bytes = Vec::new();
+        self.copy(digest, &mut bytes).await?;
+        Ok(bytes)
     }
 
     async fn upload_missing(
@@ -165,10 +177,19 @@ impl Client {
         let found = self.upload(Some(&digest), ReceiverStream::new(pieces)).await;
         let read = reading.await.unwrap_or_else(|error| Err(std::io::Error::other(error)));
         read.map_err(|source| ClientError::Read { what: what.to_owned(), source })?;
-        match found? {
-            found if found == digest => Ok(()),
-            found => Err(ClientError::Changed { what: what.to_owned(), expected: digest, found }),
+        match found {
+            Ok(found) if found == digest => Ok(()),
+            Ok(found) => Err(ClientError::Changed { what: what.to_owned(), expected: digest, found }),
+            Err(error) => Err(ClientError::Store { what: what.to_owned(), source: Box::new(error) }),
         }
+    }
+}
+
+/// Whether a reader took it; one that has gone away did not.
+fn taken(written: std::io::Result<()>) -> Result<bool, ClientError> {
+    match written {
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(false),
+        written => written.map(|()| true).map_err(ClientError::Write),
     }
 }
 
@@ -217,18 +238,29 @@ fn batches<'a>(small: Vec<(Digest, &'a Source<'a>)>) -> Vec<Vec<(Digest, &'a Sou
 pub struct ClientFetch {
     client: Client,
     runtime: Handle,
+    control: Control,
 }
 
 impl ClientFetch {
-    /// A fetch through `client`, whose connection lives on `runtime`.
-    pub fn new(client: Client, runtime: Handle) -> ClientFetch {
-        ClientFetch { client, runtime }
+    /// A fetch through `client`, whose connection lives on `runtime`, until a signal comes to `control`.
+    pub fn new(client: Client, runtime: Handle, control: Control) -> ClientFetch {
+        ClientFetch { client, runtime, control }
+    }
+
+    fn wait<T>(&self, work: impl Future<Output = Result<T, FetchError>>) -> Result<T, FetchError> {
+        self.runtime.block_on(async {
+            tokio::select! {
+                biased;
+                signal = self.control.signalled(0) => Err(format!("interrupted by signal {signal}").into()),
+                done = work => done,
+            }
+        })
     }
 }
 
 impl Fetch for ClientFetch {
     fn small(&self, wants: &[Digest], sink: &mut dyn FnMut(usize, &[u8]) -> ControlFlow<()>) -> Result<(), FetchError> {
-        let found = self.runtime.block_on(self.client.batch_get(wants))?;
+        let found = self.wait(async { Ok(self.client.batch_get(wants).await?) })?;
         for (index, bytes) in found.iter().enumerate() {
             if let Some(bytes) = bytes
                 && sink(index, bytes).is_break()
@@ -240,7 +272,7 @@ impl Fetch for ClientFetch {
     }
 
     fn large(&self, want: &Digest, out: &mut dyn Write) -> Result<(), FetchError> {
-        self.runtime.block_on(async {
+        self.wait(async {
             let mut download = self.client.download(want, 0, 0).await?;
             while let Some(piece) = download.next().await? {
                 out.write_all(&piece)?;

@@ -176,15 +176,27 @@ fn a_long_log_keeps_its_ends() {
 }
 
 #[test]
-fn standard_input_is_the_commands() {
+fn a_terminal_is_the_commands_and_a_pipe_is_not() {
     let home = tempfile::tempdir().unwrap();
     let mut probe = std::process::Command::new(PROBE);
-    probe.args(["report", "cat"]).current_dir(home.path()).stdin(Stdio::piped()).stdout(Stdio::piped());
-    let mut probe = probe.spawn().unwrap();
-    probe.stdin.take().unwrap().write_all(b"through and through").unwrap();
-    let output = probe.wait_with_output().unwrap();
-    assert_eq!(output.stdout, b"through and through", "and it is shown");
-    assert!(output.status.success());
+    probe.args(["report", "sh", "-c", "cat; echo end"]).current_dir(home.path());
+    let mut probe = probe.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    // Held open: the command must not wait for what nobody will give it.
+    let _keys = probe.stdin.take().unwrap();
+    let mut shown = String::new();
+    probe.stdout.take().unwrap().read_to_string(&mut shown).unwrap();
+    assert_eq!(shown, "end\n");
+    assert!(probe.wait().unwrap().success());
+
+    let line = format!("exec {PROBE} --quiet report sh -c 'read line; echo $line >line'");
+    let mut script = std::process::Command::new("script");
+    script.args(["-qec", &line, "/dev/null"]).current_dir(home.path()).stdin(Stdio::piped()).stdout(Stdio::null());
+    let mut script = script.spawn().unwrap();
+    let mut keys = script.stdin.take().unwrap();
+    keys.write_all(b"typed\n").unwrap();
+    keys.flush().unwrap();
+    assert_eq!(line_in(&home.path().join("line")), "typed");
+    wait_for("the end", || script.try_wait().unwrap());
 }
 
 #[test]

@@ -18,7 +18,7 @@ pub(crate) async fn cat(session: &Session, args: Cat) -> Result<ExitCode, Fault>
     };
     match node {
         Node::File { digest, .. } => {
-            client.copy(&digest, 0, 0, &mut std::io::stdout()).await?;
+            client.copy(&digest, &mut std::io::stdout()).await?;
             Ok(ExitCode::SUCCESS)
         }
         Node::Directory { .. } => Err(Fault::no("that is a folder; name a file in it, or use `provender get`")),

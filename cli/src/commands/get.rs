@@ -8,6 +8,7 @@ use std::process::ExitCode;
 
 use indicatif::ProgressBar;
 use provender_client::files::{Fetch, FetchError, RestoreError, RestoreOptions, restore};
+use provender_client::process::{Control, Signals};
 use provender_client::transfer::ClientFetch;
 use provender_core::{Digest, Ref, json};
 use serde_json::json;
@@ -25,14 +26,21 @@ pub(crate) async fn get(session: &Session, args: Get) -> Result<ExitCode, Fault>
     }
     let dest = args.dest.clone().unwrap_or_else(|| default_dest(&args));
     let bar = print::bytes_bar("restoring", session.quiet);
-    let fetch = Counted { inner: ClientFetch::new(client, tokio::runtime::Handle::current()), bar: bar.clone() };
+    // A signal ends it from within, so that what it has begun is removed.
+    let control = Control::new();
+    let told = control.clone();
+    let _signals = Signals::catch(move |received| told.signal(received))
+        .map_err(|error| Fault::ours(format!("cannot catch signals: {error}")))?;
+    let runtime = tokio::runtime::Handle::current();
+    let fetch = Counted { inner: ClientFetch::new(client, runtime, control.clone()), bar: bar.clone() };
     let options = RestoreOptions { force: args.force, ..RestoreOptions::default() };
     let place = dest.clone();
     let restored = tokio::task::spawn_blocking(move || restore(&fetch, &node, &place, options)).await;
     bar.finish_and_clear();
     let counts = restored.map_err(Fault::ours)?.map_err(|error| match error {
+        _ if control.signals() > 0 => Fault::interrupted(control.interrupted().unwrap_or_default()),
         RestoreError::Exists { path } => Fault::no(format!("{} exists; --force replaces it", path.display())),
-        RestoreError::NoName { .. } => Fault::no(error),
+        RestoreError::NoName { .. } | RestoreError::NoParent { .. } => Fault::no(error),
         other => Fault::ours(other),
     })?;
     if session.json {

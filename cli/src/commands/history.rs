@@ -21,6 +21,7 @@ pub(crate) async fn history(session: &Session, args: History) -> Result<ExitCode
     let mut any = false;
     while let (Some(from), true) = (cursor.take(), left > 0) {
         let page = u32::try_from(left.min(1_000)).unwrap_or(1_000);
+        let before = from.clone();
         let (executions, next) = client.history(of, args.failed, from, page).await?;
         for execution in &executions {
             any = true;
@@ -29,7 +30,10 @@ pub(crate) async fn history(session: &Session, args: History) -> Result<ExitCode
                 false => print::line(print::execution_row(execution))?,
             }
         }
-        left = left.saturating_sub(executions.len());
+        if next.is_some() && (executions.is_empty() || next.as_ref() == Some(&before)) {
+            return Err(Fault::ours("the daemon gives the same page of the history again and again"));
+        }
+        left = left.saturating_sub(executions.len() as u64);
         cursor = next;
     }
     match any || args.failed {

@@ -3,12 +3,13 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
-use provender_client::Described;
+use provender_client::process::MAX_LOG;
+use provender_client::{ClientError, Described};
 use provender_core::Ref;
 use provender_core::execution::State;
 use serde_json::json;
 
-use super::Session;
+use super::{Session, newest};
 use crate::args::Logs;
 use crate::fault::Fault;
 use crate::print;
@@ -20,7 +21,7 @@ pub(crate) async fn logs(session: &Session, args: Logs) -> Result<ExitCode, Faul
     let client = session.client().await?;
     let mut reference = args.reference;
     let execution = loop {
-        let Described::Task(task) = client.describe(&reference).await? else {
+        let (Described::Task(task), _) = newest(&client, &reference).await? else {
             return Err(Fault::no(format!("{reference} is no run and has no logs")));
         };
         if task.execution.state != State::Running {
@@ -36,14 +37,18 @@ pub(crate) async fn logs(session: &Session, args: Logs) -> Result<ExitCode, Faul
     for (name, log) in streams {
         let Some(log) = log.filter(|log| log.digest.size > 0) else { continue };
         if session.json {
-            let mut bytes = Vec::new();
-            client.copy(&log.digest, 0, 0, &mut bytes).await?;
+            let bytes = client.bytes(&log.digest, MAX_LOG).await?;
             let text = provender_core::json::bytes(&bytes);
             print::item(&json!({ "v": provender_core::json::V, "stream": name, "data": text, "cut": log.cut }))?;
         } else if name == "stdout" {
-            client.copy(&log.digest, 0, 0, &mut std::io::stdout()).await?;
+            client.copy(&log.digest, &mut std::io::stdout()).await?;
         } else {
-            client.copy(&log.digest, 0, 0, &mut std::io::stderr()).await?;
+            match client.copy(&log.digest, &mut std::io::stderr()).await {
+                Err(ClientError::Write(source)) => {
+                    return Err(Fault::ours(format!("cannot write to standard error: {source}")));
+                }
+                copied => _ = copied?,
+            }
         }
     }
     if execution.outcome.stdout.is_none() && execution.outcome.stderr.is_none() {

@@ -25,7 +25,8 @@ pub(crate) async fn ls(session: &Session, args: Ls) -> Result<ExitCode, Fault> {
             row(session, named)?;
         }
         match names.last() {
-            Some(last) if more => after = last.name.clone(),
+            Some(last) if more && last.name > after => after = last.name.clone(),
+            _ if more => return Err(Fault::ours("the daemon gives the same page of names again and again")),
             _ => return Ok(ExitCode::SUCCESS),
         }
     }

@@ -3,11 +3,12 @@
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
 use std::process::ExitCode;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
-use provender_client::ClientError;
+use indicatif::ProgressBar;
 use provender_client::files::Outputs;
-use provender_client::process::{self, Control, ProcessError, Signals};
+use provender_client::process::{self, Control, Signals};
+use provender_client::remote;
 use provender_client::run::{self, Ended, Event, Events, Input, RunError, Task};
 use provender_core::Execution;
 use provender_core::execution::Exit;
@@ -15,7 +16,7 @@ use serde_json::json;
 
 use super::{Session, executor, hash_cache};
 use crate::args::Run;
-use crate::fault::{Fault, NO, OURS};
+use crate::fault::{Fault, OURS};
 use crate::print;
 
 pub(crate) async fn run(session: &Session, args: Run) -> Result<ExitCode, Fault> {
@@ -31,32 +32,35 @@ pub(crate) async fn run(session: &Session, args: Run) -> Result<ExitCode, Fault>
         quiet: session.quiet,
         ttl: args.ttl,
         executor: executor("provender run"),
+        locks: remote::cache_dir().map(|folder| folder.join("locks")),
     };
-    let quiet = session.quiet;
-    let events: Events = Arc::new(move |event| tell(quiet, event));
-    let ended = match session.client().await {
-        Ok(client) => run::run(&client, &task, hash_cache(), &events).await,
-        Err(fault) if args.best_effort => {
-            fault.report();
-            session.say("running the command without provender");
-            return unrecorded(task).await;
-        }
+    let client = match session.client().await {
+        Ok(client) => client,
+        Err(fault) if args.best_effort => return unrecorded(session, task, fault).await,
         Err(fault) => return Err(fault),
     };
+    let bar = Arc::new(OnceLock::new());
+    let (shown, quiet) = (bar.clone(), session.quiet);
+    let events: Events = Arc::new(move |event| tell(quiet, &shown, event));
+    let ended = run::run(&client, &task, hash_cache(), &events).await;
+    if let Some(bar) = bar.get() {
+        bar.finish_and_clear();
+    }
     match ended {
         Ok(ended) => Ok(report(session, ended, args.best_effort)),
-        // Nothing ran, for a reason that is provender's.
-        Err(error) if args.best_effort && is_ours(&error) => {
-            session.say(format!("{error}; running the command without provender"));
-            unrecorded(task).await
-        }
-        Err(RunError::Process(ProcessError::Cancelled)) => Err(Fault::ours("stopped before the command was started")),
-        Err(error) => Err(Fault::ours(error)),
+        // Nothing was made, for a reason that is provender's.
+        Err(error) if args.best_effort && error.is_ours() => unrecorded(session, task, fault(error)).await,
+        Err(error) => Err(fault(error)),
     }
 }
 
-fn is_ours(error: &RunError) -> bool {
-    matches!(error, RunError::Client(error) if !matches!(error, ClientError::Refused(_)))
+fn fault(error: RunError) -> Fault {
+    match error {
+        RunError::Interrupted { signal } => Fault::interrupted(signal),
+        RunError::Client(error) => Fault::from(error).of_run(),
+        error if error.is_usage() => Fault::usage(error),
+        error => Fault::ours(error),
+    }
 }
 
 /// `LABEL=REF` or a path; `./` before a path with `=` in it tells them apart.
@@ -75,22 +79,27 @@ fn input(text: OsString) -> Result<Input, Fault> {
             Ok(Input::Reference { label: label.into(), reference })
         }
         _ if bytes.is_empty() => Err(Fault::usage("--in takes a path or LABEL=REF")),
-        _ => Ok(Input::Path(text.into())),
+        _ => Ok(Input::path(text)),
     }
 }
 
-fn tell(quiet: bool, event: Event<'_>) {
+fn tell(quiet: bool, bar: &OnceLock<ProgressBar>, event: Event<'_>) {
     if quiet {
         return;
     }
     match event {
+        Event::Stored(bytes) => bar.get_or_init(|| print::bytes_bar("storing", quiet)).inc(bytes),
+        Event::Claimed(path) => {
+            print::note(format_args!("provender: waiting for another provender run that makes {}", path.display()));
+        }
+        Event::NoDaemon(error) => print::note(format_args!("provender: {error}; it is asked again for a while")),
         Event::Waiting(holder) => {
             let (host, user) = (&holder.executor.host, &holder.executor.user);
             let holder = holder.id;
             print::note(format_args!("provender: waiting for exec:{holder} of {user} on {host}, who runs this now"));
         }
         Event::NoHeartbeat(error) => print::note(format_args!("provender: {error}; the command goes on")),
-        Event::Key(_) | Event::Starting(_) | Event::Stored(_) => {}
+        _ => {}
     }
 }
 
@@ -100,8 +109,8 @@ fn report(session: &Session, ended: Ended, best_effort: bool) -> ExitCode {
             let mut value = provender_core::json::execution(execution);
             value["result"] = word.into();
             print::note(value);
-        } else {
-            session.say(format!("{word} {} exec:{} {detail}", execution.name, execution.id));
+        } else if word == "failed" || !session.quiet {
+            print::note(format_args!("provender: {word} {} exec:{} {detail}", execution.name, execution.id));
         }
     };
     let reason = |execution: &Execution| execution.reason.clone().unwrap_or_default();
@@ -109,19 +118,19 @@ fn report(session: &Session, ended: Ended, best_effort: bool) -> ExitCode {
         Ended::Hit(execution) => {
             let when = execution.ended.map(|at| at.to_string()).unwrap_or_default();
             say("hit", &execution, format!("(made {when} in {})", print::time(execution.outcome.usage.wall_ms)));
-            code(execution.outcome.exit.unwrap_or(Exit::Code(0)))
+            exit(&execution).shell_code().into()
         }
         Ended::Ran(execution) => {
             say("ran", &execution, format!("({})", print::time(execution.outcome.usage.wall_ms)));
-            code(execution.outcome.exit.unwrap_or(Exit::Code(0)))
+            exit(&execution).shell_code().into()
         }
         Ended::Failed { execution, exit } => {
             say("failed", &execution, format!("({})", reason(&execution)));
-            failed(exit)
+            exit.failure_code().into()
         }
         Ended::OtherFailed(execution) => {
             say("failed", &execution, format!("(run by another: {})", reason(&execution)));
-            failed(execution.outcome.exit.unwrap_or(Exit::Code(0)))
+            exit(&execution).failure_code().into()
         }
         Ended::Unrecorded { exit, error } => {
             if session.json {
@@ -130,27 +139,24 @@ fn report(session: &Session, ended: Ended, best_effort: bool) -> ExitCode {
             } else {
                 print::note(format_args!("provender: the command {exit}, but that could not be recorded: {error}"));
             }
-            if best_effort { code(exit) } else { OURS.into() }
+            if best_effort { exit.shell_code().into() } else { OURS.into() }
         }
     }
 }
 
-/// The exit code that a shell would give.
-fn code(exit: Exit) -> ExitCode {
-    let code = match exit {
-        Exit::Code(code) => code,
-        Exit::Signal(signal) => 128 + signal,
-    };
-    u8::try_from(code & 0xff).unwrap_or(OURS).into()
+/// How the command ended; a front without commands has none, and all went well.
+fn exit(execution: &Execution) -> Exit {
+    execution.outcome.exit.unwrap_or(Exit::Code(0))
 }
 
-/// The same for a failure: never 0.
-fn failed(exit: Exit) -> ExitCode {
-    if exit == Exit::Code(0) { NO.into() } else { code(exit) }
-}
-
-/// Runs the command as if there were no provender.
-async fn unrecorded(task: Task) -> Result<ExitCode, Fault> {
+/// Runs the command as if there were no provender, which has failed.
+async fn unrecorded(session: &Session, task: Task, fault: Fault) -> Result<ExitCode, Fault> {
+    fault.report();
+    if let Some(Input::Reference { label, .. }) = task.inputs.iter().find(|input| !matches!(input, Input::Path(_))) {
+        let why = "so the command cannot run without provender";
+        return Err(Fault::ours(format!("the input {label} cannot be checked out, {why}")));
+    }
+    session.say("running the command without provender");
     let control = Control::new();
     let signals = control.clone();
     let _signals = Signals::catch(move |received| signals.signal(received))
@@ -159,7 +165,7 @@ async fn unrecorded(task: Task) -> Result<ExitCode, Fault> {
     command.quiet = task.quiet;
     let finished = tokio::task::spawn_blocking(move || process::run(&command, &control)).await;
     let finished = finished.map_err(Fault::ours)?.map_err(Fault::ours)?;
-    Ok(u8::try_from(finished.exit.shell_code() & 0xff).unwrap_or(OURS).into())
+    Ok(finished.exit.shell_code().into())
 }
 
 #[cfg(test)]
@@ -169,7 +175,7 @@ mod tests {
 
     #[test]
     fn labels_and_paths_are_told_apart() {
-        let path = |text: &str| Input::Path(text.into());
+        let path = |text: &str| Input::path(text.into());
         for text in ["a.c", "./a=b", "a.b=c", "1a=b", "=x", "src/a=b"] {
             assert_eq!(input(OsStr::new(text).to_owned()).expect("a path"), path(text), "{text}");
         }

@@ -15,7 +15,10 @@ use crate::print;
 
 pub(crate) async fn show(session: &Session, args: Show) -> Result<ExitCode, Fault> {
     let client = session.client().await?;
-    let described = client.describe(&args.reference).await?;
+    let (described, attempt) = super::newest(&client, &args.reference).await?;
+    if let Some(attempt) = attempt {
+        session.say(format!("{} has no success; this is its newest attempt, exec:{attempt}", args.reference));
+    }
     if session.json {
         print::document(&match described {
             Described::Blob(digest) => json!({ "v": json::V, "blob": json::digest(&digest) }),
@@ -74,7 +77,7 @@ fn text(task: &Task) -> Result<(), Fault> {
         let usage = execution.outcome.usage;
         let cpu = print::time(usage.user_ms + usage.system_ms);
         field(
-            "command",
+            "outcome",
             format!("{exit} after {} ({cpu} CPU, {} peak)", print::time(usage.wall_ms), print::size(usage.peak_rss)),
         )?;
     }

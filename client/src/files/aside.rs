@@ -1,8 +1,8 @@
 //! Aside: what stands at the declared outputs is out of the way while the command runs, so that a leftover is never taken
 //! for an output.
 //!
-//! Invariant: nothing of the user's is lost to a command that made nothing in its place. After a `kill -9` the folder stays
-//! where it is, under a name that says what it is ([`super::ASIDE_PREFIX`]); nobody touches it again.
+//! Invariant: nothing of the user's is lost to a command that did not succeed. After a `kill -9` the folder stays where it is,
+//! under a name that says what it is ([`super::ASIDE_PREFIX`]); nobody touches it again.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -17,7 +17,7 @@ use super::outputs::{OutputPath, Outputs};
 use super::restore::RestoreError;
 use super::staging::Staging;
 
-/// What was moved aside. Dropped without a word, it is put back where nothing new stands.
+/// What was moved aside. Dropped without a word, it is put back.
 #[must_use = "dropping it puts everything back"]
 #[derive(Default)]
 pub struct Aside {
@@ -26,16 +26,16 @@ pub struct Aside {
     moved: Vec<OutputPath>,
 }
 
-/// Moves what stands at each of `outputs` below `base` into a hidden folder beside it.
+/// Moves what stands at each of `outputs` below `base` into a hidden folder beside it, and makes the folders on the way.
 pub fn move_aside(base: &Path, outputs: &Outputs) -> Result<Aside, RestoreError> {
     let folder = beneath::open_folder(base).map_err(|source| RestoreError::io(base, source))?;
     // Filled step by step: a failure drops it, which puts back what was moved.
     let mut aside = Aside::default();
     for output in outputs.iter() {
         let (parts, name) = output.split();
-        let parent = match beneath::descend(&folder, parts) {
+        let parent = match beneath::make_folders(&folder, parts) {
             Ok(parent) => parent,
-            Err(Blocked::Missing { .. } | Blocked::NotFolder { .. }) => continue,
+            Err(Blocked::NotFolder { .. }) => continue,
             Err(blocked) => return Err(RestoreError::blocked(base, blocked)),
         };
         if matches!(rustix::fs::statat(&parent, &name[..], AtFlags::SYMLINK_NOFOLLOW), Err(Errno::NOENT)) {
@@ -63,7 +63,8 @@ impl Aside {
         self.moved.clear();
     }
 
-    /// After a failure: puts back each thing in whose place the command made nothing, and removes the others.
+    /// After a failure: puts everything back, and removes what the command made in its place. What it made where nothing
+    /// stood before is left to be looked at.
     pub fn put_back(self) {
         drop(self);
     }
@@ -74,13 +75,10 @@ impl Drop for Aside {
         for (index, output) in self.moved.drain(..).enumerate() {
             let (parts, name) = output.split();
             let Some(staging) = self.stagings.get_mut(parts) else { continue };
-            match staging.put_new(&staged(index), name) {
-                Ok(()) => {}
-                Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
-                Err(error) => {
-                    tracing::warn!(%output, %error, "what stood at an output could not be put back: it is kept aside");
-                    staging.keep();
-                }
+            // What the command made is left in the staging folder, and goes with it.
+            if let Err(error) = staging.put(&staged(index), name) {
+                tracing::warn!(%output, %error, "what stood at an output could not be put back: it is kept aside");
+                staging.keep();
             }
         }
     }

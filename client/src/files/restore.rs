@@ -46,6 +46,12 @@ pub enum RestoreError {
         /// The destination.
         path: PathBuf,
     },
+    /// The folder of the destination is not there.
+    #[error("the folder {} does not exist", path.display())]
+    NoParent {
+        /// The folder.
+        path: PathBuf,
+    },
     /// The destination is `.`, `..` or `/`.
     #[error("{} cannot be replaced: name a file or folder to be made", path.display())]
     NoName {
@@ -155,7 +161,10 @@ pub fn restore(fetch: &dyn Fetch, node: &Node, dest: &Path, options: RestoreOpti
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
     };
-    let folder = beneath::open_folder(parent).map_err(|source| RestoreError::io(parent, source))?;
+    let folder = beneath::open_folder(parent).map_err(|source| match source.kind() {
+        io::ErrorKind::NotFound => RestoreError::NoParent { path: parent.into() },
+        _ => RestoreError::io(parent, source),
+    })?;
     let plan = Plan::new(fetch, node, parent, options.max_entries)?;
     check_space(&plan, parent, &folder)?;
     let staging = Staging::new(folder, super::RESTORE_PREFIX).map_err(|source| RestoreError::io(parent, source))?;

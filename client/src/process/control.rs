@@ -7,6 +7,8 @@ use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use tokio::sync::Notify;
+
 use super::link::FROM_TERMINAL;
 use super::signals::Received;
 
@@ -14,6 +16,7 @@ use super::signals::Received;
 #[derive(Debug, Clone, Default)]
 pub struct Control {
     state: Arc<Mutex<State>>,
+    signalled: Arc<Notify>,
 }
 
 #[derive(Debug, Default)]
@@ -21,6 +24,7 @@ struct State {
     link: Option<UnixStream>,
     killed: bool,
     interrupted: Option<i32>,
+    signals: usize,
 }
 
 impl Control {
@@ -43,6 +47,8 @@ impl Control {
     pub fn signal(&self, received: Received) {
         let mut state = self.state();
         state.interrupted = Some(received.signal);
+        state.signals += 1;
+        self.signalled.notify_waiters();
         if let (Some(link), Ok(number)) = (&mut state.link, u8::try_from(received.signal)) {
             let note = if received.from_terminal { FROM_TERMINAL } else { 0 };
             let _ = link.write_all(&[number | note]);
@@ -52,6 +58,24 @@ impl Control {
     /// The last signal told of.
     pub fn interrupted(&self) -> Option<i32> {
         self.state().interrupted
+    }
+
+    /// How many signals it was told of.
+    pub fn signals(&self) -> usize {
+        self.state().signals
+    }
+
+    /// Waits for a signal beyond the first `seen` ones; its number.
+    pub async fn signalled(&self, seen: usize) -> i32 {
+        loop {
+            // Listened for before it is looked at, so that none slips between.
+            let next = self.signalled.notified();
+            let last = self.interrupted().filter(|_| self.signals() > seen);
+            if let Some(signal) = last {
+                return signal;
+            }
+            next.await;
+        }
     }
 
     /// Whether [`Control::kill`] was called.

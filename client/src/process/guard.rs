@@ -31,8 +31,18 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// What the inner guard says in the end.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) enum Report {
-    Ended { exit: Exit, wall: Duration, user: Duration, system: Duration, peak_rss: u64, left_behind: Vec<u32> },
-    NotStarted { why: String },
+    /// `ended` is the command's exit code, or the signal that ended it.
+    Ended {
+        ended: Result<i32, i32>,
+        wall: Duration,
+        user: Duration,
+        system: Duration,
+        peak_rss: u64,
+        left_behind: Vec<u32>,
+    },
+    NotStarted {
+        why: String,
+    },
 }
 
 /// The whole program of a process whose first argument is [`GUARD_ARG`]; `args` are those behind it.
@@ -125,7 +135,11 @@ fn inner(outer: Pid, argv: &[OsString]) -> io::Result<()> {
     let (late, left_behind) = kill_all(command);
     let usage = getrusage(UsageWho::RUSAGE_CHILDREN)?;
     report(&Report::Ended {
-        exit: exit.or(late).unwrap_or(Exit::Signal(Signal::KILL.as_raw())),
+        ended: match exit.or(late) {
+            Some(Exit::Code(code)) => Ok(code),
+            Some(Exit::Signal(signal)) => Err(signal),
+            None => Err(Signal::KILL.as_raw()),
+        },
         wall,
         user: duration(usage.user_time()),
         system: duration(usage.system_time()),

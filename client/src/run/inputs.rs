@@ -13,10 +13,11 @@ use provender_core::tree::Node;
 use tempfile::TempDir;
 use tokio::runtime::Handle;
 
-use super::{Input, RunError, Task, blocking, succeeded};
+use super::{Input, RunError, Task, blocking, succeeded, unless_interrupted};
 use crate::client::{Client, Described};
 use crate::error::ClientError;
 use crate::files::{self, CaptureError, Captured, HashCache, Purpose, RestoreOptions};
+use crate::process::Control;
 use crate::transfer::ClientFetch;
 
 /// Why the inputs cannot be taken.
@@ -45,6 +46,15 @@ pub enum InputsError {
         /// Its name.
         name: String,
     },
+    /// A label is the name of a path.
+    #[error("the label {name:?} and the path of that name collide: call the label something else")]
+    Collision {
+        /// Both's name.
+        name: String,
+    },
+    /// They change again and again.
+    #[error("the inputs keep changing while another run is waited for")]
+    Moving,
     /// A reference does not lead to outputs.
     #[error("the input {label} cannot be used: {reference} is {verdict}, and only a success has outputs")]
     NoOutputs {
@@ -68,6 +78,13 @@ pub enum InputsError {
     Folder(std::io::Error),
 }
 
+impl InputsError {
+    /// Whether what was asked for makes no sense, whatever is on disk.
+    pub(super) fn is_usage(&self) -> bool {
+        matches!(self, InputsError::Overlap { .. } | InputsError::Twice { .. } | InputsError::Collision { .. })
+    }
+}
+
 /// The inputs as they were looked at.
 #[derive(Debug)]
 pub(super) struct Looked {
@@ -79,6 +96,7 @@ pub(super) struct Looked {
 
 /// Looks at all inputs of a task.
 pub(super) async fn look(client: &Client, task: &Task, cache: &Arc<HashCache>) -> Result<Looked, RunError> {
+    check_names(task)?;
     let mut looked = Looked { paths: Vec::new(), references: Vec::new(), folder: None };
     for input in &task.inputs {
         match input {
@@ -119,22 +137,10 @@ pub(super) async fn look(client: &Client, task: &Task, cache: &Arc<HashCache>) -
         let folder = tempfile::Builder::new().prefix("provender-in-").tempdir().map_err(InputsError::Folder)?;
         looked.folder = Some(folder);
     }
-    looked.check_twice()?;
     Ok(looked)
 }
 
 impl Looked {
-    fn check_twice(&self) -> Result<(), InputsError> {
-        let mut names = std::collections::BTreeSet::new();
-        let paths = self.paths.iter().map(|(path, _)| path.as_os_str().to_owned());
-        for name in paths.chain(self.references.iter().map(|(label, _)| label.into())) {
-            if !names.insert(name.clone()) {
-                return Err(InputsError::Twice { name: name.to_string_lossy().into_owned() });
-            }
-        }
-        Ok(())
-    }
-
     /// The inputs as the spec has them.
     pub(super) fn spec(&self) -> BTreeMap<Bytes, spec::Input> {
         let paths = self.paths.iter().map(|(path, captured)| {
@@ -157,13 +163,15 @@ impl Looked {
     }
 
     /// Keeps the manifests of input folders in the store, and checks references out, read-only.
-    pub(super) async fn check_out(&self, client: &Client) -> Result<(), RunError> {
+    pub(super) async fn check_out(&self, client: &Client, control: &Control) -> Result<(), RunError> {
         for (_, captured) in &self.paths {
-            client.upload_bytes(&captured.trees).await?;
+            let upload = async { Ok(client.upload_bytes(&captured.trees).await?) };
+            unless_interrupted(control, 0, upload).await?;
         }
         for (label, input) in &self.references {
             let (Some(place), Some(content)) = (self.place(label), input.content.clone()) else { continue };
-            let fetch = ClientFetch::new(client.clone(), Handle::current());
+            // A signal ends this from within, so that nothing is written to the folder after its removal.
+            let fetch = ClientFetch::new(client.clone(), Handle::current(), control.clone());
             blocking(move || {
                 files::restore(&fetch, &content, &place, RestoreOptions::default())?;
                 set_writable(&place, false);
@@ -174,32 +182,34 @@ impl Looked {
         Ok(())
     }
 
-    /// Whether all inputs still are as they were; if not, which is not.
+    /// Whether all inputs are as they were before the command ran; if not, which is not.
     pub(super) async fn look_again(&self, task: &Task, cache: &Arc<HashCache>) -> Result<(), String> {
-        let paths =
-            self.paths.iter().map(|(path, captured)| (task.cwd.join(path), path.clone(), captured.root.clone()));
-        let references = self
-            .references
-            .iter()
-            .filter_map(|(label, input)| Some((self.place(label)?, PathBuf::from(label), input.content.clone()?)));
-        for (whole, shown, before) in paths.chain(references) {
-            let cache = cache.clone();
-            let now = blocking(move || files::signature(&whole, Purpose::Input, &cache)).await;
-            match now {
-                Ok(Ok(now)) if now == before => {}
-                Ok(Ok(_)) => {
-                    return Err(format!("the input {:?} changed while the command ran", shown.display().to_string()));
-                }
-                Ok(Err(error)) => {
-                    return Err(format!(
-                        "the input {:?} changed while the command ran: {error}",
-                        shown.display().to_string()
-                    ));
-                }
-                Err(error) => return Err(error.to_string()),
-            }
+        self.unmoved(task, cache).await?;
+        for (label, input) in &self.references {
+            let (Some(place), Some(content)) = (self.place(label), &input.content) else { continue };
+            same(place, Path::new(label), content, cache).await?;
         }
         Ok(())
+    }
+
+    /// The same of those that are not of the store.
+    pub(super) async fn unmoved(&self, task: &Task, cache: &Arc<HashCache>) -> Result<(), String> {
+        for (path, captured) in &self.paths {
+            same(task.cwd.join(path), path, &captured.root, cache).await?;
+        }
+        Ok(())
+    }
+}
+
+/// Whether what stands at `whole` is what stood there before.
+async fn same(whole: PathBuf, shown: &Path, before: &Node, cache: &Arc<HashCache>) -> Result<(), String> {
+    let cache = cache.clone();
+    let changed = || format!("the input {:?} changed while the command ran", shown.display().to_string());
+    match blocking(move || files::signature(&whole, Purpose::Input, &cache)).await {
+        Ok(Ok(now)) if now == *before => Ok(()),
+        Ok(Ok(_)) => Err(changed()),
+        Ok(Err(error)) => Err(format!("{}: {error}", changed())),
+        Err(error) => Err(error.to_string()),
     }
 }
 
@@ -231,6 +241,24 @@ fn set_writable(path: &Path, writable: bool) {
     if !writable {
         set();
     }
+}
+
+/// The spec has one name for each input.
+fn check_names(task: &Task) -> Result<(), InputsError> {
+    let mut names = BTreeMap::new();
+    for input in &task.inputs {
+        let (name, is_path) = match input {
+            Input::Path(path) => (path.as_os_str(), true),
+            Input::Reference { label, .. } => (OsStr::new(label), false),
+        };
+        let shown = name.to_string_lossy().into_owned();
+        match names.insert(name, is_path) {
+            Some(other) if other == is_path => return Err(InputsError::Twice { name: shown }),
+            Some(_) => return Err(InputsError::Collision { name: shown }),
+            None => {}
+        }
+    }
+    Ok(())
 }
 
 /// An input that holds an output would change by the very run; an output that holds an input would be moved away from it.

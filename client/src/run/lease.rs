@@ -11,6 +11,9 @@ use crate::client::Client;
 use crate::error::ClientError;
 use crate::process::Control;
 
+/// However short the daemon says that a lease is.
+const SOONEST: Duration = Duration::from_millis(100);
+
 /// A lease that is kept until this is dropped.
 #[derive(Debug)]
 pub(super) struct Held {
@@ -21,14 +24,14 @@ pub(super) struct Held {
 impl Held {
     /// Beats three times a TTL. When the lease is somebody else's, the command is killed: its work is for nothing. When the
     /// daemon cannot be reached, the command goes on, for it may be back in time.
-    pub(super) fn new(client: Client, id: ExecutionId, ttl: Duration, control: Arc<Control>, events: Events) -> Held {
+    pub(super) fn new(client: Client, id: ExecutionId, ttl: Duration, control: Control, events: Events) -> Held {
         let lost = Arc::new(Mutex::new(None));
         let tell = lost.clone();
         let beating = tokio::spawn(async move {
             let mut ttl = ttl;
             let mut told = false;
             loop {
-                tokio::time::sleep(ttl / 3).await;
+                tokio::time::sleep((ttl / 3).max(SOONEST)).await;
                 match client.heartbeat(id).await {
                     Ok(next) => (ttl, told) = (next, false),
                     Err(ClientError::Fenced(why)) => {

@@ -6,6 +6,7 @@ use provender_core::execution::{Log, Outcome};
 
 use super::RunError;
 use crate::client::Client;
+use crate::error::ClientError;
 use crate::process;
 
 /// Stores one stream.
@@ -23,10 +24,14 @@ pub(super) async fn replay(client: &Client, outcome: &Outcome, quiet: bool) -> R
         return Ok(());
     }
     if let Some(log) = outcome.stdout.filter(|log| log.digest.size > 0) {
-        client.copy(&log.digest, 0, 0, &mut std::io::stdout()).await?;
+        client.copy(&log.digest, &mut std::io::stdout()).await?;
     }
     if let Some(log) = outcome.stderr.filter(|log| log.digest.size > 0) {
-        client.copy(&log.digest, 0, 0, &mut std::io::stderr()).await?;
+        // That standard error cannot be written to changes nothing.
+        match client.copy(&log.digest, &mut std::io::stderr()).await {
+            Err(ClientError::Write(_)) => {}
+            copied => _ = copied?,
+        }
     }
     Ok(())
 }

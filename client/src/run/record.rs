@@ -6,48 +6,105 @@ use std::time::{Duration, Instant};
 use provender_core::execution::{Exit, Outcome, State, Usage};
 use provender_core::tree::Node;
 
-use super::{Attempt, Ended, Event, RunError, blocking, inputs, logs};
+use super::{Attempt, Ended, Event, Ran, RunError, blocking, inputs, logs, unless_interrupted};
 use crate::error::ClientError;
-use crate::files::{self, Aside, CaptureError, Captured};
-use crate::process::{self, Finished};
+use crate::files::{self, CaptureError, Captured};
+use crate::process::Finished;
 
 /// How long a daemon that has just gone is waited for, so that its restart does not lose a run.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 impl Attempt<'_> {
     /// Records a command that has ended, whatever it came to.
-    pub(super) async fn record(
-        self,
-        inputs: inputs::Looked,
-        aside: Aside,
-        finished: Finished,
-    ) -> Result<Ended, RunError> {
-        let exit = exit(&finished);
-        if let Some(why) = self.lease.lost() {
+    pub(super) async fn record(self, inputs: inputs::Looked, ran: Ran) -> Result<Ended, RunError> {
+        let Ran { aside, finished, _claimed } = ran;
+        let exit = finished.exit;
+        if let Some(why) = self.lease.lost().filter(|_| finished.killed) {
+            aside.put_back();
             return Err(RunError::Superseded(why));
         }
-        let (reason, captured) = self.judge(&inputs, &finished, exit).await;
-        let ended = self.tell(finished, exit, reason, captured).await;
+        // Those that the command had as well have done their part.
+        let seen = finished.interrupted.map_or(0, |_| self.control.signals());
+        let mut outcome = outcome(&finished);
+        let stored = self.store(&inputs, finished, &mut outcome);
+        let ended = match unless_interrupted(self.control, seen, stored).await {
+            Ok(reason) => {
+                let ended = unless_interrupted(self.control, seen, self.end(reason, &outcome)).await;
+                // If the daemon has said no, it still waits for an end; else it may have recorded this one.
+                if let Err(RunError::Client(ClientError::Missing(why) | ClientError::Refused(why))) = &ended {
+                    let outcome = Outcome { outputs: None, ..outcome };
+                    self.give_up(&format!("the command {exit}, but that was not recorded: {why}"), &outcome).await;
+                }
+                if let Err(error @ RunError::Interrupted { .. }) = &ended {
+                    self.give_up(&format!("the command {exit}, then provender was {error}"), &outcome).await;
+                }
+                ended
+            }
+            Err(error) => {
+                let outcome = Outcome { outputs: None, ..outcome };
+                self.give_up(&format!("the command {exit}, but what it made was not stored: {error}"), &outcome).await;
+                Err(error)
+            }
+        };
         match &ended {
+            Err(RunError::Interrupted { .. }) => aside.put_back(),
             // What the command made stands; it is as good as the command says.
             Ok(Ended::Ran(_)) | Err(_) if exit == Exit::Code(0) => aside.discard(),
             _ => aside.put_back(),
         }
         match ended {
-            Err(RunError::Client(ClientError::Fenced(why))) => Err(RunError::Superseded(why)),
+            Err(error @ RunError::Interrupted { .. }) => Err(error),
+            Err(RunError::Client(ClientError::Fenced(why))) => {
+                Ok(Ended::Unrecorded { exit, error: RunError::Late(why) })
+            }
             Err(error) => Ok(Ended::Unrecorded { exit, error }),
             ended => ended,
         }
     }
 
-    /// Why it is no success, if that can be told here; else what it made.
-    async fn judge(
+    /// Stores all there is to store; why it is no success, if that can be told here.
+    async fn store(
         &self,
         inputs: &inputs::Looked,
-        finished: &Finished,
-        exit: Exit,
-    ) -> (Option<String>, Result<Option<Captured>, CaptureError>) {
-        let failed = |reason: String| (Some(reason), Ok(None));
+        finished: Finished,
+        outcome: &mut Outcome,
+    ) -> Result<Option<String>, RunError> {
+        let (mut reason, captured) = self.judge(inputs, &finished).await;
+        let (stdout, stderr) = (Arc::new(finished.stdout), Arc::new(finished.stderr));
+        outcome.stdout = Some(passing(async || logs::store(self.client, &stdout).await).await?);
+        outcome.stderr = Some(passing(async || logs::store(self.client, &stderr).await).await?);
+        if let Some(captured) = captured {
+            let stored = |bytes| (self.events)(Event::Stored(bytes));
+            let uploaded = passing(async || Ok(self.client.upload_captured(&captured, &stored).await?)).await;
+            match (uploaded, captured.root) {
+                (Ok(_), Node::Directory { digest }) => outcome.outputs = Some(digest),
+                (Ok(_), _) => {}
+                // That is the command's doing, or its friends'.
+                (Err(RunError::Client(error @ (ClientError::Changed { .. } | ClientError::Read { .. }))), _) => {
+                    reason = Some(format!("an output cannot be stored: {error}"));
+                }
+                (Err(error), _) => return Err(error),
+            }
+        }
+        Ok(reason)
+    }
+
+    /// Ends the execution.
+    async fn end(&self, reason: Option<String>, outcome: &Outcome) -> Result<Ended, RunError> {
+        let execution = match reason {
+            Some(reason) => passing(async || Ok(self.client.fail(self.id, &reason, outcome).await?)).await?,
+            None => passing(async || Ok(self.client.commit(self.id, outcome).await?)).await?.0,
+        };
+        let execution = Box::new(execution);
+        Ok(match execution.state {
+            State::Succeeded => Ended::Ran(execution),
+            _ => Ended::Failed { execution, exit: outcome.exit.unwrap_or(Exit::Code(0)) },
+        })
+    }
+
+    /// Why it is no success, if that can be told here; else what it made.
+    async fn judge(&self, inputs: &inputs::Looked, finished: &Finished) -> (Option<String>, Option<Captured>) {
+        let (exit, failed) = (finished.exit, |reason: String| (Some(reason), None));
         if let Some(signal) = finished.interrupted {
             return failed(format!("interrupted by signal {signal}; the command {exit}"));
         }
@@ -57,60 +114,31 @@ impl Attempt<'_> {
         if !finished.left_behind.is_empty() {
             return failed(format!("processes that it left behind could not be killed: {:?}", finished.left_behind));
         }
-        let looked = inputs.look_again(self.task, &self.cache).await;
-        if let Err(changed) = looked {
+        if let Err(changed) = inputs.look_again(self.task, &self.cache).await {
             return failed(changed);
         }
         let (cwd, outputs, cache) = (self.task.cwd.clone(), self.task.outputs.clone(), self.cache.clone());
         match blocking(move || files::capture_set(&cwd, &outputs, &cache)).await {
-            Ok(Ok(captured)) => (None, Ok(Some(captured))),
+            Ok(Ok(captured)) => (None, Some(captured)),
             Ok(Err(CaptureError::Missing { paths })) => {
                 let paths: Vec<_> = paths.iter().map(|path| format!("{:?}", path.to_string())).collect();
                 failed(format!("the declared output {} is not there", paths.join(", ")))
             }
-            Ok(Err(error)) => (Some(format!("an output cannot be stored: {error}")), Err(error)),
+            Ok(Err(error)) => failed(format!("an output cannot be stored: {error}")),
             Err(error) => failed(error.to_string()),
         }
     }
+}
 
-    /// Stores what there is to store, then commits or fails.
-    async fn tell(
-        &self,
-        finished: Finished,
-        exit: Exit,
-        reason: Option<String>,
-        captured: Result<Option<Captured>, CaptureError>,
-    ) -> Result<Ended, RunError> {
-        let mut outcome = Outcome {
-            exit: Some(exit),
-            usage: Usage {
-                wall_ms: millis(finished.wall),
-                user_ms: millis(finished.user),
-                system_ms: millis(finished.system),
-                peak_rss: finished.peak_rss,
-            },
-            ..Outcome::default()
-        };
-        let (stdout, stderr) = (Arc::new(finished.stdout), Arc::new(finished.stderr));
-        outcome.stdout = Some(passing(async || logs::store(self.client, &stdout).await).await?);
-        outcome.stderr = Some(passing(async || logs::store(self.client, &stderr).await).await?);
-        if let (None, Ok(Some(captured))) = (&reason, captured) {
-            let stored = |bytes| (self.events)(Event::Stored(bytes));
-            passing(async || Ok(self.client.upload_captured(&captured, &stored).await?)).await?;
-            if let Node::Directory { digest } = captured.root {
-                outcome.outputs = Some(digest);
-            }
-        }
-        let execution = match reason {
-            Some(reason) => passing(async || Ok(self.client.fail(self.id, &reason, &outcome).await?)).await?,
-            None => passing(async || Ok(self.client.commit(self.id, &outcome).await?)).await?.0,
-        };
-        let execution = Box::new(execution);
-        Ok(match execution.state {
-            State::Succeeded => Ended::Ran(execution),
-            _ => Ended::Failed { execution, exit },
-        })
-    }
+/// What can be told of a command before anything of it is stored.
+fn outcome(finished: &Finished) -> Outcome {
+    let usage = Usage {
+        wall_ms: millis(finished.wall),
+        user_ms: millis(finished.user),
+        system_ms: millis(finished.system),
+        peak_rss: finished.peak_rss,
+    };
+    Outcome { exit: Some(finished.exit), usage, ..Outcome::default() }
 }
 
 /// Asks again for a while, as long as the daemon may be back soon.
@@ -123,13 +151,6 @@ async fn passing<T>(ask: impl AsyncFn() -> Result<T, RunError>) -> Result<T, Run
             }
             answer => return answer,
         }
-    }
-}
-
-fn exit(finished: &Finished) -> Exit {
-    match finished.exit {
-        process::Exit::Code(code) => Exit::Code(code),
-        process::Exit::Signal(signal) => Exit::Signal(signal),
     }
 }
 

@@ -34,7 +34,7 @@ fn main() -> ExitCode {
         Err(error) => (format!("{error:?}"), 125),
     };
     std::fs::write(report, text).expect("write the report");
-    ExitCode::from(code as u8)
+    ExitCode::from(code)
 }
 
 fn count() -> ! {

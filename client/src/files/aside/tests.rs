@@ -30,18 +30,21 @@ fn the_old_is_gone_from_view_and_discarded_after_success() {
 }
 
 #[test]
-fn after_a_failure_only_what_has_no_successor_comes_back() {
+fn after_a_failure_everything_comes_back_and_what_is_new_stays() {
     let home = tempfile::tempdir().unwrap();
     let at = |name: &str| home.path().join(name);
     for name in ["made", "not-made"] {
         fs::create_dir(at(name)).unwrap();
         fs::write(at(name).join("old"), "old").unwrap();
     }
-    let outputs = Outputs::parse(["made", "not-made"]).unwrap();
+    let outputs = Outputs::parse(["made", "not-made", "deep/er/new"]).unwrap();
     let aside = move_aside(home.path(), &outputs).unwrap();
     fs::create_dir(at("made")).unwrap();
+    fs::write(at("made/half"), "new").unwrap();
+    fs::write(at("deep/er/new"), "new").unwrap();
     aside.put_back();
-    assert!(!at("made/old").exists() && at("not-made/old").exists());
+    assert!(at("made/old").exists() && !at("made/half").exists());
+    assert!(at("not-made/old").exists() && at("deep/er/new").exists());
     assert_eq!(leftovers(home.path()), 0);
 }
 
