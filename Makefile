@@ -27,6 +27,6 @@ soak: ## all tests over and over, with more cases (MINUTES=30)
 	@scripts/setup.sh test
 	@MINUTES="$(MINUTES)" scripts/in-target.sh scripts/soak.sh
 
-clean: setup ## remove what was built here; RocksDB's library stays in the cache folder
-	@scripts/in-target.sh cargo clean
-	@rm -rf bin target
+clean: ## remove what was built of provender itself; its dependencies stay, in the folder that all checkouts share
+	@if [ -e .cargo/config.toml ]; then scripts/in-target.sh cargo clean --workspace; fi
+	@rm -rf bin
