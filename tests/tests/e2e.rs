@@ -15,6 +15,8 @@ mod files;
 mod large;
 #[path = "e2e/mount.rs"]
 mod mount;
+#[path = "e2e/outputs.rs"]
+mod outputs;
 #[path = "e2e/reach.rs"]
 mod reach;
 #[path = "e2e/records.rs"]

@@ -164,7 +164,7 @@ fn an_interrupt_ends_who_waits_and_not_who_runs() {
     let waiter = world.start(HELD, &script(&held.sleep));
     eventually("it waits", || waiter.stderr().contains("waiting for exec:"));
     waiter.signal(Signal::INT);
-    waiter.wait().code(125).says(&["stopped"]);
+    waiter.wait().code(128 + 2).says(&["interrupted by signal 2"]);
     assert_eq!(world.verdict("test:held"), "RUNNING");
     held.release();
     assert_eq!(held.run.wait().ok().result(), "ran");
