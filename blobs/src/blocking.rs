@@ -57,6 +57,11 @@ impl<T: Send + 'static> Lent<T> {
         }
     }
 
+    /// Whether [`Lent::settle`] has nothing to wait for.
+    pub(crate) fn is_settled(&self) -> bool {
+        !matches!(&self.0, State::Out(job) if !job.is_finished())
+    }
+
     /// Waits for the job, if one is running, then takes the value for good.
     pub(crate) async fn take(mut self) -> Result<T, BlobError> {
         self.settle().await?;

@@ -2,7 +2,8 @@
 //!
 //! Owns [`DiskStaged`]. Invariants: bytes are durable before the file gets its name under `objects`, that name is
 //! durable before it is told, and what ends in any other way leaves no file. A batch of bytes is hashed and written by
-//! two jobs side by side while the next one gathers; no more than those two batches are in memory.
+//! two jobs side by side while the next one gathers; no more than those two batches are in memory. What was written is
+//! synced beside that as well, so that the disk works from early on instead of from the end.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -27,19 +28,48 @@ use crate::{BlobError, CHUNK, HashFunction, Hashes, Ingest, Location, Published,
 
 /// The most that a hint reserves: a claim of size must not fill the disk before its bytes come.
 const RESERVE: u64 = 256 << 20;
+/// So many bytes are synced together before the end: few enough that the disk is soon busy, enough that a sync pays.
+const SYNC: u64 = 32 << 20;
 /// Smaller pieces are copied together.
 pub(super) const COPY: usize = 16 * 1024;
 
 pub(super) struct DiskStaged {
     file: Lent<StagingFile>,
     ingest: Lent<Ingest>,
+    /// The same open file, for syncing, once there is something to sync. A sync that fails is told to nobody else, so
+    /// no blob is published without having heard of each.
+    sync: Option<Lent<File>>,
+    unsynced: u64,
     batch: Batch,
 }
 
 impl DiskStaged {
     pub(super) fn new(file: StagingFile, aliases: &[HashFunction]) -> DiskStaged {
         let ingest = Lent::new(Ingest::new(aliases));
-        DiskStaged { file: Lent::new(file), ingest, batch: Batch::default() }
+        DiskStaged { file: Lent::new(file), ingest, sync: None, unsynced: 0, batch: Batch::default() }
+    }
+
+    /// Has what was written synced, if it is enough and the last sync is over.
+    async fn sync_some(&mut self) -> Result<(), BlobError> {
+        if self.unsynced < SYNC || self.sync.as_ref().is_some_and(|sync| !sync.is_settled()) {
+            return Ok(());
+        }
+        let StagingFile { file, store, .. } = self.file.settle().await?;
+        let sync = match &mut self.sync {
+            Some(sync) => sync,
+            sync => {
+                let same = file.try_clone().map_err(|error| store.failed("sync a blob", error))?;
+                sync.insert(Lent::new(same))
+            }
+        };
+        sync.settle().await?;
+        let store = store.clone();
+        sync.lend(move |file| match file.sync_data() {
+            Ok(()) => Ok(file),
+            Err(error) => Err(store.failed("sync a blob", error)),
+        });
+        self.unsynced = 0;
+        Ok(())
     }
 }
 
@@ -49,6 +79,8 @@ impl Staged for DiskStaged {
         if self.batch.len + bytes.len() > CHUNK && self.batch.len > 0 {
             self.ingest.settle().await?;
             self.file.settle().await?;
+            self.sync_some().await?;
+            self.unsynced += self.batch.len as u64;
             let to_hash = self.batch.take();
             let to_write = to_hash.clone();
             self.ingest.lend(move |ingest| Ok(hash(ingest, &to_hash)));
@@ -60,8 +92,11 @@ impl Staged for DiskStaged {
 
     async fn publish(mut self: Box<Self>, expected: Option<Digest>) -> Result<Published, BlobError> {
         let last = self.batch.take();
-        let DiskStaged { file, ingest, .. } = *self;
+        let DiskStaged { file, ingest, sync, .. } = *self;
         let (ingest, file) = (ingest.take().await?, file.take().await?);
+        if let Some(sync) = sync {
+            sync.take().await?;
+        }
         let unclaimed = blocking(move || {
             let hashes = hash(ingest, &last).finish();
             hashes.check(expected)?;
@@ -243,5 +278,39 @@ impl Unclaimed {
     fn claim(mut self) -> Published {
         self.file.path = None;
         self.published
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Blobs, Disk};
+
+    #[tokio::test]
+    async fn a_sync_that_failed_midway_fails_the_blob() {
+        let dir = tempfile::tempdir().unwrap();
+        let disk = Disk::open(&dir.path().join("blobs"), None).await.unwrap();
+        for (syncable, last) in [(true, 0), (false, 0), (false, SYNC)] {
+            let create = disk.run(|store| StagingFile::create(store, None));
+            let mut staged = Box::new(DiskStaged::new(create.await.unwrap(), &[]));
+            if !syncable {
+                // A pipe cannot be synced.
+                staged.sync = Some(Lent::new(File::from(std::os::fd::OwnedFd::from(io::pipe().unwrap().0))));
+            }
+            let piece = Bytes::from(vec![7; CHUNK]);
+            let pieces = (SYNC + last) / CHUNK as u64 + 3;
+            let stored = async {
+                for _ in 0..pieces {
+                    staged.write(piece.clone()).await?;
+                }
+                assert!(staged.unsynced < SYNC, "no sync was begun");
+                staged.publish(None).await
+            };
+            match stored.await.map(|published| published.location.digest.size) {
+                Ok(size) => assert!(syncable && size == pieces * CHUNK as u64),
+                Err(error) => assert!(!syncable && matches!(error, BlobError::Io { .. }), "{error:?}"),
+            }
+        }
+        assert_eq!(disk.list(None, 9).await.unwrap().locations.len(), 1);
     }
 }
