@@ -14,32 +14,28 @@ use crate::serve::Server;
 use crate::table::Row;
 
 /// Callers that share one connection.
-const CALLERS: [usize; 3] = [1, 16, 64];
+pub(crate) const CALLERS: [usize; 3] = [1, 16, 64];
 const KEYS: u64 = 256;
 const ROUNDS: usize = 7;
 const TIME: Duration = Duration::from_millis(800);
 
-/// Measures the budget, for each number of callers.
-pub(crate) async fn measure() -> Result<Vec<Row>> {
-    let (daemon, nothing) = (Server::daemon("lookup").await?, Server::nothing().await?);
-    let keys: Vec<_> =
-        (0..KEYS).map(|n| TaskKey::new("run", &format!("{n:064x}"))).collect::<std::result::Result<_, _>>()?;
+/// Measures the budget, with so many callers.
+pub(crate) async fn measure(callers: usize) -> Result<Row> {
+    let (daemon, nothing) = (Server::daemon(&format!("lookup{callers}")).await?, Server::nothing().await?);
+    let keys = (0..KEYS).map(|n| TaskKey::new("run", &format!("{n:064x}")));
+    let keys: Vec<_> = keys.collect::<std::result::Result<_, _>>()?;
     try_join_all(keys.iter().enumerate().map(|(n, key)| succeed(&daemon.client, key, n as u64))).await?;
-    let mut rows = Vec::new();
-    for callers in CALLERS {
-        // The first round warms.
-        for client in [&daemon.client, &nothing.client] {
-            rate(client, &keys, callers).await?;
-        }
-        let (mut ours, mut limit) = (Vec::new(), Vec::new());
-        for _ in 0..ROUNDS {
-            ours.push(rate(&daemon.client, &keys, callers).await?);
-            limit.push(rate(&nothing.client, &keys, callers).await?);
-        }
-        let what = format!("lookup of a key, gRPC, RocksDB, {callers} at once");
-        rows.push(Row { what, unit: "calls/s", ours, limits: vec![("answered without looking", limit)], budget: 0.7 });
+    // The first round warms.
+    for client in [&daemon.client, &nothing.client] {
+        rate(client, &keys, callers).await?;
     }
-    Ok(rows)
+    let (mut ours, mut limit) = (Vec::new(), Vec::new());
+    for _ in 0..ROUNDS {
+        ours.push(rate(&daemon.client, &keys, callers).await?);
+        limit.push(rate(&nothing.client, &keys, callers).await?);
+    }
+    let what = format!("lookup of a key, gRPC, RocksDB, {callers} at once");
+    Ok(Row { what, unit: "calls/s", ours, limits: vec![("answered without looking", limit)], budget: 0.7 })
 }
 
 /// Lookups a second.

@@ -23,16 +23,25 @@ async fn main() -> Result<()> {
     {
         return serve::serve(kind, dir.as_ref()).await;
     }
-    // In the target folder: what is called temporary may be memory, and has no fsync worth the name.
-    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR"))?;
+    // A folder to measure in can be given. Else the target folder: what is called temporary may be memory, where to sync is
+    // nothing.
+    let folder = args.iter().skip(1).find(|arg| !arg.starts_with('-'));
+    let folder = std::path::absolute(folder.map_or(env!("CARGO_TARGET_TMPDIR"), String::as_str))?;
+    let dir = tempfile::tempdir_in(&folder)?;
     // So that the paths of sockets, which are short, can be relative.
     std::env::set_current_dir(dir.path())?;
 
-    println!("load average before: {}", load());
-    let mut rows = vec![ingest::measure().await?, small::measure().await?];
-    rows.extend(lookup::measure().await?);
-    table::print(&rows);
-    println!("load average after:  {}", load());
+    println!("in {}, load average before: {}\n", folder.display(), load());
+    table::head();
+    table::print(&ingest::measure().await?);
+    table::print(&small::measure().await?);
+    for callers in lookup::CALLERS {
+        table::print(&lookup::measure(callers).await?);
+    }
+    println!(
+        "\nRates are medians of the rounds, ratios medians of the rounds' ratios; the first limit named is the one that counts."
+    );
+    println!("load average after: {}", load());
     std::env::set_current_dir("/")?;
     Ok(())
 }

@@ -14,38 +14,40 @@ pub(crate) struct Row {
     pub(crate) budget: f64,
 }
 
-/// Prints the table.
-pub(crate) fn print(rows: &[Row]) {
-    println!();
-    let head = ["what", "measured", "limit", "ratio", "(least - most)", "budget"];
-    let [what, ours, limit, ratio, range, budget] = head;
-    println!("{what:<42} {ours:>16}  {limit:<48} {ratio:>6} {range:>16} {budget:>7}");
-    for row in rows {
-        let mut limits: Vec<_> = row.limits.iter().map(|(name, rates)| (median(rates), name, rates)).collect();
-        limits.sort_by(|a, b| a.0.total_cmp(&b.0));
-        let [(_, _, slowest), ..] = &limits[..] else { continue };
-        let ratios: Vec<_> = row.ours.iter().zip(*slowest).map(|(ours, limit)| ours / limit).collect();
-        let least = ratios.iter().copied().fold(f64::INFINITY, f64::min);
-        let most = ratios.iter().copied().fold(0.0, f64::max);
-        let ratio = median(&ratios);
-        let shown: Vec<_> = limits.iter().map(|(rate, name, _)| format!("{name} {rate:.0}")).collect();
-        let ours = format!("{:.0} {}", median(&row.ours), row.unit);
-        let verdict = if ratio >= row.budget { "holds" } else { "MISSES" };
-        println!(
-            "{:<42} {ours:>16}  {:<48} {ratio:>6.2} {:>16} {:>7} {verdict}",
-            row.what,
-            shown.join(", "),
-            format!("({least:.2} - {most:.2})"),
-            format!(">= {}", row.budget),
-        );
-    }
-    println!(
-        "\nRates are medians of the rounds, ratios medians of the rounds' ratios; the first limit named is the one that counts."
+/// Prints what stands over the rows.
+pub(crate) fn head() {
+    line("what", "measured", "limit", ["ratio", "(least - most)", "budget"], "");
+}
+
+/// Prints a row.
+pub(crate) fn print(row: &Row) {
+    let mut limits: Vec<_> = row.limits.iter().map(|(name, rates)| (median(rates), name, rates)).collect();
+    limits.sort_by(|a, b| a.0.total_cmp(&b.0));
+    let Some((_, _, slowest)) = limits.first() else { return };
+    let ratios: Vec<_> = row.ours.iter().zip(*slowest).map(|(ours, limit)| ours / limit).collect();
+    let least = ratios.iter().copied().fold(f64::INFINITY, f64::min);
+    let most = ratios.iter().copied().fold(0.0, f64::max);
+    let ratio = median(&ratios);
+    let shown: Vec<_> = limits.iter().map(|(rate, name, _)| format!("{name} {rate:.0}")).collect();
+    let numbers = [format!("{ratio:.2}"), format!("({least:.2} - {most:.2})"), format!(">= {}", row.budget)];
+    line(
+        &row.what,
+        &format!("{:.0} {}", median(&row.ours), row.unit),
+        &shown.join(", "),
+        numbers.each_ref().map(String::as_str),
+        if ratio >= row.budget { "holds" } else { "MISSES" },
     );
+}
+
+fn line(what: &str, ours: &str, limit: &str, [ratio, range, budget]: [&str; 3], verdict: &str) {
+    println!("{what:<42} {ours:>15}  {limit:<46} {ratio:>6} {range:>16} {budget:>7} {verdict}");
 }
 
 fn median(rates: &[f64]) -> f64 {
     let mut sorted = rates.to_vec();
     sorted.sort_by(f64::total_cmp);
-    sorted.get(sorted.len() / 2).copied().unwrap_or_default()
+    match &sorted[..] {
+        [] => 0.0,
+        sorted => (sorted[(sorted.len() - 1) / 2] + sorted[sorted.len() / 2]) / 2.0,
+    }
 }
