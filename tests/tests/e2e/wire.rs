@@ -244,7 +244,7 @@ async fn a_commit_names_only_what_is_there() {
     assert_eq!(wire.commit(&execution, Some(root)).await.unwrap().state, i32::from(State::Succeeded));
     let (other, bytes) = tree(&[("a", file(b"there"))]);
     wire.put(vec![bytes]).await;
-    refused(wire.commit(&execution, Some(other)).await, Code::Aborted, "no longer holds");
+    refused(wire.commit(&execution, Some(other)).await, Code::FailedPrecondition, "ended as SUCCEEDED");
     let kept = wire.world.cli(&["--json", "show", "test:missing"]).ok().json();
     assert_eq!(kept["record"]["outputs"]["hash"], root.hex());
 }
@@ -357,16 +357,16 @@ async fn who_does_not_hold_the_lease_changes_nothing() {
     }
     let second = wire.begin("test:key", 60_000, spec(&[])).await.unwrap();
     for status in [
-        refused(wire.tasks.heartbeat(beat(&first)).await, Code::Aborted, "lease"),
-        refused(wire.commit(&first, None).await, Code::Aborted, "lease"),
-        refused(wire.tasks.fail(fail(&first)).await, Code::Aborted, "lease"),
+        refused(wire.tasks.heartbeat(beat(&first)).await, Code::FailedPrecondition, "ABANDONED"),
+        refused(wire.commit(&first, None).await, Code::FailedPrecondition, "ABANDONED"),
+        refused(wire.tasks.fail(fail(&first)).await, Code::FailedPrecondition, "ABANDONED"),
     ] {
-        assert_eq!(status.get_details_precondition_failure().unwrap().violations[0].r#type, "FENCED");
+        assert_eq!(status.get_details_precondition_failure().unwrap().violations[0].r#type, "ENDED");
     }
     assert_eq!(wire.world.verdict("test:key"), "RUNNING");
     wire.tasks.heartbeat(beat(&second)).await.unwrap();
     assert_eq!(wire.commit(&second, None).await.unwrap().state, i32::from(State::Succeeded));
-    refused(wire.commit(&first, None).await, Code::Aborted, "lease");
+    refused(wire.commit(&first, None).await, Code::FailedPrecondition, "ABANDONED");
     // An id is good for one attempt.
     let again =
         v1::BeginRequest { key: "test:other".into(), spec: Some(spec(&[])), execution: first, ..Default::default() };
