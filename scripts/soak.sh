@@ -3,9 +3,10 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 minutes=${MINUTES:-30} rounds=0
-export PROPTEST_CASES=${PROPTEST_CASES:-4096}
+export PROPTEST_CASES=${PROPTEST_CASES:-4096} PROVENDER_SOAK=1
+cargo build --locked --workspace --bins
 while [ "$SECONDS" -lt $((minutes * 60)) ]; do
-    cargo nextest run --locked --workspace --status-level fail --show-progress none
+    cargo nextest run --profile soak --locked --workspace --status-level fail --show-progress none
     rounds=$((rounds + 1))
     echo "soak: $rounds rounds in $((SECONDS / 60)) of $minutes minutes, none failed"
 done

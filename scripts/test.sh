@@ -54,6 +54,8 @@ docs() {
 suite scripts uncounted scripts
 suite format uncounted cargo fmt --all --check
 suite clippy uncounted cargo clippy --locked --workspace --all-targets -- -D warnings
+# The end-to-end tests run the programs that stand beside them.
+suite build uncounted cargo build --locked --workspace --bins
 suite tests nextest_count nextest
 suite doctests doctest_count cargo test --locked --workspace --doc --quiet
 suite docs uncounted docs

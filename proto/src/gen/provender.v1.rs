@@ -590,7 +590,8 @@ pub mod tasks_client {
             req.extensions_mut().insert(GrpcMethod::new("provender.v1.Tasks", "Begin"));
             self.inner.server_streaming(req, path, codec).await
         }
-        /// Keeps the lease. ABORTED with a PreconditionFailure: the lease is somebody else's.
+        /// Keeps the lease. With a PreconditionFailure of type FENCED (ABORTED) the lease is somebody else's, with ENDED
+        /// (FAILED_PRECONDITION) the execution has ended.
         pub async fn heartbeat(
             &mut self,
             request: impl tonic::IntoRequest<super::HeartbeatRequest>,
@@ -684,7 +685,8 @@ pub mod tasks_server {
             &self,
             request: tonic::Request<super::BeginRequest>,
         ) -> std::result::Result<tonic::Response<Self::BeginStream>, tonic::Status>;
-        /// Keeps the lease. ABORTED with a PreconditionFailure: the lease is somebody else's.
+        /// Keeps the lease. With a PreconditionFailure of type FENCED (ABORTED) the lease is somebody else's, with ENDED
+        /// (FAILED_PRECONDITION) the execution has ended.
         async fn heartbeat(
             &self,
             request: tonic::Request<super::HeartbeatRequest>,
