@@ -174,7 +174,7 @@ fn shuffled(count: usize) -> Vec<usize> {
     let mut order: Vec<usize> = (0..count).collect();
     let mut random = Random::new(1);
     for i in (1..count).rev() {
-        order.swap(i, (random.next() % (i as u64 + 1)) as usize);
+        order.swap(i, (random.draw() % (i as u64 + 1)) as usize);
     }
     order
 }
