@@ -45,6 +45,14 @@ pub(super) enum Failure {
     Unknown(MetaError),
 }
 
+impl From<Failure> for MetaError {
+    fn from(failure: Failure) -> MetaError {
+        match failure {
+            Failure::NotCommitted(error) | Failure::Unknown(error) => error,
+        }
+    }
+}
+
 /// What the rule said to each batch of a group, and whether those that it admitted were then applied.
 pub(super) struct Outcome {
     pub(super) verdicts: Vec<Result<Version, Refusal>>,

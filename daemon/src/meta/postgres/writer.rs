@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use deadpool_postgres::{Client, Object};
@@ -181,11 +182,8 @@ async fn put(client: &Client, writes: Writes) -> Result<(), Undone> {
 /// Awaits the last writes and a COMMIT that is sent right behind them.
 async fn commit<T>(client: &Client, written: impl Future<Output = Result<T, Error>>) -> Result<(), Undone> {
     const DOING: &str = "committing metadata";
-    tokio::pin!(written);
-    // The first poll sends the writes. What cannot even be sent must not be followed by a COMMIT of the rest.
-    if let std::task::Poll::Ready(Err(error)) = futures::poll!(&mut written) {
-        return Err(before_commit(error));
-    }
+    // What cannot even be sent must not be followed by a COMMIT of the rest.
+    let written = sent(written).await.map_err(before_commit)?;
     let both = async {
         // An error from the server undoes the transaction, so that the COMMIT behind it does nothing.
         let (written, committed) = future::join(written, client.batch_execute("COMMIT")).await;
@@ -196,6 +194,22 @@ async fn commit<T>(client: &Client, written: impl Future<Output = Result<T, Erro
         }
     };
     within(DOING, both).await.unwrap_or_else(|error| Err(Undone { failure: Failure::Unknown(error), again: false }))
+}
+
+/// Polls `work` once, so that it is under way; gives what awaits the rest of it, unless it has failed already.
+async fn sent<T, E>(work: impl Future<Output = Result<T, E>>) -> Result<impl Future<Output = Result<T, E>>, E> {
+    let mut work = Box::pin(work);
+    let first = match futures::poll!(&mut work) {
+        Poll::Ready(result) => Some(result?),
+        Poll::Pending => None,
+    };
+    // A server can be quick enough to be done by then, and what is done must not be polled again.
+    Ok(async move {
+        match first {
+            Some(done) => Ok(done),
+            None => work.await,
+        }
+    })
 }
 
 /// Decides a batch: after the head is locked no commit of it is under way, and the id's unique key keeps any from following.
@@ -210,9 +224,7 @@ pub(super) async fn resolve(shared: &Shared, id: BatchId) -> Result<Fate, MetaEr
         };
         drop(Object::take(client));
         if !undone.again || attempt == ATTEMPTS {
-            return Err(match undone.failure {
-                Failure::NotCommitted(error) | Failure::Unknown(error) => error,
-            });
+            return Err(undone.failure.into());
         }
         tokio::time::sleep(Duration::from_millis(5) * 2_u32.pow(attempt)).await;
         attempt += 1;
@@ -300,5 +312,25 @@ fn undid(code: &SqlState) -> bool {
 impl From<MetaError> for Undone {
     fn from(error: MetaError) -> Undone {
         Undone { failure: Failure::NotCommitted(error), again: false }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use super::sent;
+
+    #[tokio::test]
+    async fn work_that_is_done_at_once_is_not_polled_again() {
+        let done = sent(async { Ok::<_, Infallible>(1) }).await.unwrap();
+        assert_eq!(done.await, Ok(1));
+        let failed = sent(async { Err::<Infallible, _>(2) }).await;
+        assert_eq!(failed.err(), Some(2));
+        let later = sent(async {
+            tokio::task::yield_now().await;
+            Ok::<_, Infallible>(3)
+        });
+        assert_eq!(later.await.unwrap().await, Ok(3));
     }
 }

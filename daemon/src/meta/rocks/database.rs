@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use provender_core::batch::{Batch, BatchId, Fate, Group, Row, RowKey, Version, Writes};
@@ -19,11 +20,16 @@ use crate::meta::feed::{self, Feed};
 use crate::meta::group::{Failure, Outcome};
 use crate::meta::{Changes, MetaError, Page, Scan};
 
+/// How long a write waits for RocksDB to take writes again.
+const STALL: Duration = Duration::from_secs(60);
+
 #[derive(Debug)]
 pub(super) struct Database {
     db: DB,
     turn: Mutex<()>,
     pub(super) feed: Feed,
+    /// Bytes that must be free on the disk for what is written to be sorted into files.
+    room: u64,
 }
 
 impl Database {
@@ -56,7 +62,8 @@ impl Database {
         }
         let head =
             db.get(fact::HEAD).map_err(reading)?.map_or(Ok(Version(0)), |stored| format::read_version(&stored))?;
-        Ok(Database { db, turn: Mutex::new(()), feed: Feed::at(head) })
+        let room = 2 * config.write_buffer_bytes as u64;
+        Ok(Database { db, turn: Mutex::new(()), feed: Feed::at(head), room })
     }
 
     pub(super) fn get(&self, keys: &[RowKey]) -> Result<Vec<Option<Row>>, MetaError> {
@@ -148,12 +155,7 @@ impl Database {
             batch.put_cf(self.family(FATES), id.0, format::fate(Fate::Committed(version)));
         }
         batch.put(fact::HEAD, writes.head.0.to_be_bytes());
-        self.db.write_opt(batch, &options::synced()).map_err(|error| {
-            let cut = is_cut_short(&error);
-            let error = failed("writing metadata", error);
-            tracing::error!(%error, "a metadata write failed");
-            if cut { Failure::NotCommitted(error) } else { Failure::Unknown(error) }
-        })?;
+        self.store("writing metadata", batch)?;
         self.feed.advance(writes.head, writes.changes.last().map(|change| change.version));
         Ok(())
     }
@@ -166,9 +168,9 @@ impl Database {
         if id < self.oldest()? {
             return Err(MetaError::Forgotten { id });
         }
-        self.db
-            .put_cf_opt(self.family(FATES), id.0, format::fate(Fate::Aborted), &options::synced())
-            .map_err(|error| failed("deciding a batch", error))?;
+        let mut batch = WriteBatch::default();
+        batch.put_cf(self.family(FATES), id.0, format::fate(Fate::Aborted));
+        self.store("deciding a batch", batch)?;
         Ok(Fate::Aborted)
     }
 
@@ -183,7 +185,33 @@ impl Database {
         let kept = Version(trimmed.0 + 1);
         batch.delete_range_cf(self.family(FEED), format::feed_key(Version(0), 0), format::feed_key(kept, 0));
         batch.delete_range_cf(self.family(FATES), BatchId::MIN.0, oldest.0);
-        self.db.write_opt(batch, &options::synced()).map_err(|error| failed("trimming the change feed", error))
+        Ok(self.store("trimming the change feed", batch)?)
+    }
+
+    /// Writes all of `batch`, durable. While RocksDB takes no writes, because it is behind with sorting into files what it
+    /// took before, this waits; but not for a full disk, and not for ever.
+    fn store(&self, doing: &'static str, batch: WriteBatch) -> Result<(), Failure> {
+        let began = Instant::now();
+        loop {
+            let Err(error) = self.db.write_opt(WriteBatch::from_data(batch.data()), &options::synced()) else {
+                return Ok(());
+            };
+            let stalled = error.kind() == ErrorKind::Incomplete;
+            let full = stalled && self.is_full();
+            if stalled && !full && began.elapsed() < STALL {
+                std::thread::sleep(Duration::from_millis(2));
+                continue;
+            }
+            let sure = stalled || is_cut_short(&error);
+            let error = if full { MetaError::Full { source: Arc::new(error) } } else { failed(doing, error) };
+            tracing::error!(%error, "a metadata write failed");
+            return Err(if sure { Failure::NotCommitted(error) } else { Failure::Unknown(error) });
+        }
+    }
+
+    /// Whether the disk may lack the space for what is to be sorted into files.
+    fn is_full(&self) -> bool {
+        rustix::fs::statvfs(self.db.path()).is_ok_and(|disk| disk.f_bavail.saturating_mul(disk.f_frsize) < self.room)
     }
 
     fn fate(&self, id: BatchId) -> Result<Option<Fate>, MetaError> {

@@ -84,9 +84,11 @@ fn family(cache: &Cache, write_buffer: usize) -> Options {
     options
 }
 
-/// Durable before visible.
+/// Durable before visible. Where RocksDB would hold a write back it answers `Incomplete` instead, since on a full disk it
+/// would hold it back until there is space.
 pub(super) fn synced() -> WriteOptions {
     let mut options = WriteOptions::default();
     options.set_sync(true);
+    options.set_no_slowdown(true);
     options
 }
