@@ -14,6 +14,7 @@ pub mod key;
 pub mod lease;
 pub mod name;
 pub mod policy;
+pub mod provenance;
 pub mod reference;
 pub mod rows;
 pub mod spec;
