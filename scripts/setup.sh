@@ -34,6 +34,7 @@ if [[ $wanted == *" test "* ]]; then
     need kill procps "tests that kill"
     need script bsdutils "tests with a terminal"
     need cmp diffutils "tests that compare files"
+    need rsync rsync "a test that copies a mounted view"
 fi
 if [ ${#missing[@]} -gt 0 ]; then
     say "these Debian packages are missing:"

@@ -8,8 +8,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use provender_core::name::{Name, Space};
-use provender_core::{Digest, Timestamp, Tree, json};
-use provender_fuse::{Content, Document, Entry, Page, Source, SourceError};
+use provender_core::provenance::{Branch, Place};
+use provender_core::{Digest, TaskKey, Timestamp, Tree};
+use provender_fuse::{Consumers, Content, Document, Entry, Input, Page, Source, SourceError};
 use tokio::runtime::Handle;
 
 use crate::store::{self, Store, StoreError};
@@ -38,39 +39,69 @@ impl StoreSource {
 }
 
 impl Source for StoreSource {
-    fn changed(&self, name: &Name) -> Result<Option<Timestamp>, SourceError> {
-        self.ask(self.store.newest_below(&self.space, name))
+    fn changed(&self, branch: Branch, name: &Name) -> Result<Option<Timestamp>, SourceError> {
+        self.ask(self.store.changed(&self.space, branch, name))
     }
 
-    fn children(&self, prefix: Option<&Name>, after: Option<&str>, limit: usize) -> Result<Page<String>, SourceError> {
-        let (items, more) = self.ask(self.store.name_children(&self.space, prefix, after, limit))?;
-        Ok(Page { items, more })
+    fn children(
+        &self,
+        branch: Branch,
+        prefix: Option<&Name>,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Page<String>, SourceError> {
+        self.ask(self.store.children(&self.space, branch, prefix, after, limit)).map(page)
     }
 
-    fn folders(&self, name: &Name, after: Option<&str>, limit: usize) -> Result<Page<String>, SourceError> {
-        let (items, more) = self.ask(self.store.folders(&self.space, name, after, limit))?;
-        Ok(Page { items, more })
+    fn folders(
+        &self,
+        branch: Branch,
+        name: &Name,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Page<String>, SourceError> {
+        self.ask(self.store.folders(&self.space, branch, name, after, limit)).map(page)
     }
 
-    fn entry(&self, name: &Name, folder: &str) -> Result<Option<Entry>, SourceError> {
-        let found = self.ask(self.store.in_folder(&self.space, name, folder))?;
-        // Under another name than it was made under, an execution stands in a folder of that name.
-        let here = |entry| Entry { name: name.clone(), folder: folder.to_owned(), ..entry };
-        Ok(found.as_ref().and_then(Entry::of).map(here))
+    fn entry(&self, branch: Branch, name: &Name, folder: &str) -> Result<Option<Entry>, SourceError> {
+        let found = self.ask(self.store.in_folder(&self.space, branch, name, folder))?;
+        Ok(found.and_then(|execution| Entry::at(&execution, name, folder)))
     }
 
     fn latest(&self, name: &Name) -> Result<Option<Entry>, SourceError> {
-        let Some((execution, folder)) = self.ask(self.store.latest_folder(&self.space, name))? else { return Ok(None) };
-        Ok(Entry::of(&execution).map(|entry| Entry { name: name.clone(), folder, ..entry }))
+        let found = self.ask(self.store.latest_folder(&self.space, name))?;
+        Ok(found.and_then(|(execution, folder)| Entry::at(&execution, name, &folder)))
+    }
+
+    fn inputs(&self, entry: &Entry) -> Result<Arc<[Input]>, SourceError> {
+        let found = self.ask(self.store.inputs(&self.space, entry.id))?;
+        Ok(found.into_iter().map(|(name, origin, input)| Input::new(name, origin, &input)).collect())
+    }
+
+    fn consumers(&self, entry: &Entry, after: Option<&Bytes>, limit: usize) -> Result<Consumers, SourceError> {
+        let (items, next) = self.ask(self.store.consumers(&self.space, entry.id, after.cloned(), limit))?;
+        Ok(Consumers { items, next })
+    }
+
+    fn is_consumer(&self, entry: &Entry, place: &Place) -> Result<Option<Place>, SourceError> {
+        self.ask(self.store.is_consumer(&self.space, entry.id, &place.name, &place.folder))
+    }
+
+    fn schemes(&self) -> Result<Vec<String>, SourceError> {
+        self.ask(self.store.schemes(&self.space))
+    }
+
+    fn keys(&self, scheme: &str, after: Option<&str>, limit: usize) -> Result<Page<String>, SourceError> {
+        self.ask(self.store.keys(&self.space, scheme, after, limit)).map(page)
+    }
+
+    fn record(&self, key: &TaskKey) -> Result<Option<Place>, SourceError> {
+        self.ask(self.store.record(&self.space, key))
     }
 
     fn document(&self, entry: &Entry, which: Document) -> Result<Bytes, SourceError> {
         let (execution, spec) = self.ask(self.store.execution_and_spec(&self.space, entry.id))?;
-        let value = match which {
-            Document::Record => json::execution(&execution),
-            Document::Spec => json::spec(&spec),
-        };
-        Ok(format!("{value:#}\n").into())
+        Ok(which.render(&execution, &spec))
     }
 
     fn tree(&self, digest: Digest) -> Result<Arc<Tree>, SourceError> {
@@ -83,6 +114,10 @@ impl Source for StoreSource {
             store::Content::File(file) => Content::Fd(file),
         })
     }
+}
+
+fn page((items, more): (Vec<String>, bool)) -> Page<String> {
+    Page { items, more }
 }
 
 fn refused(error: StoreError) -> SourceError {

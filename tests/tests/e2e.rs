@@ -27,6 +27,8 @@ mod run;
 mod run_inputs;
 #[path = "e2e/security.rs"]
 mod security;
+#[path = "e2e/view.rs"]
+mod view;
 #[path = "e2e/wire.rs"]
 mod wire;
 #[path = "e2e/world.rs"]
