@@ -6,7 +6,7 @@
 mod answers;
 mod contents;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use bytes::Bytes;
 use parking_lot::RwLock;
@@ -76,6 +76,8 @@ struct State {
     latest: BTreeMap<Name, Vec<ExecutionId>>,
     /// What answers for a key that is SUCCEEDED.
     records: BTreeMap<TaskKey, ExecutionId>,
+    /// Every folder that was ever given, by whether it was for a success: none is given again.
+    given: HashSet<(bool, Name, String)>,
     /// How many executions there ever were.
     count: u64,
 }
@@ -88,14 +90,16 @@ impl State {
         }
     }
 
-    /// The execution's folder of a name, made if it has none there.
-    fn stand(folders: &mut Folders, name: &Name, id: ExecutionId, at: Timestamp, key: &TaskKey) -> String {
+    /// A success's or failure's folder of a name, made if it has none there.
+    fn stand(&mut self, succeeded: bool, name: &Name, id: ExecutionId, at: Timestamp, key: &TaskKey) -> String {
+        let folders = if succeeded { &mut self.tasks } else { &mut self.failed };
         let here = folders.entry(name.clone()).or_default();
         if let Some((folder, _)) = here.iter().find(|(_, other)| **other == id) {
             return folder.clone();
         }
-        let free = |folder: &String| !here.contains_key(folder);
-        let folder = (1..).map(|n| view::folder(at, key.id(), n)).find(free).unwrap_or_default();
+        let folders = (1..).map(|n| view::folder(at, key.id(), n));
+        let mut free = folders.filter(|folder| self.given.insert((succeeded, name.clone(), folder.clone())));
+        let folder = free.next().unwrap_or_default();
         here.insert(folder.clone(), id);
         folder
     }
@@ -106,8 +110,7 @@ impl State {
         let mut id = [0; 16];
         id.copy_from_slice(&Digest::of(&self.count.to_be_bytes()).hash[..16]);
         let id = ExecutionId(id);
-        let folders = if succeeded { &mut self.tasks } else { &mut self.failed };
-        let folder = State::stand(folders, &name, id, at, &key);
+        let folder = self.stand(succeeded, &name, id, at, &key);
         let entry = Entry { id, key, name, folder, at, outputs, stdout, stderr };
         self.executions.insert(id, Stored { entry: entry.clone(), succeeded, inputs });
         entry
@@ -156,10 +159,10 @@ impl MemorySource {
     pub fn hit(&self, name: &Name, key: &TaskKey) -> Option<Entry> {
         let state = &mut *self.0.write();
         let id = *state.records.get(key)?;
-        let entry = &state.executions.get(&id)?.entry;
-        let folder = State::stand(&mut state.tasks, name, id, entry.at, key);
+        let entry = state.executions.get(&id)?.entry.clone();
+        let folder = state.stand(true, name, id, entry.at, key);
         state.latest.entry(name.clone()).or_default().push(id);
-        Some(Entry { name: name.clone(), folder, ..entry.clone() })
+        Some(Entry { name: name.clone(), folder, ..entry })
     }
 
     /// Declares a key's record void: the key has none, and no `latest` means what it was; folders stay.
