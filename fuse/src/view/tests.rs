@@ -1,15 +1,18 @@
-//! What holds for each kind of place; `machine` tries everything at once against `model`, `costs` counts questions.
+//! What holds for each kind of place. `machine` tries everything at once against `model`, `costs` counts what a source is asked,
+//! `hostile` lets it lie.
 
 mod costs;
+mod hostile;
 mod machine;
 mod model;
+mod watched;
 
 use proptest::prelude::*;
 use provender_core::view::encode;
 use provender_core::{Digest, Name, TaskKey, Tree};
 
 use super::*;
-use crate::memory::{Attempt, MemorySource};
+use crate::memory::{Attempt, MemorySource, Wanted};
 use crate::source::Entry;
 
 fn name(text: &str) -> Name {
@@ -227,4 +230,37 @@ fn each_type_is_used_as_what_it_is() {
     assert!(matches!(find(&view, &format!("tasks/a/{folder}/stderr")), Err(ViewError::NotFound)));
     let handle = view.open_directory(ROOT).expect("a directory");
     assert!(matches!(view.read(handle, 0, 1), Err(ViewError::NoHandle)));
+}
+
+#[test]
+fn what_can_change_is_asked_for_again() {
+    let source = Arc::new(MemorySource::new());
+    let key = |id: &str| TaskKey::new("run", id).expect("valid");
+    let read = |key: TaskKey| Wanted { key: Some(key), content: None };
+    let inputs = [(Bytes::from("a"), read(key("a"))), (Bytes::from("later"), read(key("later")))].into();
+    let held = source.put("x");
+    source.commit(Attempt { stdout: Some(held), ..Attempt::new(name("a"), key("a"), at(0)) });
+    let reads = source.commit(Attempt { inputs, ..Attempt::new(name("reads"), key("reads"), at(0)) });
+    let view = view(&source);
+    let valid = |parent: &str, component: &str| {
+        let parent = if parent.is_empty() { ROOT } else { find(&view, parent).expect("there").number };
+        view.lookup(parent, component.as_bytes()).expect("there").valid
+    };
+    let (second, folder) = (Duration::from_secs(1), format!("tasks/reads/{}", reads.folder));
+    assert_eq!(valid("tasks/reads", "latest"), Duration::ZERO);
+    assert_eq!(valid("keys/run", "reads"), Duration::ZERO);
+    for (parent, component) in
+        [("", "tasks"), ("tasks", "a"), ("", "keys"), ("keys", "run"), (&*format!("{folder}/inputs"), "a")]
+    {
+        assert_eq!(valid(parent, component), second, "{parent}/{component}");
+    }
+    assert_eq!(valid(&format!("{folder}/inputs"), "later.json"), second);
+    assert!(valid(&folder, "record.json") > 1000 * second);
+
+    // The key is learned: what stood for it is gone, for those too who had found it.
+    let unheld = find(&view, &format!("{folder}/inputs/later.json")).expect("there").number;
+    source.commit(Attempt::new(name("later"), key("later"), at(1)));
+    assert!(matches!(view.open(unheld), Err(ViewError::Source(SourceError::Stale))));
+    assert!(matches!(find(&view, &format!("{folder}/inputs/later.json")), Err(ViewError::NotFound)));
+    assert_eq!(find(&view, &format!("{folder}/inputs/later")).expect("there").kind, Kind::Link);
 }
