@@ -4,6 +4,7 @@
 //! wakes, so that no bug can hang the suite.
 
 mod bounded;
+mod whole;
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -19,7 +20,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use bounded::{bounded, run, tables_at};
 use provender_core::{Digest, Name, Node, TaskKey, Timestamp, Tree};
 use provender_fuse::memory::{Attempt, MemorySource};
-use provender_fuse::{Mount, MountError, Options, Source};
+use provender_fuse::{Branch, Mount, MountError, Options, Source};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, Timespec, Timestamps, XattrFlags};
 use rustix::io::Errno;
 
