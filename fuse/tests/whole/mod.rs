@@ -36,21 +36,21 @@ fn store(scratch: &Path) -> Store {
     make(&made);
     fs::write(made.join("needle"), NEEDLE).expect("written");
     let source = Arc::new(MemorySource::new());
-    let outputs = Some(ingest(&source, &made));
+    let outputs = ingest(&source, &made);
     let content = |node| Wanted { key: None, content: Some(node) };
     let run = Node::File { digest: source.put("#!/bin/sh\necho held\n"), executable: true };
     let lost = Node::File { digest: Digest::of(b"never stored"), executable: false };
     let inputs = [
         (&b"app"[..], made_by("c0ffee00")),
         (b"bin/run", content(run)),
-        (b"folder", content(Node::Directory { digest: outputs.expect("stored") })),
+        (b"folder", content(Node::Directory { digest: outputs })),
         (b"link", content(Node::Symlink { target: "bin/run".into() })),
         (b"lost", content(lost.clone())),
         (b"lost.json", content(lost)),
         (b"later", made_by("1a7e0000")),
         (b"\xff\n", made_by("c0ffee00")),
     ];
-    let lib = source.commit(Attempt { outputs, ..attempt(&source, "zstd/lib", "566a13d4", &inputs) });
+    let lib = source.commit(Attempt { outputs: Some(outputs), ..attempt(&source, "zstd/lib", "566a13d4", &inputs) });
     let app = attempt(&source, "app", "c0ffee00", &[(b"lib", made_by("566a13d4"))]);
     let app = source.commit(Attempt { outputs: Some(source.put_tree(&Tree::new()).expect("small")), ..app });
     let nasty = format!("latest/out/100% 😀\u{202e}/{}", "é".repeat(200));

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use provender_core::view::encode;
 
-use super::model::{End, File, Model, Paths, Read, Shown};
+use super::model::{End, Made, Model, Paths, Read, Shown};
 use super::*;
 
 /// One step. Indices are taken modulo how much there is.
@@ -101,7 +101,7 @@ fn keys() -> impl Strategy<Value = TaskKey> {
     prop::sample::select(keys.to_vec())
 }
 
-fn files() -> impl Strategy<Value = BTreeMap<Vec<u8>, File>> {
+fn files() -> impl Strategy<Value = BTreeMap<Vec<u8>, Made>> {
     let name = || {
         let valid = |name: &Vec<u8>| tree::check_name(name).is_ok();
         let any = prop::collection::vec(any::<u8>(), 1..4).prop_filter("valid", valid);
@@ -110,13 +110,13 @@ fn files() -> impl Strategy<Value = BTreeMap<Vec<u8>, File>> {
     prop::collection::btree_map(name(), file(name), 0..3)
 }
 
-fn file<Names: Strategy<Value = Vec<u8>> + 'static>(name: impl Fn() -> Names + 'static) -> impl Strategy<Value = File> {
+fn file<Names: Strategy<Value = Vec<u8>> + 'static>(name: impl Fn() -> Names + 'static) -> impl Strategy<Value = Made> {
     let bytes = prop_oneof![Just(0), 1usize..9000].prop_map(|len| (0..len).map(|at| at as u8).collect::<Vec<u8>>());
     let leaf = prop_oneof![
-        (bytes, any::<bool>()).prop_map(|(bytes, executable)| File::File(bytes, executable)),
-        prop_oneof![Just(b"..".to_vec()), prop::collection::vec(1u8..=255, 1..30)].prop_map(File::Link),
+        (bytes, any::<bool>()).prop_map(|(bytes, executable)| Made::File(bytes, executable)),
+        prop_oneof![Just(b"..".to_vec()), prop::collection::vec(1u8..=255, 1..30)].prop_map(Made::Link),
     ];
-    let directory = move |inner| prop::collection::btree_map(name(), inner, 0..3).prop_map(File::Directory);
+    let directory = move |inner| prop::collection::btree_map(name(), inner, 0..3).prop_map(Made::Directory);
     leaf.prop_recursive(2, 6, 3, directory)
 }
 

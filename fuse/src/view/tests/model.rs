@@ -32,8 +32,8 @@ pub(super) type Paths = BTreeMap<Vec<u8>, Spot>;
 
 /// What is stored.
 #[derive(Debug, Clone)]
-pub(super) enum File {
-    Directory(BTreeMap<Vec<u8>, File>),
+pub(super) enum Made {
+    Directory(BTreeMap<Vec<u8>, Made>),
     File(Vec<u8>, bool),
     Link(Vec<u8>),
 }
@@ -42,7 +42,7 @@ pub(super) enum File {
 #[derive(Debug, Clone)]
 pub(super) struct Read {
     pub(super) key: Option<TaskKey>,
-    pub(super) content: Option<File>,
+    pub(super) content: Option<Made>,
     /// Whether the store has the content.
     pub(super) held: bool,
 }
@@ -53,7 +53,7 @@ pub(super) struct End {
     pub(super) name: Name,
     pub(super) key: TaskKey,
     pub(super) at: Timestamp,
-    pub(super) files: Option<BTreeMap<Vec<u8>, File>>,
+    pub(super) files: Option<BTreeMap<Vec<u8>, Made>>,
     pub(super) stdout: Option<String>,
     pub(super) inputs: BTreeMap<Vec<u8>, Read>,
 }
@@ -78,13 +78,13 @@ pub(super) struct Model {
     records: BTreeMap<TaskKey, usize>,
 }
 
-fn store(source: &MemorySource, file: &File) -> tree::Node {
+fn store(source: &MemorySource, file: &Made) -> tree::Node {
     match file {
-        File::File(bytes, executable) => {
+        Made::File(bytes, executable) => {
             tree::Node::File { digest: source.put(bytes.clone()), executable: *executable }
         }
-        File::Link(target) => tree::Node::Symlink { target: target.clone().into() },
-        File::Directory(files) => {
+        Made::Link(target) => tree::Node::Symlink { target: target.clone().into() },
+        Made::Directory(files) => {
             let mut tree = Tree::new();
             for (name, file) in files {
                 tree.insert(name.clone(), store(source, file)).expect("valid");
@@ -95,12 +95,12 @@ fn store(source: &MemorySource, file: &File) -> tree::Node {
 }
 
 /// The same, without its bytes.
-fn lost(file: &File) -> tree::Node {
+fn lost(file: &Made) -> tree::Node {
     let digest = Digest::of(format!("never stored {file:?}").as_bytes());
     match file {
-        File::File(_, executable) => tree::Node::File { digest, executable: *executable },
-        File::Directory(_) => tree::Node::Directory { digest },
-        File::Link(target) => tree::Node::Symlink { target: target.clone().into() },
+        Made::File(_, executable) => tree::Node::File { digest, executable: *executable },
+        Made::Directory(_) => tree::Node::Directory { digest },
+        Made::Link(target) => tree::Node::Symlink { target: target.clone().into() },
     }
 }
 
@@ -126,7 +126,7 @@ impl Model {
     /// An execution ends, here and in the source.
     pub(super) fn end(&mut self, source: &MemorySource, end: &End, succeeded: bool) {
         let mut attempt = Attempt::new(end.name.clone(), end.key.clone(), end.at);
-        attempt.outputs = end.files.as_ref().and_then(|files| store(source, &File::Directory(files.clone())).digest());
+        attempt.outputs = end.files.as_ref().and_then(|files| store(source, &Made::Directory(files.clone())).digest());
         attempt.stdout = end.stdout.as_ref().map(|said| source.put(said.clone()));
         for (name, read) in &end.inputs {
             let node = |file| if read.held { store(source, file) } else { lost(file) };
@@ -229,14 +229,14 @@ impl Model {
             paths.insert(format!("{path}/{file}").into(), spot);
         }
         if let Some(said) = &done.end.stdout {
-            let file = File::File(said.clone().into(), false);
+            let file = Made::File(said.clone().into(), false);
             put(source, paths, format!("{path}/stdout").as_bytes(), &file, at);
         }
         if !done.succeeded {
             return;
         }
         if let Some(files) = &done.end.files {
-            put(source, paths, format!("{path}/out").as_bytes(), &File::Directory(files.clone()), at);
+            put(source, paths, format!("{path}/out").as_bytes(), &Made::Directory(files.clone()), at);
         }
         for edges in ["inputs", "used-by"] {
             let spot = Spot { shown: Shown::Directory, at, xattrs: vec![] };
@@ -254,7 +254,7 @@ impl Model {
                 (Some(who), _) => {
                     paths.insert(here(input(called)), link(&self.done[&who]));
                 }
-                (None, Some(file)) if read.held || matches!(file, File::Link(_)) => {
+                (None, Some(file)) if read.held || matches!(file, Made::Link(_)) => {
                     put(source, paths, &here(input(called)), file, at);
                 }
                 _ => {
@@ -280,12 +280,12 @@ impl Model {
 }
 
 /// A stored file or directory.
-fn put(source: &MemorySource, paths: &mut Paths, path: &[u8], file: &File, at: Timestamp) {
+fn put(source: &MemorySource, paths: &mut Paths, path: &[u8], file: &Made, at: Timestamp) {
     let digest = store(source, file).digest().map(|digest| ("user.provender.digest", digest.hex()));
     let shown = match file {
-        File::File(bytes, executable) => Shown::File(bytes.clone().into(), *executable),
-        File::Link(target) => Shown::Raw(target.clone().into()),
-        File::Directory(files) => {
+        Made::File(bytes, executable) => Shown::File(bytes.clone().into(), *executable),
+        Made::Link(target) => Shown::Raw(target.clone().into()),
+        Made::Directory(files) => {
             for (name, file) in files {
                 put(source, paths, &[path, b"/", name].concat(), file, at);
             }
