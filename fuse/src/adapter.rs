@@ -14,8 +14,8 @@ use std::time::{Duration, SystemTime};
 use fuser::{
     AccessFlags, BsdFileFlags, CopyFileRangeFlags, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags,
     Generation, INodeNo, InitFlags, KernelConfig, LockOwner, OpenAccMode, OpenFlags, RenameFlags, ReplyAttr,
-    ReplyCreate, ReplyData, ReplyDirectory, ReplyEmpty, ReplyEntry, ReplyOpen, ReplyStatfs, ReplyWrite, Request,
-    TimeOrNow, WriteFlags,
+    ReplyCreate, ReplyData, ReplyDirectory, ReplyEmpty, ReplyEntry, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr,
+    Request, TimeOrNow, WriteFlags,
 };
 use rustix::fs::OFlags;
 
@@ -80,6 +80,16 @@ fn ask<T>(what: &'static str, question: impl FnOnce() -> Result<T, ViewError>) -
             tracing::error!(what, "the mounted view panicked");
             Err(Errno::EIO)
         }
+    }
+}
+
+/// Gives a value of extended attributes: its size to who asks with no room, else the whole.
+fn answer(value: Result<Vec<u8>, Errno>, room: u32, reply: ReplyXattr) {
+    match value {
+        Ok(value) if room == 0 => reply.size(u32::try_from(value.len()).unwrap_or(u32::MAX)),
+        Ok(value) if value.len() > room as usize => reply.error(Errno::ERANGE),
+        Ok(value) => reply.data(&value),
+        Err(error) => reply.error(error),
     }
 }
 
@@ -185,6 +195,20 @@ impl Filesystem for Adapter {
     fn statfs(&self, _: &Request, _: INodeNo, reply: ReplyStatfs) {
         // How large the store is, is not the view's to tell; nothing is free.
         reply.statfs(0, 0, 0, 0, 0, BLOCK, 255, BLOCK);
+    }
+
+    fn getxattr(&self, _: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+        let value = ask("getxattr", || self.view.xattr(ino.0, name.as_bytes()));
+        answer(value.map(String::into_bytes), size, reply);
+    }
+
+    fn listxattr(&self, _: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
+        let names = ask("listxattr", || self.view.xattrs(ino.0));
+        answer(
+            names.map(|names| names.into_iter().flat_map(|name| [name.as_bytes(), b"\0"].concat()).collect()),
+            size,
+            reply,
+        );
     }
 
     fn access(&self, _: &Request, _: INodeNo, mask: AccessFlags, reply: ReplyEmpty) {

@@ -23,6 +23,8 @@ pub(crate) fn errno(error: &ViewError) -> Errno {
         ViewError::IsDirectory => Errno::EISDIR,
         ViewError::NotLink => Errno::EINVAL,
         ViewError::NotFile => Errno::EINVAL,
+        ViewError::NoAttribute => Errno::ENODATA,
+        ViewError::LongTarget { .. } => Errno::ENAMETOOLONG,
         ViewError::TooLarge { .. } => Errno::EFBIG,
     }
 }

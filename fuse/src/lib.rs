@@ -12,5 +12,5 @@ pub mod source;
 mod view;
 
 pub use mount::{Mount, MountError, Options, unmount};
-pub use source::{Content, Document, Entry, Page, ReadAt, Source, SourceError};
+pub use source::{Branch, Consumers, Content, Document, Entry, Input, Page, ReadAt, Source, SourceError};
 pub use view::{Attributes, Found, Item, Kind, ROOT, Settings, View, ViewError};

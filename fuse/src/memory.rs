@@ -1,28 +1,120 @@
-//! A source that lives in memory: for tests, and to show what a [`Source`] owes.
+//! A source that lives in memory: for tests, and to show what a [`Source`](crate::Source) owes.
 //!
-//! Stricter than real ones where a view could be sloppy: contents come in each form that there is, and readers give little at a
-//! time.
+//! Owns a small store of ended executions; `answers` is what it shows of them. Stricter than real ones where a view could be
+//! sloppy: contents come in each form that there is, readers give little at a time, and pages of consumers may be empty.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::fs::File;
-use std::io::Write;
-use std::sync::Arc;
+mod answers;
+mod contents;
+
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use bytes::Bytes;
 use parking_lot::RwLock;
-use provender_core::{Digest, ExecutionId, Name, Timestamp, Tree, view};
-use rustix::fs::{MemfdFlags, memfd_create};
+use provender_core::provenance::Place;
+use provender_core::{Digest, ExecutionId, Name, Node, TaskKey, Timestamp, Tree, view};
 
-use crate::source::{Content, Document, Entry, Page, ReadAt, Source, SourceError};
+use crate::source::{Branch, Entry};
 
-/// At most so many bytes a reader gives at a time.
-const SIP: usize = 4093;
+/// An execution to be stored.
+#[derive(Debug, Clone)]
+pub struct Attempt {
+    /// The name it is made under.
+    pub name: Name,
+    /// Its key.
+    pub key: TaskKey,
+    /// When it ended.
+    pub at: Timestamp,
+    /// The tree of its outputs.
+    pub outputs: Option<Digest>,
+    /// Standard output.
+    pub stdout: Option<Digest>,
+    /// Standard error.
+    pub stderr: Option<Digest>,
+    /// What it read.
+    pub inputs: BTreeMap<Bytes, Wanted>,
+}
+
+impl Attempt {
+    /// One that read nothing and made nothing.
+    pub fn new(name: Name, key: TaskKey, at: Timestamp) -> Attempt {
+        Attempt { name, key, at, outputs: None, stdout: None, stderr: None, inputs: BTreeMap::new() }
+    }
+}
+
+/// Something that an execution read, as it said.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Wanted {
+    /// The key that makes it; the store may never have seen it.
+    pub key: Option<TaskKey>,
+    /// The content.
+    pub content: Option<Node>,
+}
+
+#[derive(Debug)]
+struct Stored {
+    /// As it was made.
+    entry: Entry,
+    succeeded: bool,
+    inputs: BTreeMap<Bytes, Wanted>,
+}
+
+impl Stored {
+    fn place(&self) -> Place {
+        Place { name: self.entry.name.clone(), folder: self.entry.folder.clone(), at: self.entry.at }
+    }
+}
+
+type Folders = BTreeMap<Name, BTreeMap<String, ExecutionId>>;
 
 #[derive(Debug, Default)]
 struct State {
     blobs: HashMap<Digest, Bytes>,
-    folders: BTreeMap<Name, BTreeMap<String, Entry>>,
-    latest: BTreeMap<Name, String>,
+    executions: BTreeMap<ExecutionId, Stored>,
+    tasks: Folders,
+    failed: Folders,
+    /// What became the latest of a name, oldest first.
+    latest: BTreeMap<Name, Vec<ExecutionId>>,
+    /// What answers for a key that is SUCCEEDED.
+    records: BTreeMap<TaskKey, ExecutionId>,
+    /// Every folder that was ever given, by whether it was for a success: none is given again.
+    given: HashSet<(bool, Name, String)>,
+    /// How many executions there ever were.
+    count: u64,
+}
+
+impl State {
+    fn folders(&self, branch: Branch) -> &Folders {
+        match branch {
+            Branch::Tasks => &self.tasks,
+            Branch::Failed => &self.failed,
+        }
+    }
+
+    /// A success's or failure's folder of a name, made if it has none there.
+    fn stand(&mut self, succeeded: bool, name: &Name, id: ExecutionId, at: Timestamp, key: &TaskKey) -> String {
+        let folders = if succeeded { &mut self.tasks } else { &mut self.failed };
+        let here = folders.entry(name.clone()).or_default();
+        if let Some((folder, _)) = here.iter().find(|(_, other)| **other == id) {
+            return folder.clone();
+        }
+        let folders = (1..).map(|n| view::folder(at, key.id(), n));
+        let mut free = folders.filter(|folder| self.given.insert((succeeded, name.clone(), folder.clone())));
+        let folder = free.next().unwrap_or_default();
+        here.insert(folder.clone(), id);
+        folder
+    }
+
+    fn store(&mut self, attempt: Attempt, succeeded: bool) -> Entry {
+        let Attempt { name, key, at, outputs, stdout, stderr, inputs } = attempt;
+        self.count += 1;
+        let mut id = [0; 16];
+        id.copy_from_slice(&Digest::of(&self.count.to_be_bytes()).hash[..16]);
+        let id = ExecutionId(id);
+        let folder = self.stand(succeeded, &name, id, at, &key);
+        let entry = Entry { id, key, name, folder, at, outputs, stdout, stderr };
+        self.executions.insert(id, Stored { entry: entry.clone(), succeeded, inputs });
+        entry
+    }
 }
 
 /// The source.
@@ -48,132 +140,54 @@ impl MemorySource {
         Ok(self.put(tree.encode()?))
     }
 
-    /// Records a success under a name, which becomes its `latest`.
-    pub fn commit(
-        &self,
-        name: &Name,
-        key_id: &str,
-        at: Timestamp,
-        outputs: Digest,
-        logs: [Option<Digest>; 2],
-    ) -> Entry {
+    /// Records a success, which becomes the `latest` of its name, and its key's record unless there is one.
+    pub fn commit(&self, attempt: Attempt) -> Entry {
         let state = &mut *self.0.write();
-        let folders = state.folders.entry(name.clone()).or_default();
-        let free = |folder: &String| !folders.contains_key(folder);
-        let folder = (1..).map(|n| view::folder(at, key_id, n)).find(free).unwrap_or_default();
-        let mut id = [0; 16];
-        id.copy_from_slice(&Digest::of(format!("{name}/{folder}").as_bytes()).hash[..16]);
-        let [stdout, stderr] = logs;
-        let (id, name) = (ExecutionId(id), name.clone());
-        let entry = Entry { id, name: name.clone(), folder: folder.clone(), at, outputs, stdout, stderr };
-        folders.insert(folder.clone(), entry.clone());
-        state.latest.insert(name, folder);
+        let entry = state.store(attempt, true);
+        state.records.entry(entry.key.clone()).or_insert(entry.id);
+        state.latest.entry(entry.name.clone()).or_default().push(entry.id);
         entry
     }
 
-    /// Collects a folder; a `latest` that meant it is gone too.
+    /// Records a failure.
+    pub fn fail(&self, attempt: Attempt) -> Entry {
+        self.0.write().store(attempt, false)
+    }
+
+    /// Answers a lookup of `key` by `name` with the key's record: that stands in a folder of this name from now on, and is its
+    /// `latest`. `None` unless the key is SUCCEEDED.
+    pub fn hit(&self, name: &Name, key: &TaskKey) -> Option<Entry> {
+        let state = &mut *self.0.write();
+        let id = *state.records.get(key)?;
+        let entry = state.executions.get(&id)?.entry.clone();
+        let folder = state.stand(true, name, id, entry.at, key);
+        state.latest.entry(name.clone()).or_default().push(id);
+        Some(Entry { name: name.clone(), folder, ..entry })
+    }
+
+    /// Declares a key's record void: the key has none, and no `latest` means what it was; folders stay.
+    pub fn invalidate(&self, key: &TaskKey) {
+        let state = &mut *self.0.write();
+        state.records.remove(key);
+        let State { executions, latest, .. } = state;
+        for history in latest.values_mut() {
+            history.retain(|id| executions.get(id).is_some_and(|stored| stored.entry.key != *key));
+        }
+    }
+
+    /// Collects the success that stands in a folder: all its folders are gone, and each `latest` that meant it.
     pub fn collect(&self, name: &Name, folder: &str) {
         let state = &mut *self.0.write();
-        if let Some(folders) = state.folders.get_mut(name) {
-            folders.remove(folder);
-            if folders.is_empty() {
-                state.folders.remove(name);
-            }
-        }
-        state.latest.retain(|latest, of| latest != name || of != folder);
+        let Some(id) = state.tasks.get(name).and_then(|folders| folders.get(folder).copied()) else { return };
+        state.executions.remove(&id);
+        state.records.retain(|_, record| *record != id);
+        state.latest.values_mut().for_each(|history| history.retain(|other| *other != id));
+        state.tasks.values_mut().for_each(|folders| folders.retain(|_, other| *other != id));
+        state.tasks.retain(|_, folders| !folders.is_empty());
     }
 
     /// Loses a blob.
     pub fn lose(&self, digest: &Digest) {
         self.0.write().blobs.remove(digest);
-    }
-
-    fn blob(&self, digest: Digest) -> Result<Bytes, SourceError> {
-        let lost = || SourceError::Damaged { what: format!("{digest} is missing") };
-        self.0.read().blobs.get(&digest).cloned().ok_or_else(lost)
-    }
-}
-
-/// What follows `prefix` in a name.
-fn below<'a>(name: &'a Name, prefix: Option<&Name>) -> Option<&'a str> {
-    match prefix {
-        Some(prefix) => name.as_str().strip_prefix(prefix.as_str())?.strip_prefix('/'),
-        None => Some(name.as_str()),
-    }
-}
-
-fn page<'a>(sorted: impl Iterator<Item = &'a str>, after: Option<&str>, limit: usize) -> Page<String> {
-    let mut rest = sorted.filter(|item| after.is_none_or(|after| *item > after));
-    let items: Vec<String> = rest.by_ref().take(limit).map(str::to_owned).collect();
-    Page { items, more: rest.next().is_some() }
-}
-
-impl Source for MemorySource {
-    fn changed(&self, name: &Name) -> Result<Option<Timestamp>, SourceError> {
-        let state = self.0.read();
-        let newest = |folders: &BTreeMap<String, Entry>| folders.values().map(|entry| entry.at).max();
-        let own = state.folders.get(name).and_then(newest);
-        let below = || state.folders.iter().filter(|(other, _)| below(other, Some(name)).is_some());
-        Ok(own.or_else(|| below().filter_map(|(_, folders)| newest(folders)).max()))
-    }
-
-    fn children(&self, prefix: Option<&Name>, after: Option<&str>, limit: usize) -> Result<Page<String>, SourceError> {
-        let state = self.0.read();
-        let rests = state.folders.keys().filter_map(|name| below(name, prefix));
-        let parts: BTreeSet<&str> = rests.filter_map(|rest| rest.split('/').next()).collect();
-        Ok(page(parts.into_iter(), after, limit))
-    }
-
-    fn folders(&self, name: &Name, after: Option<&str>, limit: usize) -> Result<Page<String>, SourceError> {
-        let state = self.0.read();
-        let folders = state.folders.get(name).into_iter().flat_map(|folders| folders.keys());
-        Ok(page(folders.map(String::as_str), after, limit))
-    }
-
-    fn entry(&self, name: &Name, folder: &str) -> Result<Option<Entry>, SourceError> {
-        Ok(self.0.read().folders.get(name).and_then(|folders| folders.get(folder)).cloned())
-    }
-
-    fn latest(&self, name: &Name) -> Result<Option<Entry>, SourceError> {
-        let state = self.0.read();
-        Ok(state.latest.get(name).and_then(|folder| state.folders.get(name)?.get(folder)).cloned())
-    }
-
-    fn document(&self, entry: &Entry, which: Document) -> Result<Bytes, SourceError> {
-        Ok(format!("{{\"execution\": \"{}\", \"document\": \"{which:?}\"}}\n", entry.id).into())
-    }
-
-    fn tree(&self, digest: Digest) -> Result<Arc<Tree>, SourceError> {
-        let tree = Tree::decode(&self.blob(digest)?);
-        tree.map(Arc::new).map_err(|error| SourceError::Damaged { what: format!("{digest}: {error}") })
-    }
-
-    fn open(&self, digest: Digest) -> Result<Content, SourceError> {
-        let bytes = self.blob(digest)?;
-        match digest.hash[0] % 3 {
-            0 => Ok(Content::Bytes(bytes)),
-            1 => Ok(Content::Reader(Box::new(Sips(bytes)))),
-            _ => match memfd(&bytes) {
-                Ok(file) => Ok(Content::Fd(file)),
-                Err(source) => Err(SourceError::Unavailable { source: source.into() }),
-            },
-        }
-    }
-}
-
-fn memfd(bytes: &[u8]) -> std::io::Result<File> {
-    let mut file = File::from(memfd_create("blob", MemfdFlags::CLOEXEC)?);
-    file.write_all(bytes)?;
-    Ok(file)
-}
-
-struct Sips(Bytes);
-
-impl ReadAt for Sips {
-    fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<usize, SourceError> {
-        let from = usize::try_from(offset).map_or(self.0.len(), |offset| offset.min(self.0.len()));
-        let count = buf.len().min(SIP).min(self.0.len() - from);
-        buf[..count].copy_from_slice(&self.0[from..from + count]);
-        Ok(count)
     }
 }

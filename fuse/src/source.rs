@@ -8,32 +8,64 @@ use std::fs::File;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use provender_core::{Digest, Execution, ExecutionId, Name, Timestamp, Tree};
+use provender_core::provenance::{Origin, Place};
+use provender_core::{Digest, Execution, ExecutionId, Name, TaskKey, Timestamp, Tree};
 
-/// A store as the view sees it: one space of it, successes only.
+/// A store as the view sees it: one space of it, what has ended and has a folder.
 ///
 /// Calls come from the kernel's threads, several at once, and block: each must end in bounded time, with
 /// [`SourceError::TimedOut`] if need be, for a process that reads the mount waits for it and cannot be killed meanwhile.
-/// What a source hands out has been checked against its digest, or is checked as it is read; the view checks sizes only.
-/// `None` and empty pages say that there is no such thing; [`SourceError`] that it could not be told.
+/// What a source hands out has been checked against its digest, or is checked as it is read; the view checks sizes, and that
+/// folders are folders. `None` and empty pages say that there is no such thing; [`SourceError`] that it could not be told.
 pub trait Source: Send + Sync + 'static {
-    /// When the newest folder of this name was committed, if it has any; else any moment that seldom changes, such as that of
-    /// the newest below it, as long as names with folders lie below. `None`: neither.
-    fn changed(&self, name: &Name) -> Result<Option<Timestamp>, SourceError>;
+    /// When the newest folder of this name was made, if it has any; else any moment that seldom changes, such as that of the
+    /// newest below it, as long as names with folders lie below. `None`: neither.
+    fn changed(&self, branch: Branch, name: &Name) -> Result<Option<Timestamp>, SourceError>;
 
     /// The parts that follow `prefix` (`None`: the first parts) in names with folders, each once, sorted as bytes, those that
     /// sort after `after`, at most `limit` of them: with `a`, `a/b/c` and `a/d`, those below `a` are `b` and `d`.
-    fn children(&self, prefix: Option<&Name>, after: Option<&str>, limit: usize) -> Result<Page<String>, SourceError>;
+    fn children(
+        &self,
+        branch: Branch,
+        prefix: Option<&Name>,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Page<String>, SourceError>;
 
     /// The folders of exactly this name (see [`provender_core::view::folder`]), sorted as bytes, those that sort after `after`,
     /// at most `limit` of them.
-    fn folders(&self, name: &Name, after: Option<&str>, limit: usize) -> Result<Page<String>, SourceError>;
+    fn folders(
+        &self,
+        branch: Branch,
+        name: &Name,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Page<String>, SourceError>;
 
     /// The execution that stands in a folder of exactly this name.
-    fn entry(&self, name: &Name, folder: &str) -> Result<Option<Entry>, SourceError>;
+    fn entry(&self, branch: Branch, name: &Name, folder: &str) -> Result<Option<Entry>, SourceError>;
 
-    /// The execution that `latest` of exactly this name means.
+    /// The success that `latest` of exactly this name means.
     fn latest(&self, name: &Name) -> Result<Option<Entry>, SourceError>;
+
+    /// What a success read, sorted by name as bytes, each name once. May change: a key can be learned later.
+    fn inputs(&self, entry: &Entry) -> Result<Arc<[Input]>, SourceError>;
+
+    /// The successes that read what this one made, each once, in any stable order, from `after` on (`None`: from the first), at
+    /// most `limit` of them.
+    fn consumers(&self, entry: &Entry, after: Option<&Bytes>, limit: usize) -> Result<Consumers, SourceError>;
+
+    /// Whether the execution at `place`, whose `at` is ignored, is one of those; it comes back with its time.
+    fn is_consumer(&self, entry: &Entry, place: &Place) -> Result<Option<Place>, SourceError>;
+
+    /// The schemes of the keys that the store knows, sorted.
+    fn schemes(&self) -> Result<Vec<String>, SourceError>;
+
+    /// The ids of the scheme's SUCCEEDED keys, sorted as bytes, those that sort after `after`, at most `limit` of them.
+    fn keys(&self, scheme: &str, after: Option<&str>, limit: usize) -> Result<Page<String>, SourceError>;
+
+    /// Where the record of a key stands; `None` unless the key is SUCCEEDED.
+    fn record(&self, key: &TaskKey) -> Result<Option<Place>, SourceError>;
 
     /// A rendered file of an execution: the same bytes each time, at most a few MiB.
     fn document(&self, entry: &Entry, which: Document) -> Result<Bytes, SourceError>;
@@ -45,6 +77,15 @@ pub trait Source: Send + Sync + 'static {
     fn open(&self, digest: Digest) -> Result<Content, SourceError>;
 }
 
+/// The two trees of names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Branch {
+    /// `/tasks`: successes.
+    Tasks,
+    /// `/failed`: failures.
+    Failed,
+}
+
 /// Some items of a longer, sorted list.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Page<T> {
@@ -54,19 +95,41 @@ pub struct Page<T> {
     pub more: bool,
 }
 
-/// A committed execution, as far as its folder shows it.
+/// Something that an execution read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Input {
+    /// What the execution calls it: a path or a label, any bytes.
+    pub name: Bytes,
+    /// Where it came from.
+    pub origin: Origin<Place>,
+    /// What `<input>.json` says; empty unless the store does not hold it.
+    pub document: Bytes,
+}
+
+/// Some of the consumers of an execution.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Consumers {
+    /// Where they stand; may be empty although there are more.
+    pub items: Vec<Place>,
+    /// Where the next page begins, in the source's own encoding; `None`: there is none.
+    pub next: Option<Bytes>,
+}
+
+/// An ended execution, as far as its folder shows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
     /// Its id.
     pub id: ExecutionId,
+    /// The key that it was for.
+    pub key: TaskKey,
     /// The name it stands under.
     pub name: Name,
     /// Its folder there.
     pub folder: String,
-    /// When it was committed.
+    /// When it ended.
     pub at: Timestamp,
-    /// The tree of its outputs.
-    pub outputs: Digest,
+    /// The tree of its outputs; without it there is no `out`.
+    pub outputs: Option<Digest>,
     /// The kept standard output; without it there is no such file.
     pub stdout: Option<Digest>,
     /// The kept standard error, likewise.
@@ -74,15 +137,16 @@ pub struct Entry {
 }
 
 impl Entry {
-    /// What the view shows of an execution; `None` unless it has ended, has a folder and has outputs.
+    /// What the view shows of an execution; `None` unless it has ended and has a folder.
     pub fn of(execution: &Execution) -> Option<Entry> {
         let outcome = &execution.outcome;
         Some(Entry {
             id: execution.id,
+            key: execution.key.clone(),
             name: execution.name.clone(),
             folder: execution.folder.clone()?,
             at: execution.ended?,
-            outputs: outcome.outputs?,
+            outputs: outcome.outputs,
             stdout: outcome.stdout.map(|log| log.digest),
             stderr: outcome.stderr.map(|log| log.digest),
         })

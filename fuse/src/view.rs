@@ -5,10 +5,14 @@
 //! say; no lock of the whole view is held while the source is asked. It must not know fuser.
 
 mod content;
+mod edges;
 mod inodes;
+mod link;
 mod listing;
+mod names;
 mod node;
 mod trees;
+mod xattrs;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -100,6 +104,15 @@ pub enum ViewError {
     /// A link was opened as a file.
     #[error("not a file")]
     NotFile,
+    /// It has no extended attribute of that name.
+    #[error("no such attribute")]
+    NoAttribute,
+    /// A link's target is longer than the kernel follows.
+    #[error("a link's target of {size} bytes is over the limit of {}", tree::MAX_TARGET)]
+    LongTarget {
+        /// Its bytes.
+        size: usize,
+    },
     /// A directory is larger than the view takes.
     #[error("a directory of {size} encoded bytes is over the limit of {limit}")]
     TooLarge {
@@ -152,7 +165,8 @@ impl View {
         let node = parent.node.child(&self.context, name)?;
         let shape = node.shape(&self.context)?;
         let inode = self.inodes.remember(&parent, name, node);
-        Ok(found(&inode, shape))
+        let Found { attributes, valid } = found(&inode, shape);
+        Ok(Found { attributes, valid: valid.min(parent.node.holds()) })
     }
 
     /// Gives `lookups` lookups back; with the last the number loses its meaning.
@@ -170,12 +184,22 @@ impl View {
     pub fn read_link(&self, number: u64) -> Result<Bytes, ViewError> {
         match &self.inode(number)?.node {
             Node::Link { target, .. } => Ok(Bytes::copy_from_slice(target)),
-            Node::Latest(name) => match self.context.source.latest(name)? {
-                Some(entry) => Ok(entry.folder.into()),
-                None => Err(ViewError::NotFound),
-            },
+            Node::Latest(name) => link::latest(&self.context, name).map(|(target, _)| target.into()),
+            Node::Key(key) => link::record(&self.context, key).map(|(target, _)| target.into()),
             _ => Err(ViewError::NotLink),
         }
+    }
+
+    /// The names of the extended attributes of a number, sorted.
+    pub fn xattrs(&self, number: u64) -> Result<Vec<&'static str>, ViewError> {
+        Ok(self.inode(number)?.node.xattrs().into_iter().map(|(name, _)| name).collect())
+    }
+
+    /// The value of one of them.
+    pub fn xattr(&self, number: u64, name: &[u8]) -> Result<String, ViewError> {
+        let all = self.inode(number)?.node.xattrs();
+        let (_, value) = all.into_iter().find(|(known, _)| known.as_bytes() == name).ok_or(ViewError::NoAttribute)?;
+        Ok(value)
     }
 
     /// Opens a file for reading. The handle is good until [`View::release`], whatever is collected meanwhile.
@@ -185,6 +209,9 @@ impl View {
         let file = match &inode.node {
             Node::Blob { digest, .. } => OpenFile::new(source.open(*digest)?, digest.size)?,
             Node::Document { entry, which, size } => OpenFile::new(source.document(entry, *which)?.into(), *size)?,
+            Node::Unheld { entry, input, digest } => {
+                OpenFile::new(edges::document(&self.context, entry, input, digest)?.into(), digest.size)?
+            }
             node if node.kind() == Kind::Directory => return Err(ViewError::IsDirectory),
             _ => return Err(ViewError::NotFile),
         };

@@ -4,6 +4,7 @@
 //! wakes, so that no bug can hang the suite.
 
 mod bounded;
+mod whole;
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -17,9 +18,9 @@ use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
 use bounded::{bounded, run, tables_at};
-use provender_core::{Digest, Name, Node, Timestamp, Tree};
-use provender_fuse::memory::MemorySource;
-use provender_fuse::{Mount, MountError, Options, Source};
+use provender_core::{Digest, Name, Node, TaskKey, Timestamp, Tree};
+use provender_fuse::memory::{Attempt, MemorySource};
+use provender_fuse::{Branch, Mount, MountError, Options, Source};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, Timespec, Timestamps, XattrFlags};
 use rustix::io::Errno;
 
@@ -29,6 +30,10 @@ const GRACE: Duration = Duration::from_secs(20);
 
 fn name(text: &str) -> Name {
     Name::new(text).expect("valid")
+}
+
+fn key(id: &str) -> TaskKey {
+    TaskKey::new("run", id).expect("valid")
 }
 
 fn mount(source: &Arc<MemorySource>, point: &Path) -> Result<Mount, MountError> {
@@ -58,7 +63,10 @@ fn ingest(source: &MemorySource, folder: &Path) -> Digest {
 fn commit(source: &MemorySource, task: &str, folder: &Path) -> String {
     let outputs = ingest(source, folder);
     let at = Timestamp::from_millis(1_795_284_131_042);
-    source.commit(&name(task), "566a13d4c0ffee", at, outputs, [Some(source.put("said\n")), Some(source.put(""))]).folder
+    let (stdout, stderr) = (Some(source.put("said\n")), Some(source.put("")));
+    let made =
+        Attempt { outputs: Some(outputs), stdout, stderr, ..Attempt::new(name(task), key("566a13d4c0ffee"), at) };
+    source.commit(made).folder
 }
 
 /// Everything that file systems can be asked to carry.
@@ -221,7 +229,7 @@ fn lists_a_wide_directory() {
             tree.insert(format!("entry {number}"), Node::File { digest, executable: false }).expect("valid");
         }
         let outputs = source.put_tree(&tree).expect("small");
-        source.commit(&name("wide"), "1", AT, outputs, [None, None]);
+        source.commit(Attempt { outputs: Some(outputs), ..Attempt::new(name("wide"), key("1"), AT) });
         let _mount = mount(&source, &point).expect("mounted");
         let out = point.join("tasks/wide/latest/out");
         let listed = fs::read_dir(&out).expect("readable").map(|entry| entry.expect("readable").file_name());

@@ -5,13 +5,14 @@
 
 use std::sync::Arc;
 
-use provender_core::tree;
-use provender_core::view::{LATEST, encode};
+use bytes::Bytes;
+use provender_core::view::{self, INPUTS, LATEST, OUT, STDERR, STDOUT, USED_BY, encode};
+use provender_core::{key, tree};
 
 use super::inodes::Inode;
-use super::node::{DOCUMENTS, Kind, Node, OUT, PAGE, STDERR, STDOUT, TASKS};
-use super::{Context, ViewError};
-use crate::source::{Entry, Page};
+use super::node::{DOCUMENTS, FAILED, KEYS, Kind, Node, PAGE, TASKS};
+use super::{Context, ViewError, edges, link};
+use crate::source::{Branch, Entry, Page, SourceError};
 
 /// An entry of a directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,6 +31,8 @@ enum Next {
     Begin,
     Folders { after: Option<String> },
     Parts { after: Option<String> },
+    Keys { after: Option<String> },
+    Consumers { after: Option<Bytes> },
     Entries { after: Box<[u8]> },
     End,
 }
@@ -71,22 +74,53 @@ impl Listing {
     fn page(&self, context: &Context) -> Result<(Names, Next), ViewError> {
         let source = &context.source;
         Ok(match (&self.inode.node, &self.next) {
-            (Node::Root, _) => (vec![(Kind::Directory, TASKS.as_bytes().into())], Next::End),
-            (Node::Names(Some(name)), Next::Begin) => {
-                let latest = source.latest(name)?.map(|_| (Kind::Link, LATEST.as_bytes().into()));
-                (latest.into_iter().collect(), Next::Folders { after: None })
+            (Node::Root, _) => (names(Kind::Directory, [FAILED, KEYS, TASKS]), Next::End),
+            (Node::Names(Branch::Tasks, Some(name)), Next::Begin) => {
+                let latest = source.latest(name)?.map(|_| LATEST);
+                (names(Kind::Link, latest), Next::Folders { after: None })
             }
-            (Node::Names(Some(name)), Next::Folders { after }) => {
-                let (page, last) = directories(source.folders(name, after.as_deref(), PAGE)?, String::clone);
+            (Node::Names(Branch::Failed, Some(_)), Next::Begin) => (Vec::new(), Next::Folders { after: None }),
+            (Node::Names(branch, Some(name)), Next::Folders { after }) => {
+                let page = source.folders(*branch, name, after.as_deref(), PAGE)?;
+                page.items.iter().try_for_each(|folder| link::check_folder(folder))?;
+                let (page, last) = components(Kind::Directory, page, String::clone);
                 (page, if last.is_some() { Next::Folders { after: last } } else { Next::Parts { after: None } })
             }
-            (Node::Names(None), Next::Begin) => (Vec::new(), Next::Parts { after: None }),
-            (Node::Names(prefix), Next::Parts { after }) => {
-                let page = source.children(prefix.as_ref(), after.as_deref(), PAGE)?;
-                let (page, last) = directories(page, |part| encode(part));
+            (Node::Names(_, None), Next::Begin) => (Vec::new(), Next::Parts { after: None }),
+            (Node::Names(branch, prefix), Next::Parts { after }) => {
+                let page = source.children(*branch, prefix.as_ref(), after.as_deref(), PAGE)?;
+                let (page, last) = components(Kind::Directory, page, |part| encode(part));
                 (page, if last.is_some() { Next::Parts { after: last } } else { Next::End })
             }
-            (Node::Execution(entry), _) => (execution(entry), Next::End),
+            (Node::Keys, _) => {
+                let schemes = source.schemes()?;
+                if let Some(scheme) = schemes.iter().find(|scheme| !key::is_scheme(scheme)) {
+                    return Err(SourceError::Damaged { what: format!("{scheme:?} is no scheme") }.into());
+                }
+                (names(Kind::Directory, schemes), Next::End)
+            }
+            (Node::Scheme(_), Next::Begin) => (Vec::new(), Next::Keys { after: None }),
+            (Node::Scheme(scheme), Next::Keys { after }) => {
+                let page = source.keys(scheme, after.as_deref(), PAGE)?;
+                let (page, last) = components(Kind::Link, page, |id| encode(id));
+                (page, if last.is_some() { Next::Keys { after: last } } else { Next::End })
+            }
+            (Node::Execution(branch, entry), _) => (execution(*branch, entry), Next::End),
+            (Node::Inputs(entry), _) => {
+                let inputs = source.inputs(entry)?;
+                let component = |input| {
+                    let (kind, component) = edges::component(&inputs, input);
+                    (kind, component.into_bytes().into())
+                };
+                (inputs.iter().map(component).collect(), Next::End)
+            }
+            (Node::UsedBy(_), Next::Begin) => (Vec::new(), Next::Consumers { after: None }),
+            (Node::UsedBy(entry), Next::Consumers { after }) => {
+                let page = edges::consumers(context, entry, after.as_ref())?;
+                let components = page.items.iter().map(|place| view::consumer(&place.name, &place.folder));
+                let next = page.next.map_or(Next::End, |after| Next::Consumers { after: Some(after) });
+                (names(Kind::Link, components), next)
+            }
             // The empty name sorts before all others.
             (Node::Tree { .. }, Next::Begin) => (Vec::new(), Next::Entries { after: Box::default() }),
             (Node::Tree { digest, .. }, Next::Entries { after }) => {
@@ -101,18 +135,22 @@ impl Listing {
     }
 }
 
-/// A page of directories, and after which item the next one begins, if there is a next one.
-fn directories(page: Page<String>, component: impl Fn(&String) -> String) -> (Names, Option<String>) {
-    let names = page.items.iter().map(|item| (Kind::Directory, component(item).into_bytes().into())).collect();
+fn names(kind: Kind, texts: impl IntoIterator<Item: Into<String>>) -> Names {
+    texts.into_iter().map(|text| (kind, text.into().into_bytes().into())).collect()
+}
+
+/// A page of components, and after which item the next one begins, if there is a next one.
+fn components(kind: Kind, page: Page<String>, component: impl Fn(&String) -> String) -> (Names, Option<String>) {
+    let names = names(kind, page.items.iter().map(component));
     (names, page.items.into_iter().next_back().filter(|_| page.more))
 }
 
-fn execution(entry: &Entry) -> Names {
-    let logs = [(STDOUT, entry.stdout), (STDERR, entry.stderr)];
-    let logs = logs.into_iter().filter(|(_, log)| log.is_some()).map(|(name, _)| name);
-    let files =
-        DOCUMENTS.into_iter().map(|(name, _)| name).chain(logs).map(|name| (Kind::File, name.as_bytes().into()));
-    [(Kind::Directory, OUT.as_bytes().into())].into_iter().chain(files).collect()
+fn execution(branch: Branch, entry: &Entry) -> Names {
+    let edges = [entry.outputs.map(|_| OUT), Some(INPUTS), Some(USED_BY)];
+    let directories = edges.into_iter().flatten().filter(|_| branch == Branch::Tasks);
+    let logs = [entry.stdout.map(|_| STDOUT), entry.stderr.map(|_| STDERR)];
+    let files = DOCUMENTS.into_iter().map(|(name, _)| name).chain(logs.into_iter().flatten());
+    [names(Kind::Directory, directories), names(Kind::File, files)].concat()
 }
 
 fn kind(node: &tree::Node) -> Kind {

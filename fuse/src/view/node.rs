@@ -7,23 +7,20 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use provender_core::view::{Decoded, LATEST, decode, encode, is_folder};
-use provender_core::{Digest, Name, Timestamp, tree};
+use provender_core::view::{INPUTS, LATEST, OUT, RECORD, SPEC, STDERR, STDOUT, USED_BY, is_folder};
+use provender_core::{Digest, Name, TaskKey, Timestamp, key, tree};
 
-use super::{Context, ViewError};
-use crate::source::{Document, Entry};
+use super::{Context, ViewError, edges, link, names};
+use crate::source::{Branch, Document, Entry};
 
 /// How many children are asked for at once.
 pub(super) const PAGE: usize = 1024;
 /// What the root holds.
 pub(super) const TASKS: &str = "tasks";
-/// An execution's folder of outputs.
-pub(super) const OUT: &str = "out";
-/// An execution's logs.
-pub(super) const STDOUT: &str = "stdout";
-pub(super) const STDERR: &str = "stderr";
+pub(super) const KEYS: &str = "keys";
+pub(super) const FAILED: &str = "failed";
 /// An execution's rendered files.
-pub(super) const DOCUMENTS: [(&str, Document); 2] = [("record.json", Document::Record), ("spec.json", Document::Spec)];
+pub(super) const DOCUMENTS: [(&str, Document); 2] = [(RECORD, Document::Record), (SPEC, Document::Spec)];
 
 /// How long the kernel may go by what cannot change.
 const FOREVER: Duration = Duration::from_secs(24 * 3600);
@@ -46,19 +43,31 @@ pub enum Kind {
 pub(super) enum Node {
     /// `/`
     Root,
-    /// `/tasks`, or a folder of the name, or the beginning of names, below it.
-    Names(Option<Name>),
+    /// `/tasks` or `/failed`, or a folder of the name, or the beginning of names, below it.
+    Names(Branch, Option<Name>),
     /// `latest` of a name, a link beside the folder that it means.
     Latest(Name),
     /// The folder of an execution.
-    Execution(Arc<Entry>),
+    Execution(Branch, Arc<Entry>),
     /// A rendered file of an execution.
     Document { entry: Arc<Entry>, which: Document, size: u64 },
+    /// What a success read.
+    Inputs(Arc<Entry>),
+    /// The file that stands for an input which the store does not hold.
+    Unheld { entry: Arc<Entry>, input: Box<[u8]>, digest: Digest },
+    /// Who read what a success made.
+    UsedBy(Arc<Entry>),
+    /// `/keys`
+    Keys,
+    /// The keys of a scheme.
+    Scheme(String),
+    /// The link from a key to its record's folder.
+    Key(TaskKey),
     /// A directory of an output tree.
     Tree { digest: Digest, at: Timestamp },
     /// A file of an output tree, or a log.
     Blob { digest: Digest, executable: bool, at: Timestamp },
-    /// A symlink of an output tree.
+    /// A symlink of an output tree, or to another execution's folder.
     Link { target: Box<[u8]>, at: Timestamp },
 }
 
@@ -73,62 +82,92 @@ pub(super) struct Shape {
 impl Node {
     pub(super) fn kind(&self) -> Kind {
         match self {
-            Node::Root | Node::Names(_) | Node::Execution(_) | Node::Tree { .. } => Kind::Directory,
-            Node::Document { .. } | Node::Blob { .. } => Kind::File,
-            Node::Latest(_) | Node::Link { .. } => Kind::Link,
+            Node::Root | Node::Names(..) | Node::Execution(..) | Node::Inputs(_) | Node::UsedBy(_) => Kind::Directory,
+            Node::Keys | Node::Scheme(_) | Node::Tree { .. } => Kind::Directory,
+            Node::Document { .. } | Node::Unheld { .. } | Node::Blob { .. } => Kind::File,
+            Node::Latest(_) | Node::Key(_) | Node::Link { .. } => Kind::Link,
         }
     }
 
     /// How long the kernel may go by what it was told of the node, and of the name that it was found by.
     pub(super) fn valid(&self) -> Duration {
         match self {
-            Node::Latest(_) => Duration::ZERO,
-            Node::Names(_) | Node::Execution(_) => BRIEFLY,
+            Node::Latest(_) | Node::Key(_) => Duration::ZERO,
+            Node::Names(..) | Node::Execution(..) | Node::Keys | Node::Scheme(_) => BRIEFLY,
             _ => FOREVER,
         }
     }
 
-    /// Its size and time; that there is such a name, or a `latest` of it, comes out here too.
+    /// How long it may go by a name in this directory, whatever the name means.
+    pub(super) fn holds(&self) -> Duration {
+        match self {
+            // An input's key can be learned later, and a consumer collected.
+            Node::Inputs(_) | Node::UsedBy(_) => BRIEFLY,
+            _ => FOREVER,
+        }
+    }
+
+    /// Its size and time; that there is such a name, or a `latest` of it, or a record of a key, comes out here too.
     pub(super) fn shape(&self, context: &Context) -> Result<Shape, ViewError> {
         let directory = |at| Shape { size: 0, executable: true, at };
         let file = |size, at| Shape { size, executable: false, at };
         Ok(match self {
-            Node::Root | Node::Names(None) => directory(context.since),
-            Node::Names(Some(name)) => directory(context.source.changed(name)?.ok_or(ViewError::NotFound)?),
-            Node::Latest(name) => {
-                let entry = context.source.latest(name)?.ok_or(ViewError::NotFound)?;
-                file(entry.folder.len() as u64, entry.at)
+            Node::Root | Node::Names(_, None) | Node::Keys | Node::Scheme(_) => directory(context.since),
+            Node::Names(branch, Some(name)) => {
+                directory(context.source.changed(*branch, name)?.ok_or(ViewError::NotFound)?)
             }
-            Node::Execution(entry) => directory(entry.at),
+            Node::Latest(name) => {
+                let (target, at) = link::latest(context, name)?;
+                file(target.len() as u64, at)
+            }
+            Node::Key(key) => {
+                let (target, at) = link::record(context, key)?;
+                file(target.len() as u64, at)
+            }
+            Node::Execution(_, entry) | Node::Inputs(entry) | Node::UsedBy(entry) => directory(entry.at),
             Node::Document { entry, size, .. } => file(*size, entry.at),
+            Node::Unheld { entry, digest, .. } => file(digest.size, entry.at),
             Node::Tree { at, .. } => directory(*at),
             Node::Blob { digest, executable, at } => Shape { size: digest.size, executable: *executable, at: *at },
             Node::Link { target, at } => file(target.len() as u64, *at),
         })
     }
 
-    /// The node that `component` in this one stands for. For a name, [`Node::shape`] tells whether it exists.
+    /// The node that `component` in this one stands for. For a name or a key, [`Node::shape`] tells whether it exists.
     pub(super) fn child(&self, context: &Context, component: &[u8]) -> Result<Node, ViewError> {
         if component.len() > tree::MAX_NAME {
             return Err(ViewError::NotFound);
         }
         let text = || std::str::from_utf8(component).map_err(|_| ViewError::NotFound);
         match self {
-            Node::Root if component == TASKS.as_bytes() => Ok(Node::Names(None)),
-            Node::Root => Err(ViewError::NotFound),
-            Node::Names(prefix) => below_name(context, prefix.as_ref(), text()?),
-            Node::Execution(entry) => below_execution(context, entry, text()?),
+            Node::Root => match text()? {
+                TASKS => Ok(Node::Names(Branch::Tasks, None)),
+                KEYS => Ok(Node::Keys),
+                FAILED => Ok(Node::Names(Branch::Failed, None)),
+                _ => Err(ViewError::NotFound),
+            },
+            Node::Names(branch, prefix) => below_name(context, *branch, prefix.as_ref(), text()?),
+            Node::Execution(branch, entry) => below_execution(context, *branch, entry, text()?),
+            Node::Inputs(entry) => edges::input(context, entry, text()?),
+            Node::UsedBy(entry) => edges::consumer(context, entry, text()?),
+            Node::Keys => match text()? {
+                // Not asked for what can be no scheme.
+                scheme if key::is_scheme(scheme) && context.source.schemes()?.iter().any(|known| known == scheme) => {
+                    Ok(Node::Scheme(scheme.to_owned()))
+                }
+                _ => Err(ViewError::NotFound),
+            },
+            Node::Scheme(scheme) => names::key(context, scheme, text()?).map(Node::Key),
             Node::Tree { digest, at } => match context.trees.get(&*context.source, *digest)?.get(component) {
                 Some(node) => Ok(Node::in_tree(node, *at)),
                 None => Err(ViewError::NotFound),
             },
-            Node::Latest(_) | Node::Document { .. } | Node::Blob { .. } | Node::Link { .. } => {
-                Err(ViewError::NotDirectory)
-            }
+            Node::Document { .. } | Node::Unheld { .. } | Node::Blob { .. } => Err(ViewError::NotDirectory),
+            Node::Latest(_) | Node::Key(_) | Node::Link { .. } => Err(ViewError::NotDirectory),
         }
     }
 
-    fn in_tree(node: &tree::Node, at: Timestamp) -> Node {
+    pub(super) fn in_tree(node: &tree::Node, at: Timestamp) -> Node {
         match node {
             tree::Node::File { digest, executable } => Node::Blob { digest: *digest, executable: *executable, at },
             tree::Node::Directory { digest } => Node::Tree { digest: *digest, at },
@@ -138,55 +177,33 @@ impl Node {
     }
 }
 
-fn below_name(context: &Context, prefix: Option<&Name>, component: &str) -> Result<Node, ViewError> {
+fn below_name(context: &Context, branch: Branch, prefix: Option<&Name>, component: &str) -> Result<Node, ViewError> {
     match prefix {
-        Some(name) if component == LATEST => return Ok(Node::Latest(name.clone())),
+        Some(name) if component == LATEST && branch == Branch::Tasks => Ok(Node::Latest(name.clone())),
         Some(name) if is_folder(component) => {
-            let entry = context.source.entry(name, component)?.ok_or(ViewError::NotFound)?;
-            return Ok(Node::Execution(Arc::new(entry)));
+            let entry = context.source.entry(branch, name, component)?.ok_or(ViewError::NotFound)?;
+            // Where it stands is where it was found: the links below count on it.
+            let entry = Entry { name: name.clone(), folder: component.to_owned(), ..entry };
+            Ok(Node::Execution(branch, Arc::new(entry)))
         }
-        _ => {}
-    }
-    let part = match decode(component).ok_or(ViewError::NotFound)? {
-        Decoded::Whole(part) => part,
-        Decoded::Shortened { stem } => whole_part(context, prefix, &stem, component)?,
-    };
-    let name = match prefix {
-        Some(prefix) => format!("{prefix}/{part}"),
-        None => part,
-    };
-    Ok(Node::Names(Some(Name::new(name).map_err(|_| ViewError::NotFound)?)))
-}
-
-/// The part that a shortened component stands for: one of those that begin with its stem, which lie side by side.
-fn whole_part(context: &Context, prefix: Option<&Name>, stem: &str, component: &str) -> Result<String, ViewError> {
-    let mut after = stem.to_owned();
-    loop {
-        let page = context.source.children(prefix, Some(&after), PAGE)?;
-        for part in &page.items {
-            if !part.starts_with(stem) {
-                return Err(ViewError::NotFound);
-            }
-            if encode(part) == component {
-                return Ok(part.clone());
-            }
-        }
-        match page.items.into_iter().next_back() {
-            Some(last) if page.more => after = last,
-            _ => return Err(ViewError::NotFound),
-        }
+        _ => names::child(context, branch, prefix, component).map(|name| Node::Names(branch, Some(name))),
     }
 }
 
-fn below_execution(context: &Context, entry: &Arc<Entry>, component: &str) -> Result<Node, ViewError> {
+fn below_execution(context: &Context, branch: Branch, entry: &Arc<Entry>, component: &str) -> Result<Node, ViewError> {
     let log = |digest: Option<Digest>| {
         let digest = digest.ok_or(ViewError::NotFound)?;
         Ok(Node::Blob { digest, executable: false, at: entry.at })
     };
-    match component {
-        OUT => Ok(Node::Tree { digest: entry.outputs, at: entry.at }),
-        STDOUT => log(entry.stdout),
-        STDERR => log(entry.stderr),
+    match (branch, component) {
+        (Branch::Tasks, OUT) => {
+            let digest = entry.outputs.ok_or(ViewError::NotFound)?;
+            Ok(Node::Tree { digest, at: entry.at })
+        }
+        (Branch::Tasks, INPUTS) => Ok(Node::Inputs(entry.clone())),
+        (Branch::Tasks, USED_BY) => Ok(Node::UsedBy(entry.clone())),
+        (_, STDOUT) => log(entry.stdout),
+        (_, STDERR) => log(entry.stderr),
         _ => {
             let known = DOCUMENTS.into_iter().find(|(name, _)| *name == component);
             let (_, which) = known.ok_or(ViewError::NotFound)?;
