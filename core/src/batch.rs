@@ -51,11 +51,13 @@ pub enum Table {
     Producer = 17,
     /// Name -> when an execution under it last failed or was abandoned.
     FailedName = 18,
+    /// Digest -> the first execution that made it, and whether others did.
+    Maker = 19,
 }
 
 impl Table {
     /// Every table, in stored order.
-    pub const ALL: [Table; 19] = [
+    pub const ALL: [Table; 20] = [
         Table::Store,
         Table::Key,
         Table::Lease,
@@ -75,6 +77,7 @@ impl Table {
         Table::Pin,
         Table::Producer,
         Table::FailedName,
+        Table::Maker,
     ];
 
     /// The table stored as `tag`.

@@ -11,6 +11,7 @@ mod error;
 mod feed;
 mod folders;
 mod leases;
+mod provenance;
 mod register;
 mod tasks;
 mod transact;

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use provender_core::name::{Name, Space};
+use provender_core::provenance::Branch;
 use provender_core::{Digest, Timestamp, Tree, json};
 use provender_fuse::{Content, Document, Entry, Page, Source, SourceError};
 use tokio::runtime::Handle;
@@ -39,21 +40,21 @@ impl StoreSource {
 
 impl Source for StoreSource {
     fn changed(&self, name: &Name) -> Result<Option<Timestamp>, SourceError> {
-        self.ask(self.store.newest_below(&self.space, name))
+        self.ask(self.store.changed(&self.space, Branch::Tasks, name))
     }
 
     fn children(&self, prefix: Option<&Name>, after: Option<&str>, limit: usize) -> Result<Page<String>, SourceError> {
-        let (items, more) = self.ask(self.store.name_children(&self.space, prefix, after, limit))?;
+        let (items, more) = self.ask(self.store.children(&self.space, Branch::Tasks, prefix, after, limit))?;
         Ok(Page { items, more })
     }
 
     fn folders(&self, name: &Name, after: Option<&str>, limit: usize) -> Result<Page<String>, SourceError> {
-        let (items, more) = self.ask(self.store.folders(&self.space, name, after, limit))?;
+        let (items, more) = self.ask(self.store.folders(&self.space, Branch::Tasks, name, after, limit))?;
         Ok(Page { items, more })
     }
 
     fn entry(&self, name: &Name, folder: &str) -> Result<Option<Entry>, SourceError> {
-        let found = self.ask(self.store.in_folder(&self.space, name, folder))?;
+        let found = self.ask(self.store.in_folder(&self.space, Branch::Tasks, name, folder))?;
         // Under another name than it was made under, an execution stands in a folder of that name.
         let here = |entry| Entry { name: name.clone(), folder: folder.to_owned(), ..entry };
         Ok(found.as_ref().and_then(Entry::of).map(here))

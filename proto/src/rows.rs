@@ -7,7 +7,7 @@ use provender_core::lease::Lease;
 use provender_core::name::NameRow;
 use provender_core::spec::Spec;
 use provender_core::transition::{KeyRow, Last};
-use provender_core::{Execution, TaskKey, Timestamp};
+use provender_core::{Execution, ExecutionId, TaskKey, Timestamp};
 
 use crate::convert::{self, Invalid};
 use crate::store::v1 as store;
@@ -93,6 +93,27 @@ pub fn name_from(bytes: Bytes) -> Result<NameRow, RowError> {
         latest: convert::optional_id("name.latest", &latest)?,
         registered: registered.as_deref().map(convert::key).transpose()?,
     })
+}
+
+/// The row of a name under which executions failed: when the last one did.
+pub fn failed_name_to(at: Timestamp) -> Bytes {
+    store::FailedNameRow { at_ms: at.millis() }.encode_to_vec().into()
+}
+
+/// The row of a name under which executions failed.
+pub fn failed_name_from(bytes: Bytes) -> Result<Timestamp, RowError> {
+    Ok(Timestamp::from_millis(store::FailedNameRow::decode(bytes)?.at_ms))
+}
+
+/// The row of bytes that were made: by whom first, and whether others did too.
+pub fn maker_to(first: ExecutionId, several: bool) -> Bytes {
+    store::MakerRow { first: convert::id_to(first), several }.encode_to_vec().into()
+}
+
+/// The row of bytes that were made.
+pub fn maker_from(bytes: Bytes) -> Result<(ExecutionId, bool), RowError> {
+    let row = store::MakerRow::decode(bytes)?;
+    Ok((convert::execution_id("maker.first", &row.first)?, row.several))
 }
 
 /// The row of a blob.

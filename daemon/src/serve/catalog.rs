@@ -1,5 +1,8 @@
 //! `provender.v1.Catalog` over the store.
 
+use std::pin::Pin;
+
+use futures::Stream;
 use provender_core::Ref;
 use provender_proto::convert::{self, Invalid};
 use provender_proto::v1;
@@ -85,6 +88,12 @@ impl Catalog for Front {
             Ok(v1::DescribeReply { is: Some(is) })
         })
         .await
+    }
+
+    type LineageStream = Pin<Box<dyn Stream<Item = Result<v1::LineageReply, Status>> + Send>>;
+
+    async fn lineage(&self, _: Request<v1::LineageRequest>) -> Result<Response<Self::LineageStream>, Status> {
+        Err(Status::unimplemented("lineage"))
     }
 }
 

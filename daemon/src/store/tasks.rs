@@ -64,11 +64,8 @@ pub enum Begin {
 impl Store {
     /// The verdicts of keys, in their order.
     pub async fn lookup(&self, space: &Space, keys: &[TaskKey]) -> Result<Vec<Answer>, StoreError> {
-        let wanted: Vec<_> = keys.iter().flat_map(|key| [rows::key(space, key), rows::lease(space, key)]).collect();
-        let found = self.inner.meta.get(&wanted).await?;
         let mut answers = Vec::with_capacity(keys.len());
-        for (key, pair) in keys.iter().zip(found.chunks_exact(2)) {
-            let known = decode_known(key, pair)?;
+        for known in self.known_of(space, keys).await? {
             let (verdict, execution) = (known.verdict(), known.evidence());
             self.inner.metrics.lookups.with_label_values(&[verdict.as_str()]).inc();
             let outputs = known.answer().map(|record| record.outputs);
@@ -76,6 +73,13 @@ impl Store {
         }
         self.explain_failures(space, &mut answers).await?;
         Ok(answers)
+    }
+
+    /// What the rows of keys say, in their order.
+    pub(super) async fn known_of(&self, space: &Space, keys: &[TaskKey]) -> Result<Vec<Known>, StoreError> {
+        let wanted: Vec<_> = keys.iter().flat_map(|key| known_rows(space, key)).collect();
+        let found = self.inner.meta.get(&wanted).await?;
+        keys.iter().zip(found.chunks_exact(2)).map(|(key, pair)| decode_known(key, pair)).collect()
     }
 
     /// Adds the reasons that stand with the executions.
@@ -284,7 +288,7 @@ impl Store {
             })
             .await?;
         }
-        Ok(())
+        self.write_makers(space, id, made).await
     }
 
     /// The rows of a begun execution.
@@ -333,6 +337,8 @@ impl Store {
             if execution.diverges_from.is_none() {
                 txn.put(rows::name(space, &execution.name), values::name_to(&latest(execution.id)));
             }
+        } else {
+            txn.put(rows::failed_name(space, &execution.name), values::failed_name_to(at));
         }
         txn.put(rows::execution(space, execution.id), values::execution_to(&execution));
         Ok(execution)

@@ -13,7 +13,7 @@ use provender_core::{Digest, ExecutionId, Spec, Timestamp, Verdict, rows};
 use super::*;
 use crate::meta::{self, Memory, MetaConfig};
 
-async fn over(meta: Arc<dyn Meta>) -> Store {
+pub(super) async fn over(meta: Arc<dyn Meta>) -> Store {
     let metrics = Arc::new(Metrics::new().unwrap());
     Store::open(meta, &BlobsConfig::Memory {}, Vec::new(), metrics).await.unwrap()
 }

@@ -27,6 +27,20 @@ pub struct NameRow {
     #[prost(string, tag = "2")]
     pub registered: ::prost::alloc::string::String,
 }
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct FailedNameRow {
+    #[prost(uint64, tag = "1")]
+    pub at_ms: u64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct MakerRow {
+    /// the execution that first made the bytes
+    #[prost(bytes = "bytes", tag = "1")]
+    pub first: ::prost::bytes::Bytes,
+    /// others did too
+    #[prost(bool, tag = "2")]
+    pub several: bool,
+}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct BlobRow {
     #[prost(uint64, tag = "1")]
