@@ -59,6 +59,19 @@ pub fn key(space: &Space, key: &TaskKey) -> RowKey {
     row(Table::Key, space, &[key.as_str().as_bytes()])
 }
 
+/// What the rows of all keys of a scheme begin with; without one, of all keys.
+pub fn keys_prefix(space: &Space, scheme: Option<&str>) -> Bytes {
+    match scheme {
+        Some(scheme) => prefix(space, &[scheme.as_bytes(), b":"]),
+        None => prefix(space, &[]),
+    }
+}
+
+/// Where to go on beyond all keys of a scheme: the byte after the colon is in no scheme.
+pub fn beyond_scheme(space: &Space, scheme: &str) -> Bytes {
+    prefix(space, &[scheme.as_bytes(), b";"])
+}
+
 /// The lease on a task key.
 pub fn lease(space: &Space, key: &TaskKey) -> RowKey {
     row(Table::Lease, space, &[key.as_str().as_bytes()])
@@ -96,12 +109,17 @@ pub fn name(space: &Space, name: &Name) -> RowKey {
     row(Table::Name, space, &[&name_bytes(name.as_str())])
 }
 
-/// What the rows of all names that begin with `text` begin with.
+/// That executions under a name failed.
+pub fn failed_name(space: &Space, name: &Name) -> RowKey {
+    row(Table::FailedName, space, &[&name_bytes(name.as_str())])
+}
+
+/// What the rows of all names (or failed names) that begin with `text` begin with.
 pub fn name_prefix(space: &Space, text: &str) -> Bytes {
     prefix(space, &[&name_bytes(text)])
 }
 
-/// The name that a row of [`Table::Name`] stands for.
+/// The name that a row of [`Table::Name`] or [`Table::FailedName`] stands for.
 pub fn parse_name(space: &Space, row: &[u8]) -> Option<Name> {
     let name = row.strip_prefix(&prefix(space, &[])[..])?;
     let name = name.iter().map(|byte| if *byte == 0 { b'/' } else { *byte }).collect();
@@ -140,12 +158,12 @@ pub fn parse_folder(space: &Space, name: &Name, row: &[u8]) -> Option<String> {
 
 /// The edge from a producing key to an execution that consumed what it made, as this input.
 pub fn consumer_of_key(space: &Space, producer: &TaskKey, consumer: ExecutionId, input: &[u8]) -> RowKey {
-    row(Table::Consumer, space, &[b"k", &sized(producer.as_str().as_bytes()), &consumer.0, &short(input)])
+    row(Table::Consumer, space, &[b"k", &sized(producer.as_str().as_bytes()), &consumer.0, &input_mark(input)])
 }
 
 /// The edge from bytes to an execution that consumed them, as this input.
 pub fn consumer_of_digest(space: &Space, consumed: &Digest, consumer: ExecutionId, input: &[u8]) -> RowKey {
-    row(Table::Consumer, space, &[b"d", &consumed.to_bytes(), &consumer.0, &short(input)])
+    row(Table::Consumer, space, &[b"d", &consumed.to_bytes(), &consumer.0, &input_mark(input)])
 }
 
 /// The edge from bytes to an execution that made them.
@@ -153,8 +171,44 @@ pub fn producer(space: &Space, made: &Digest, producer: ExecutionId) -> RowKey {
     row(Table::Producer, space, &[&made.to_bytes(), &producer.0])
 }
 
+/// Who first made bytes.
+pub fn maker(space: &Space, made: &Digest) -> RowKey {
+    row(Table::Maker, space, &[&made.to_bytes()])
+}
+
+/// What the edges from bytes to all executions that made them begin with.
+pub fn producers_prefix(space: &Space, made: &Digest) -> Bytes {
+    prefix(space, &[&made.to_bytes()])
+}
+
+/// What the edges from a producing key to all its consumers begin with.
+pub fn consumers_of_key_prefix(space: &Space, producer: &TaskKey) -> Bytes {
+    prefix(space, &[b"k", &sized(producer.as_str().as_bytes())])
+}
+
+/// What the edges from bytes to all their consumers begin with.
+pub fn consumers_of_digest_prefix(space: &Space, consumed: &Digest) -> Bytes {
+    prefix(space, &[b"d", &consumed.to_bytes()])
+}
+
+/// The same where the size is not known, as to who writes `blob:HEX`.
+pub fn consumers_of_hash_prefix(space: &Space, hash: &[u8; 32]) -> Bytes {
+    prefix(space, &[b"d", hash])
+}
+
+/// The bytes that an edge comes from whose row begins with [`consumers_of_hash_prefix`].
+pub fn parse_consumed(space: &Space, row: &[u8]) -> Option<Digest> {
+    Digest::from_bytes(row.strip_prefix(&prefix(space, &[b"d"])[..])?.get(..40)?)
+}
+
+/// The consumer and the [`input_mark`] of an edge whose row begins with `prefix`.
+pub fn parse_consumer<'a>(prefix: &[u8], row: &'a [u8]) -> Option<(ExecutionId, &'a [u8])> {
+    let (id, mark) = row.strip_prefix(prefix)?.split_first_chunk()?;
+    Some((ExecutionId(*id), mark))
+}
+
 /// An input's name as the end of a key: itself, or its hash where that is shorter.
-fn short(input: &[u8]) -> Vec<u8> {
+pub fn input_mark(input: &[u8]) -> Vec<u8> {
     if input.len() <= 32 { input.to_vec() } else { Digest::of(input).hash.to_vec() }
 }
 

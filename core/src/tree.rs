@@ -16,7 +16,8 @@ use bytes::Bytes;
 
 use crate::digest::Digest;
 
-const MAGIC: &[u8] = b"provender tree 1\n";
+/// What every encoding begins with; by itself, the directory with nothing in it.
+pub const MAGIC: &[u8] = b"provender tree 1\n";
 
 /// The longest name of an entry, in bytes: what Linux file systems carry.
 pub const MAX_NAME: usize = 255;

@@ -10,12 +10,14 @@ mod http;
 mod listen;
 mod status;
 mod tasks;
+mod view;
 
 use std::time::Duration;
 
 use provender_proto::v1::blobs_server::BlobsServer;
 use provender_proto::v1::catalog_server::CatalogServer;
 use provender_proto::v1::tasks_server::TasksServer;
+use provender_proto::v1::view_server::ViewServer;
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 
@@ -40,6 +42,7 @@ pub async fn routes(store: &Store, draining: &CancellationToken) -> Routes {
     health.set_serving::<TasksServer<Front>>().await;
     health.set_serving::<BlobsServer<Front>>().await;
     health.set_serving::<CatalogServer<Front>>().await;
+    health.set_serving::<ViewServer<Front>>().await;
     let stopping = draining.clone();
     tokio::spawn(async move {
         stopping.cancelled().await;
@@ -47,6 +50,7 @@ pub async fn routes(store: &Store, draining: &CancellationToken) -> Routes {
         health.set_not_serving::<TasksServer<Front>>().await;
         health.set_not_serving::<BlobsServer<Front>>().await;
         health.set_not_serving::<CatalogServer<Front>>().await;
+        health.set_not_serving::<ViewServer<Front>>().await;
     });
     let max = provender_proto::MAX_MESSAGE;
     let reflection = || {
@@ -58,6 +62,7 @@ pub async fn routes(store: &Store, draining: &CancellationToken) -> Routes {
     Routes::new(TasksServer::new(front()).max_decoding_message_size(max))
         .add_service(BlobsServer::new(front()).max_decoding_message_size(max))
         .add_service(CatalogServer::new(front()).max_decoding_message_size(max))
+        .add_service(ViewServer::new(front()).max_decoding_message_size(max))
         .add_service(health_service)
         .add_service(reflection().build_v1().expect(valid))
         // What older tools ask for.

@@ -16,6 +16,10 @@ use provender_core::{Digest, Execution, ExecutionId, Timestamp, Verdict};
 
 use crate::v1;
 
+mod provenance;
+
+pub use provenance::{branch_from, branch_to, origin_from, origin_to, place_from, place_to};
+
 /// Why a message is refused: the field, and what is wrong with it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{field}: {why}")]
@@ -66,7 +70,8 @@ pub fn execution_id(field: &'static str, id: &[u8]) -> Result<ExecutionId, Inval
     id.try_into().map(ExecutionId).map_err(|_| Invalid::new(field, "an execution id has 16 bytes"))
 }
 
-fn optional_id(field: &'static str, id: &[u8]) -> Result<Option<ExecutionId>, Invalid> {
+/// An execution id that may be absent, from wire: empty bytes.
+pub fn optional_id(field: &'static str, id: &[u8]) -> Result<Option<ExecutionId>, Invalid> {
     if id.is_empty() { Ok(None) } else { execution_id(field, id).map(Some) }
 }
 
@@ -172,6 +177,26 @@ fn node_from(node: &v1::Node) -> Result<Node, Invalid> {
     })
 }
 
+fn input_to(name: &Bytes, input: &Input) -> v1::Input {
+    v1::Input {
+        name: name.clone(),
+        checked_out: input.mount == Mount::CheckedOut,
+        content: input.content.as_ref().map(node_to),
+        key: input.key.as_ref().map(TaskKey::to_string).unwrap_or_default(),
+        execution: input.execution.map(id_to).unwrap_or_default(),
+    }
+}
+
+fn input_from(input: &v1::Input) -> Result<(Bytes, Input), Invalid> {
+    let into = Input {
+        mount: if input.checked_out { Mount::CheckedOut } else { Mount::InPlace },
+        content: input.content.as_ref().map(node_from).transpose()?,
+        key: if input.key.is_empty() { None } else { Some(key(&input.key)?) },
+        execution: optional_id("inputs.execution", &input.execution)?,
+    };
+    Ok((input.name.clone(), into))
+}
+
 /// Spec to wire.
 pub fn spec_to(spec: &Spec) -> v1::Spec {
     let variable = |variable: &Variable| {
@@ -184,13 +209,7 @@ pub fn spec_to(spec: &Spec) -> v1::Spec {
         Some(v1::Variable { value })
     };
     let env = spec.env.iter().map(|(name, value)| v1::EnvEntry { name: name.clone(), value: variable(value) });
-    let inputs = spec.inputs.iter().map(|(name, input)| v1::Input {
-        name: name.clone(),
-        checked_out: input.mount == Mount::CheckedOut,
-        content: input.content.as_ref().map(node_to),
-        key: input.key.as_ref().map(TaskKey::to_string).unwrap_or_default(),
-        execution: input.execution.map(id_to).unwrap_or_default(),
-    });
+    let inputs = spec.inputs.iter().map(|(name, input)| input_to(name, input));
     let required = spec.policy.required.iter();
     v1::Spec {
         name: spec.name.to_string(),
@@ -236,13 +255,8 @@ pub fn spec_from(spec: &v1::Spec) -> Result<Spec, Invalid> {
         }
     }
     for input in &spec.inputs {
-        let value = Input {
-            mount: if input.checked_out { Mount::CheckedOut } else { Mount::InPlace },
-            content: input.content.as_ref().map(node_from).transpose()?,
-            key: if input.key.is_empty() { None } else { Some(key(&input.key)?) },
-            execution: optional_id("inputs.execution", &input.execution)?,
-        };
-        if into.inputs.insert(input.name.clone(), value).is_some() {
+        let (name, value) = input_from(input)?;
+        if into.inputs.insert(name, value).is_some() {
             return Err(Invalid::new("inputs", format!("{:?} is there twice", String::from_utf8_lossy(&input.name))));
         }
     }

@@ -3,11 +3,12 @@
 use std::fs;
 use std::path::Path;
 
-const FILES: [&str; 5] = [
+const FILES: [&str; 6] = [
     "provender/v1/types.proto",
     "provender/v1/tasks.proto",
     "provender/v1/blobs.proto",
     "provender/v1/catalog.proto",
+    "provender/v1/view.proto",
     "provender/store/v1/rows.proto",
 ];
 

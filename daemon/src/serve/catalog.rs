@@ -1,10 +1,13 @@
 //! `provender.v1.Catalog` over the store.
 
+use std::pin::Pin;
+
+use futures::Stream;
 use provender_core::Ref;
 use provender_proto::convert::{self, Invalid};
 use provender_proto::v1;
 use provender_proto::v1::catalog_server::Catalog;
-use provender_proto::v1::describe_reply::{Is, Task};
+use provender_proto::v1::describe_reply::{Is, Registered, Task};
 use provender_proto::v1::history_request::Of;
 use tonic::{Request, Response, Status};
 
@@ -66,6 +69,12 @@ impl Catalog for Front {
             let is = match self.store.describe(&convert::space(&request.space)?, &reference).await? {
                 Described::Blob(digest) => Is::Blob(convert::digest_to(&digest)),
                 Described::Tree(digest) => Is::Tree(convert::digest_to(&digest)),
+                Described::Registered(registered) => Is::Registered(Registered {
+                    key: registered.key.to_string(),
+                    spec: Some(convert::spec_to(&registered.spec)),
+                    verdict: convert::verdict_to(registered.answer.verdict).into(),
+                    reason: registered.answer.reason.clone(),
+                }),
                 Described::Task(task) => {
                     let (execution, spec, answer) = &*task;
                     Is::Task(Task {
@@ -79,6 +88,12 @@ impl Catalog for Front {
             Ok(v1::DescribeReply { is: Some(is) })
         })
         .await
+    }
+
+    type LineageStream = Pin<Box<dyn Stream<Item = Result<v1::LineageReply, Status>> + Send>>;
+
+    async fn lineage(&self, _: Request<v1::LineageRequest>) -> Result<Response<Self::LineageStream>, Status> {
+        Err(Status::unimplemented("lineage"))
     }
 }
 

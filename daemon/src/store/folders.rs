@@ -1,18 +1,24 @@
-//! What the mounted view asks: names as a hierarchy, and the folders of a name.
+//! What the mounted view asks of names: names as a hierarchy, the folders of a name, keys by scheme.
 
 use provender_core::batch::Table;
+use provender_core::key::TaskKey;
 use provender_core::name::{Name, Space};
+use provender_core::provenance::{Branch, Place};
 use provender_core::{Execution, Timestamp, rows};
 use provender_proto::rows as values;
 
 use super::{Store, StoreError};
 use crate::meta::Scan;
 
+/// The most schemes that are listed.
+const MAX_SCHEMES: usize = 10_000;
+
 impl Store {
-    /// The parts that follow `prefix` in names with successes, sorted, after one of them; whether there may be more.
-    pub async fn name_children(
+    /// The parts that follow `prefix` in names with folders, sorted, after one of them; whether there may be more.
+    pub async fn children(
         &self,
         space: &Space,
+        branch: Branch,
         prefix: Option<&Name>,
         after: Option<&str>,
         limit: usize,
@@ -20,15 +26,23 @@ impl Store {
         let base = rows::name_prefix(space, &prefix.map_or(String::new(), |prefix| format!("{prefix}/")));
         // Beyond all that lies below a part: names are UTF-8, which has no byte 0xff.
         let beyond = |part: &str| [&base[..], part.as_bytes(), b"\0\xff"].concat().into();
-        let mut scan = Scan { after: after.map(beyond), limit: 1_000, ..Scan::prefix(Table::Name, base.clone()) };
+        let mut scan = Scan { after: after.map(beyond), limit: 1_000, ..Scan::prefix(names(branch), base.clone()) };
         let mut parts: Vec<String> = Vec::new();
         loop {
             let page = self.inner.meta.scan(&scan).await?;
             for (key, row) in &page.rows {
                 let part = key[base.len()..].split(|byte| *byte == 0).next().unwrap_or_default();
                 let part = String::from_utf8_lossy(part);
-                let has_success = || values::name_from(row.value.clone()).map_err(StoreError::row(&part));
-                if parts.last().is_some_and(|last| *last == part) || has_success()?.is_none() {
+                if parts.last().is_some_and(|last| *last == part) {
+                    continue;
+                }
+                let shown = match branch {
+                    Branch::Tasks => {
+                        values::name_from(row.value.clone()).map_err(StoreError::row(&part))?.latest.is_some()
+                    }
+                    Branch::Failed => true,
+                };
+                if !shown {
                     continue;
                 }
                 if parts.len() == limit {
@@ -48,14 +62,18 @@ impl Store {
         }
     }
 
-    /// When the newest success of a name was committed, or, where only names below it have any, of the first of those.
-    pub async fn newest_below(&self, space: &Space, name: &Name) -> Result<Option<Timestamp>, StoreError> {
+    /// When the newest folder of a name was made, or, where only names below it have any, that of the first of those.
+    pub async fn changed(&self, space: &Space, branch: Branch, name: &Name) -> Result<Option<Timestamp>, StoreError> {
         let mut name = name.clone();
         loop {
-            if let Some((execution, _)) = self.latest_folder(space, &name).await? {
-                return Ok(execution.ended);
+            let here = match branch {
+                Branch::Tasks => self.latest_folder(space, &name).await?.and_then(|(execution, _)| execution.ended),
+                Branch::Failed => self.last_failed(space, &name).await?,
+            };
+            if here.is_some() {
+                return Ok(here);
             }
-            let (below, _) = self.name_children(space, Some(&name), None, 1).await?;
+            let (below, _) = self.children(space, branch, Some(&name), None, 1).await?;
             match below.first().and_then(|part| Name::new(format!("{name}/{part}")).ok()) {
                 Some(next) => name = next,
                 None => return Ok(None),
@@ -63,24 +81,42 @@ impl Store {
         }
     }
 
+    async fn last_failed(&self, space: &Space, name: &Name) -> Result<Option<Timestamp>, StoreError> {
+        let row = self.inner.meta.get(&[rows::failed_name(space, name)]).await?.pop().flatten();
+        row.map(|row| values::failed_name_from(row.value)).transpose().map_err(StoreError::row(name))
+    }
+
     /// The folders of exactly this name, sorted, after one of them; whether there may be more.
     pub async fn folders(
         &self,
         space: &Space,
+        branch: Branch,
         name: &Name,
         after: Option<&str>,
         limit: usize,
     ) -> Result<(Vec<String>, bool), StoreError> {
-        let after = after.map(|folder| rows::folder(space, Table::Folder, name, folder).key);
-        let scan = Scan { after, limit, ..Scan::prefix(Table::Folder, rows::by_name_prefix(space, name)) };
+        let table = folders(branch);
+        let after = after.map(|folder| rows::folder(space, table, name, folder).key);
+        let scan = Scan { after, limit, ..Scan::prefix(table, rows::by_name_prefix(space, name)) };
         let page = self.inner.meta.scan(&scan).await?;
         let folders = page.rows.iter().filter_map(|(key, _)| rows::parse_folder(space, name, key));
         Ok((folders.collect(), page.more))
     }
 
-    /// The execution that stands in a folder of a name.
-    pub async fn in_folder(&self, space: &Space, name: &Name, folder: &str) -> Result<Option<Execution>, StoreError> {
-        let row = self.inner.meta.get(&[rows::folder(space, Table::Folder, name, folder)]).await?.pop().flatten();
+    /// The execution that stands in a folder of a name. It may have been made under another name.
+    pub async fn in_folder(
+        &self,
+        space: &Space,
+        branch: Branch,
+        name: &Name,
+        folder: &str,
+    ) -> Result<Option<Execution>, StoreError> {
+        // No folder is longer; a longer row could not be asked for.
+        if folder.len() > provender_core::view::MAX_COMPONENT {
+            return Ok(None);
+        }
+        let row = rows::folder(space, folders(branch), name, folder);
+        let row = self.inner.meta.get(&[row]).await?.pop().flatten();
         let id = row.and_then(|row| rows::trailing_execution(&row.value));
         let Some(id) = id else { return Ok(None) };
         Ok(self.executions(space, &[id]).await?.remove(&id))
@@ -94,4 +130,83 @@ impl Store {
         let row = self.inner.meta.get(&[listed]).await?.pop().flatten();
         Ok(row.and_then(|row| String::from_utf8(row.value.to_vec()).ok()).map(|folder| (execution, folder)))
     }
+
+    /// The schemes of keys, sorted; at most 10,000. Costs as many reads as there are schemes, whatever the number of keys.
+    pub async fn schemes(&self, space: &Space) -> Result<Vec<String>, StoreError> {
+        let mut scan = Scan { limit: 1, ..Scan::prefix(Table::Key, rows::keys_prefix(space, None)) };
+        let mut schemes = Vec::new();
+        while schemes.len() < MAX_SCHEMES {
+            let Some((row, _)) = self.inner.meta.scan(&scan).await?.rows.pop() else { break };
+            let damaged = || StoreError::Row { what: format!("{row:?}"), why: "it is no key".into() };
+            let (_, key) = rows::parse_key(&row).ok_or_else(damaged)?;
+            scan.after = Some(rows::beyond_scheme(space, key.scheme()));
+            schemes.push(key.scheme().to_owned());
+        }
+        // Rows are sorted with the colon, which comes after the hyphen.
+        schemes.sort_unstable();
+        Ok(schemes)
+    }
+
+    /// The ids of a scheme's SUCCEEDED keys, sorted, after one of them; whether there may be more.
+    pub async fn keys(
+        &self,
+        space: &Space,
+        scheme: &str,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<(Vec<String>, bool), StoreError> {
+        if !provender_core::key::is_scheme(scheme) {
+            return Ok((Vec::new(), false));
+        }
+        let base = rows::keys_prefix(space, Some(scheme));
+        let after = after.map(|id| [&base[..], id.as_bytes()].concat().into());
+        let mut scan = Scan { after, ..Scan::prefix(Table::Key, base.clone()) };
+        let mut ids = Vec::new();
+        loop {
+            let page = self.inner.meta.scan(&scan).await?;
+            scan.after = page.rows.last().map(|(key, _)| key.clone());
+            for (key, row) in page.rows {
+                let damaged = || StoreError::Row { what: format!("{key:?}"), why: "it is no key".into() };
+                let row = values::key_from(row.value).map_err(StoreError::row(format!("{key:?}")))?;
+                if !row.record.is_some_and(|record| record.void.is_none()) {
+                    continue;
+                }
+                if ids.len() == limit {
+                    return Ok((ids, true));
+                }
+                ids.push(String::from_utf8(key[base.len()..].to_vec()).map_err(|_| damaged())?);
+            }
+            if !page.more {
+                return Ok((ids, false));
+            }
+        }
+    }
+
+    /// Where the record of a SUCCEEDED key stands.
+    pub async fn record(&self, space: &Space, key: &TaskKey) -> Result<Option<Place>, StoreError> {
+        let known = self.known_of(space, std::slice::from_ref(key)).await?.pop();
+        let Some(id) = known.as_ref().and_then(|known| known.answer()).map(|record| record.execution) else {
+            return Ok(None);
+        };
+        Ok(self.executions(space, &[id]).await?.get(&id).and_then(Place::of))
+    }
 }
+
+/// Where the names of a branch stand.
+fn names(branch: Branch) -> Table {
+    match branch {
+        Branch::Tasks => Table::Name,
+        Branch::Failed => Table::FailedName,
+    }
+}
+
+/// Where the folders of a branch stand.
+fn folders(branch: Branch) -> Table {
+    match branch {
+        Branch::Tasks => Table::Folder,
+        Branch::Failed => Table::FailedFolder,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,3 +1,5 @@
+use provender_core::provenance::{Branch, Origin, Place};
+
 use super::*;
 
 fn digest(n: u8) -> Digest {
@@ -92,4 +94,20 @@ fn what_is_missing_or_of_the_wrong_length_is_named() {
     let short = v1::Digest { hash: Bytes::from_static(b"x"), size: 1 };
     assert_eq!(needed_digest("d", Some(&short)), Err(Invalid::new("d", "a hash has 32 bytes")));
     assert_eq!(needed_digest("d", None), Err(Invalid::new("d", "is missing")));
+}
+
+#[test]
+fn places_and_origins_round_trip() {
+    let place = Place { name: Name::new("a/b").expect("valid"), folder: "f".into(), at: Timestamp::from_millis(7) };
+    assert_eq!(place_from(&place_to(&place)), Ok(place.clone()));
+    for branch in [Branch::Tasks, Branch::Failed] {
+        assert_eq!(branch_from(branch_to(branch).into()), Ok(branch));
+    }
+    assert!(branch_from(0).is_err());
+    let held = Node::File { digest: digest(1), executable: true };
+    let name = Bytes::from_static(b"\xff");
+    for origin in [Origin::Made(place), Origin::Held(held), Origin::Unheld] {
+        let input = Input { mount: Mount::CheckedOut, content: None, key: "t:1".parse().ok(), execution: None };
+        assert_eq!(origin_from(&origin_to(&name, &input, &origin)), Ok((name.clone(), origin, input)));
+    }
 }

@@ -5,6 +5,9 @@ pub struct KeyRow {
     pub record: ::core::option::Option<super::super::v1::Record>,
     #[prost(message, optional, tag = "2")]
     pub last: ::core::option::Option<Last>,
+    /// that it was first registered with
+    #[prost(message, optional, tag = "3")]
+    pub spec: ::core::option::Option<super::super::v1::Digest>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Last {
@@ -20,6 +23,23 @@ pub struct NameRow {
     /// an execution id; empty if none
     #[prost(bytes = "bytes", tag = "1")]
     pub latest: ::prost::bytes::Bytes,
+    /// a key; empty if none
+    #[prost(string, tag = "2")]
+    pub registered: ::prost::alloc::string::String,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct FailedNameRow {
+    #[prost(uint64, tag = "1")]
+    pub at_ms: u64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct MakerRow {
+    /// the execution that first made the bytes
+    #[prost(bytes = "bytes", tag = "1")]
+    pub first: ::prost::bytes::Bytes,
+    /// others did too
+    #[prost(bool, tag = "2")]
+    pub several: bool,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct BlobRow {

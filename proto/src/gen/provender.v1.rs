@@ -455,6 +455,30 @@ pub struct FailReply {
     #[prost(message, optional, tag = "1")]
     pub execution: ::core::option::Option<Execution>,
 }
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct RegisterRequest {
+    #[prost(string, tag = "1")]
+    pub space: ::prost::alloc::string::String,
+    /// at most 1,000
+    #[prost(message, repeated, tag = "2")]
+    pub entries: ::prost::alloc::vec::Vec<register_request::Entry>,
+}
+/// Nested message and enum types in `RegisterRequest`.
+pub mod register_request {
+    #[derive(Clone, PartialEq, ::prost::Message)]
+    pub struct Entry {
+        #[prost(string, tag = "1")]
+        pub key: ::prost::alloc::string::String,
+        #[prost(message, optional, tag = "2")]
+        pub spec: ::core::option::Option<super::Spec>,
+    }
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RegisterReply {
+    /// in the order asked: the store knew nothing of the key
+    #[prost(bool, repeated, tag = "1")]
+    pub fresh: ::prost::alloc::vec::Vec<bool>,
+}
 /// Generated client implementations.
 pub mod tasks_client {
     #![allow(
@@ -653,6 +677,29 @@ pub mod tasks_client {
             req.extensions_mut().insert(GrpcMethod::new("provender.v1.Tasks", "Fail"));
             self.inner.unary(req, path, codec).await
         }
+        /// Makes known what keys stand for, and their names, without any execution. It changes no verdict; of a key that was registered
+        /// before, the first spec stays.
+        pub async fn register(
+            &mut self,
+            request: impl tonic::IntoRequest<super::RegisterRequest>,
+        ) -> std::result::Result<tonic::Response<super::RegisterReply>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/provender.v1.Tasks/Register",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("provender.v1.Tasks", "Register"));
+            self.inner.unary(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -701,6 +748,12 @@ pub mod tasks_server {
             &self,
             request: tonic::Request<super::FailRequest>,
         ) -> std::result::Result<tonic::Response<super::FailReply>, tonic::Status>;
+        /// Makes known what keys stand for, and their names, without any execution. It changes no verdict; of a key that was registered
+        /// before, the first spec stays.
+        async fn register(
+            &self,
+            request: tonic::Request<super::RegisterRequest>,
+        ) -> std::result::Result<tonic::Response<super::RegisterReply>, tonic::Status>;
     }
     #[derive(Debug)]
     pub struct TasksServer<T> {
@@ -981,6 +1034,49 @@ pub mod tasks_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = FailSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/provender.v1.Tasks/Register" => {
+                    #[allow(non_camel_case_types)]
+                    struct RegisterSvc<T: Tasks>(pub Arc<T>);
+                    impl<T: Tasks> tonic::server::UnaryService<super::RegisterRequest>
+                    for RegisterSvc<T> {
+                        type Response = super::RegisterReply;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::RegisterRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Tasks>::register(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = RegisterSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
@@ -1894,7 +1990,7 @@ pub struct DescribeRequest {
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct DescribeReply {
-    #[prost(oneof = "describe_reply::Is", tags = "1, 2, 3")]
+    #[prost(oneof = "describe_reply::Is", tags = "1, 2, 3, 4")]
     pub is: ::core::option::Option<describe_reply::Is>,
 }
 /// Nested message and enum types in `DescribeReply`.
@@ -1911,6 +2007,18 @@ pub mod describe_reply {
         #[prost(string, tag = "4")]
         pub reason: ::prost::alloc::string::String,
     }
+    /// A key that was registered and never attempted.
+    #[derive(Clone, PartialEq, ::prost::Message)]
+    pub struct Registered {
+        #[prost(string, tag = "1")]
+        pub key: ::prost::alloc::string::String,
+        #[prost(message, optional, tag = "2")]
+        pub spec: ::core::option::Option<super::Spec>,
+        #[prost(enumeration = "super::Verdict", tag = "3")]
+        pub verdict: i32,
+        #[prost(string, tag = "4")]
+        pub reason: ::prost::alloc::string::String,
+    }
     #[derive(Clone, PartialEq, ::prost::Oneof)]
     pub enum Is {
         #[prost(message, tag = "1")]
@@ -1919,6 +2027,135 @@ pub mod describe_reply {
         Blob(super::Digest),
         #[prost(message, tag = "3")]
         Tree(super::Digest),
+        #[prost(message, tag = "4")]
+        Registered(Registered),
+    }
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct LineageRequest {
+    #[prost(string, tag = "1")]
+    pub space: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub r#ref: ::prost::alloc::string::String,
+    /// what was made from it
+    #[prost(bool, tag = "3")]
+    pub down: bool,
+    /// how many steps away at most; 0: any
+    #[prost(uint32, tag = "4")]
+    pub depth: u32,
+    /// at most so many nodes; 0: 10,000; at most 1,000,000
+    #[prost(uint32, tag = "5")]
+    pub limit: u32,
+}
+/// Nodes are numbered from 0, the one that was asked for, in the order of their coming.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct LineageReply {
+    #[prost(message, repeated, tag = "1")]
+    pub nodes: ::prost::alloc::vec::Vec<lineage_reply::Node>,
+    /// between nodes that have come
+    #[prost(message, repeated, tag = "2")]
+    pub edges: ::prost::alloc::vec::Vec<lineage_reply::Edge>,
+    /// there is more than the limit
+    #[prost(bool, tag = "3")]
+    pub truncated: bool,
+}
+/// Nested message and enum types in `LineageReply`.
+pub mod lineage_reply {
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+    pub struct Node {
+        /// exec:ID, a key, blob:HEX or tree:HEX, or for what has none of these where it is read
+        #[prost(string, tag = "1")]
+        pub id: ::prost::alloc::string::String,
+        #[prost(enumeration = "Kind", tag = "2")]
+        pub kind: i32,
+        /// empty: none
+        #[prost(string, tag = "3")]
+        pub name: ::prost::alloc::string::String,
+        /// empty: none
+        #[prost(string, tag = "4")]
+        pub key: ::prost::alloc::string::String,
+        /// of the key
+        #[prost(enumeration = "super::Verdict", tag = "5")]
+        pub verdict: i32,
+        /// of the execution
+        #[prost(enumeration = "super::State", tag = "6")]
+        pub state: i32,
+        /// when the execution ended, or began if it has not
+        #[prost(uint64, optional, tag = "7")]
+        pub at_ms: ::core::option::Option<u64>,
+        /// empty if it does not
+        #[prost(bytes = "bytes", tag = "8")]
+        pub diverges_from: ::prost::bytes::Bytes,
+        #[prost(string, optional, tag = "9")]
+        pub folder: ::core::option::Option<::prost::alloc::string::String>,
+        /// empty: none
+        #[prost(bytes = "bytes", tag = "10")]
+        pub execution: ::prost::bytes::Bytes,
+        /// of bytes
+        #[prost(uint64, optional, tag = "11")]
+        pub size: ::core::option::Option<u64>,
+    }
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+    pub struct Edge {
+        #[prost(uint32, tag = "1")]
+        pub consumer: u32,
+        #[prost(uint32, tag = "2")]
+        pub producer: u32,
+        /// what the consumer calls it; empty between bytes and who made them
+        #[prost(bytes = "bytes", tag = "3")]
+        pub input: ::prost::bytes::Bytes,
+    }
+    #[derive(
+        Clone,
+        Copy,
+        Debug,
+        PartialEq,
+        Eq,
+        Hash,
+        PartialOrd,
+        Ord,
+        ::prost::Enumeration
+    )]
+    #[repr(i32)]
+    pub enum Kind {
+        Unspecified = 0,
+        Execution = 1,
+        /// the store has no success of it
+        Key = 2,
+        /// nobody is known to have made it
+        Blob = 3,
+        /// likewise
+        Tree = 4,
+        /// likewise, and the store does not hold it
+        Unheld = 5,
+    }
+    impl Kind {
+        /// String value of the enum field names used in the ProtoBuf definition.
+        ///
+        /// The values are not transformed in any way and thus are considered stable
+        /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+        pub fn as_str_name(&self) -> &'static str {
+            match self {
+                Self::Unspecified => "KIND_UNSPECIFIED",
+                Self::Execution => "KIND_EXECUTION",
+                Self::Key => "KIND_KEY",
+                Self::Blob => "KIND_BLOB",
+                Self::Tree => "KIND_TREE",
+                Self::Unheld => "KIND_UNHELD",
+            }
+        }
+        /// Creates an enum from field names used in the ProtoBuf definition.
+        pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+            match value {
+                "KIND_UNSPECIFIED" => Some(Self::Unspecified),
+                "KIND_EXECUTION" => Some(Self::Execution),
+                "KIND_KEY" => Some(Self::Key),
+                "KIND_BLOB" => Some(Self::Blob),
+                "KIND_TREE" => Some(Self::Tree),
+                "KIND_UNHELD" => Some(Self::Unheld),
+                _ => None,
+            }
+        }
     }
 }
 /// Generated client implementations.
@@ -2078,6 +2315,31 @@ pub mod catalog_client {
                 .insert(GrpcMethod::new("provender.v1.Catalog", "Describe"));
             self.inner.unary(req, path, codec).await
         }
+        /// What something was made from, or what was made from it, level by level.
+        pub async fn lineage(
+            &mut self,
+            request: impl tonic::IntoRequest<super::LineageRequest>,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::LineageReply>>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/provender.v1.Catalog/Lineage",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("provender.v1.Catalog", "Lineage"));
+            self.inner.server_streaming(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -2108,6 +2370,17 @@ pub mod catalog_server {
             &self,
             request: tonic::Request<super::DescribeRequest>,
         ) -> std::result::Result<tonic::Response<super::DescribeReply>, tonic::Status>;
+        /// Server streaming response type for the Lineage method.
+        type LineageStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::LineageReply, tonic::Status>,
+            >
+            + std::marker::Send
+            + 'static;
+        /// What something was made from, or what was made from it, level by level.
+        async fn lineage(
+            &self,
+            request: tonic::Request<super::LineageRequest>,
+        ) -> std::result::Result<tonic::Response<Self::LineageStream>, tonic::Status>;
     }
     #[derive(Debug)]
     pub struct CatalogServer<T> {
@@ -2314,6 +2587,52 @@ pub mod catalog_server {
                     };
                     Box::pin(fut)
                 }
+                "/provender.v1.Catalog/Lineage" => {
+                    #[allow(non_camel_case_types)]
+                    struct LineageSvc<T: Catalog>(pub Arc<T>);
+                    impl<
+                        T: Catalog,
+                    > tonic::server::ServerStreamingService<super::LineageRequest>
+                    for LineageSvc<T> {
+                        type Response = super::LineageReply;
+                        type ResponseStream = T::LineageStream;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::LineageRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Catalog>::lineage(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = LineageSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.server_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
                 _ => {
                     Box::pin(async move {
                         let mut response = http::Response::new(
@@ -2351,6 +2670,1223 @@ pub mod catalog_server {
     /// Generated gRPC service name
     pub const SERVICE_NAME: &str = "provender.v1.Catalog";
     impl<T> tonic::server::NamedService for CatalogServer<T> {
+        const NAME: &'static str = SERVICE_NAME;
+    }
+}
+/// Where an ended execution stands.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Place {
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub folder: ::prost::alloc::string::String,
+    /// when it ended
+    #[prost(uint64, tag = "3")]
+    pub at_ms: u64,
+}
+/// Some items of a longer, sorted list.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PartsReply {
+    #[prost(string, repeated, tag = "1")]
+    pub parts: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(bool, tag = "2")]
+    pub more: bool,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PlaceReply {
+    /// absent: there is none
+    #[prost(message, optional, tag = "1")]
+    pub place: ::core::option::Option<Place>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ChangedRequest {
+    #[prost(string, tag = "1")]
+    pub space: ::prost::alloc::string::String,
+    #[prost(enumeration = "Branch", tag = "2")]
+    pub branch: i32,
+    #[prost(string, tag = "3")]
+    pub name: ::prost::alloc::string::String,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ChangedReply {
+    /// absent: there are no folders
+    #[prost(uint64, optional, tag = "1")]
+    pub at_ms: ::core::option::Option<u64>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ChildrenRequest {
+    #[prost(string, tag = "1")]
+    pub space: ::prost::alloc::string::String,
+    #[prost(enumeration = "Branch", tag = "2")]
+    pub branch: i32,
+    /// a name; empty: the first parts
+    #[prost(string, tag = "3")]
+    pub prefix: ::prost::alloc::string::String,
+    /// the last part of the page before
+    #[prost(string, tag = "4")]
+    pub after: ::prost::alloc::string::String,
+    /// 0: 1,000, which is also the most
+    #[prost(uint32, tag = "5")]
+    pub limit: u32,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct FoldersRequest {
+    #[prost(string, tag = "1")]
+    pub space: ::prost::alloc::string::String,
+    #[prost(enumeration = "Branch", tag = "2")]
+    pub branch: i32,
+    #[prost(string, tag = "3")]
+    pub name: ::prost::alloc::string::String,
+    #[prost(string, tag = "4")]
+    pub after: ::prost::alloc::string::String,
+    /// 0: 1,000, which is also the most
+    #[prost(uint32, tag = "5")]
+    pub limit: u32,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct InFolderRequest {
+    #[prost(string, tag = "1")]
+    pub space: ::prost::alloc::string::String,
+    #[prost(enumeration = "Branch", tag = "2")]
+    pub branch: i32,
+    #[prost(string, tag = "3")]
+    pub name: ::prost::alloc::string::String,
+    #[prost(string, tag = "4")]
+    pub folder: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct LatestFolderRequest {
+    #[prost(string, tag = "1")]
+    pub space: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub name: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct StandsReply {
+    /// absent: there is none
+    #[prost(message, optional, tag = "1")]
+    pub execution: ::core::option::Option<Execution>,
+    /// where it stands under the name that was asked for
+    #[prost(string, tag = "2")]
+    pub folder: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct InputsRequest {
+    #[prost(string, tag = "1")]
+    pub space: ::prost::alloc::string::String,
+    #[prost(bytes = "bytes", tag = "2")]
+    pub execution: ::prost::bytes::Bytes,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct InputsReply {
+    #[prost(message, repeated, tag = "1")]
+    pub inputs: ::prost::alloc::vec::Vec<inputs_reply::Entry>,
+}
+/// Nested message and enum types in `InputsReply`.
+pub mod inputs_reply {
+    #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+    pub struct Unheld {}
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+    pub struct Entry {
+        #[prost(message, optional, tag = "1")]
+        pub input: ::core::option::Option<super::Input>,
+        #[prost(oneof = "entry::Origin", tags = "2, 3, 4")]
+        pub origin: ::core::option::Option<entry::Origin>,
+    }
+    /// Nested message and enum types in `Entry`.
+    pub mod entry {
+        #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+        pub enum Origin {
+            /// a success made it
+            #[prost(message, tag = "2")]
+            Made(super::super::Place),
+            /// nobody is known to have made it; its bytes are there
+            #[prost(message, tag = "3")]
+            Held(super::super::Node),
+            /// neither
+            #[prost(message, tag = "4")]
+            Unheld(super::Unheld),
+        }
+    }
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ConsumersRequest {
+    #[prost(string, tag = "1")]
+    pub space: ::prost::alloc::string::String,
+    #[prost(bytes = "bytes", tag = "2")]
+    pub execution: ::prost::bytes::Bytes,
+    /// of the page before
+    #[prost(bytes = "bytes", tag = "3")]
+    pub cursor: ::prost::bytes::Bytes,
+    /// 0: 1,000, which is also the most
+    #[prost(uint32, tag = "4")]
+    pub limit: u32,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ConsumersReply {
+    /// possibly none, with a cursor
+    #[prost(message, repeated, tag = "1")]
+    pub consumers: ::prost::alloc::vec::Vec<Place>,
+    /// empty: no more
+    #[prost(bytes = "bytes", tag = "2")]
+    pub cursor: ::prost::bytes::Bytes,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct IsConsumerRequest {
+    #[prost(string, tag = "1")]
+    pub space: ::prost::alloc::string::String,
+    #[prost(bytes = "bytes", tag = "2")]
+    pub execution: ::prost::bytes::Bytes,
+    #[prost(string, tag = "3")]
+    pub name: ::prost::alloc::string::String,
+    #[prost(string, tag = "4")]
+    pub folder: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SchemesRequest {
+    #[prost(string, tag = "1")]
+    pub space: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct KeysRequest {
+    #[prost(string, tag = "1")]
+    pub space: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub scheme: ::prost::alloc::string::String,
+    #[prost(string, tag = "3")]
+    pub after: ::prost::alloc::string::String,
+    /// 0: 1,000, which is also the most
+    #[prost(uint32, tag = "4")]
+    pub limit: u32,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RecordRequest {
+    #[prost(string, tag = "1")]
+    pub space: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub key: ::prost::alloc::string::String,
+}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum Branch {
+    Unspecified = 0,
+    /// successes
+    Tasks = 1,
+    /// failures and what was abandoned
+    Failed = 2,
+}
+impl Branch {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "BRANCH_UNSPECIFIED",
+            Self::Tasks => "BRANCH_TASKS",
+            Self::Failed => "BRANCH_FAILED",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "BRANCH_UNSPECIFIED" => Some(Self::Unspecified),
+            "BRANCH_TASKS" => Some(Self::Tasks),
+            "BRANCH_FAILED" => Some(Self::Failed),
+            _ => None,
+        }
+    }
+}
+/// Generated client implementations.
+pub mod view_client {
+    #![allow(
+        unused_variables,
+        dead_code,
+        missing_docs,
+        clippy::wildcard_imports,
+        clippy::let_unit_value,
+    )]
+    use tonic::codegen::*;
+    use tonic::codegen::http::Uri;
+    #[derive(Debug, Clone)]
+    pub struct ViewClient<T> {
+        inner: tonic::client::Grpc<T>,
+    }
+    impl ViewClient<tonic::transport::Channel> {
+        /// Attempt to create a new client by connecting to a given endpoint.
+        pub async fn connect<D>(dst: D) -> Result<Self, tonic::transport::Error>
+        where
+            D: TryInto<tonic::transport::Endpoint>,
+            D::Error: Into<StdError>,
+        {
+            let conn = tonic::transport::Endpoint::new(dst)?.connect().await?;
+            Ok(Self::new(conn))
+        }
+    }
+    impl<T> ViewClient<T>
+    where
+        T: tonic::client::GrpcService<tonic::body::Body>,
+        T::Error: Into<StdError>,
+        T::ResponseBody: Body<Data = Bytes> + std::marker::Send + 'static,
+        <T::ResponseBody as Body>::Error: Into<StdError> + std::marker::Send,
+    {
+        pub fn new(inner: T) -> Self {
+            let inner = tonic::client::Grpc::new(inner);
+            Self { inner }
+        }
+        pub fn with_origin(inner: T, origin: Uri) -> Self {
+            let inner = tonic::client::Grpc::with_origin(inner, origin);
+            Self { inner }
+        }
+        pub fn with_interceptor<F>(
+            inner: T,
+            interceptor: F,
+        ) -> ViewClient<InterceptedService<T, F>>
+        where
+            F: tonic::service::Interceptor,
+            T::ResponseBody: Default,
+            T: tonic::codegen::Service<
+                http::Request<tonic::body::Body>,
+                Response = http::Response<
+                    <T as tonic::client::GrpcService<tonic::body::Body>>::ResponseBody,
+                >,
+            >,
+            <T as tonic::codegen::Service<
+                http::Request<tonic::body::Body>,
+            >>::Error: Into<StdError> + std::marker::Send + std::marker::Sync,
+        {
+            ViewClient::new(InterceptedService::new(inner, interceptor))
+        }
+        /// Compress requests with the given encoding.
+        ///
+        /// This requires the server to support it otherwise it might respond with an
+        /// error.
+        #[must_use]
+        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.inner = self.inner.send_compressed(encoding);
+            self
+        }
+        /// Enable decompressing responses.
+        #[must_use]
+        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.inner = self.inner.accept_compressed(encoding);
+            self
+        }
+        /// Limits the maximum size of a decoded message.
+        ///
+        /// Default: `4MB`
+        #[must_use]
+        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
+            self.inner = self.inner.max_decoding_message_size(limit);
+            self
+        }
+        /// Limits the maximum size of an encoded message.
+        ///
+        /// Default: `usize::MAX`
+        #[must_use]
+        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
+            self.inner = self.inner.max_encoding_message_size(limit);
+            self
+        }
+        /// When a name, or the first below it that has folders, last changed.
+        pub async fn changed(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ChangedRequest>,
+        ) -> std::result::Result<tonic::Response<super::ChangedReply>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/provender.v1.View/Changed",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("provender.v1.View", "Changed"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// The parts that follow a prefix in names with folders, each once, sorted as bytes.
+        pub async fn children(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ChildrenRequest>,
+        ) -> std::result::Result<tonic::Response<super::PartsReply>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/provender.v1.View/Children",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("provender.v1.View", "Children"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// The folders of exactly one name, sorted as bytes.
+        pub async fn folders(
+            &mut self,
+            request: impl tonic::IntoRequest<super::FoldersRequest>,
+        ) -> std::result::Result<tonic::Response<super::PartsReply>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/provender.v1.View/Folders",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("provender.v1.View", "Folders"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// The execution that stands in a folder.
+        pub async fn in_folder(
+            &mut self,
+            request: impl tonic::IntoRequest<super::InFolderRequest>,
+        ) -> std::result::Result<tonic::Response<super::StandsReply>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/provender.v1.View/InFolder",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("provender.v1.View", "InFolder"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// The execution that `latest` of exactly one name means.
+        pub async fn latest_folder(
+            &mut self,
+            request: impl tonic::IntoRequest<super::LatestFolderRequest>,
+        ) -> std::result::Result<tonic::Response<super::StandsReply>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/provender.v1.View/LatestFolder",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("provender.v1.View", "LatestFolder"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Where each input of an execution came from, sorted by name.
+        pub async fn inputs(
+            &mut self,
+            request: impl tonic::IntoRequest<super::InputsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::InputsReply>>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/provender.v1.View/Inputs");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("provender.v1.View", "Inputs"));
+            self.inner.server_streaming(req, path, codec).await
+        }
+        /// The successes that consumed what an execution made, each once.
+        pub async fn consumers(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ConsumersRequest>,
+        ) -> std::result::Result<tonic::Response<super::ConsumersReply>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/provender.v1.View/Consumers",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("provender.v1.View", "Consumers"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Whether the execution in a folder is among those.
+        pub async fn is_consumer(
+            &mut self,
+            request: impl tonic::IntoRequest<super::IsConsumerRequest>,
+        ) -> std::result::Result<tonic::Response<super::PlaceReply>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/provender.v1.View/IsConsumer",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("provender.v1.View", "IsConsumer"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// The schemes of keys, sorted; at most 10,000.
+        pub async fn schemes(
+            &mut self,
+            request: impl tonic::IntoRequest<super::SchemesRequest>,
+        ) -> std::result::Result<tonic::Response<super::PartsReply>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/provender.v1.View/Schemes",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("provender.v1.View", "Schemes"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// The ids of one scheme's SUCCEEDED keys, sorted as bytes.
+        pub async fn keys(
+            &mut self,
+            request: impl tonic::IntoRequest<super::KeysRequest>,
+        ) -> std::result::Result<tonic::Response<super::PartsReply>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/provender.v1.View/Keys");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("provender.v1.View", "Keys"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Where the record of a SUCCEEDED key stands.
+        pub async fn record(
+            &mut self,
+            request: impl tonic::IntoRequest<super::RecordRequest>,
+        ) -> std::result::Result<tonic::Response<super::PlaceReply>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/provender.v1.View/Record");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("provender.v1.View", "Record"));
+            self.inner.unary(req, path, codec).await
+        }
+    }
+}
+/// Generated server implementations.
+pub mod view_server {
+    #![allow(
+        unused_variables,
+        dead_code,
+        missing_docs,
+        clippy::wildcard_imports,
+        clippy::let_unit_value,
+    )]
+    use tonic::codegen::*;
+    /// Generated trait containing gRPC methods that should be implemented for use with ViewServer.
+    #[async_trait]
+    pub trait View: std::marker::Send + std::marker::Sync + 'static {
+        /// When a name, or the first below it that has folders, last changed.
+        async fn changed(
+            &self,
+            request: tonic::Request<super::ChangedRequest>,
+        ) -> std::result::Result<tonic::Response<super::ChangedReply>, tonic::Status>;
+        /// The parts that follow a prefix in names with folders, each once, sorted as bytes.
+        async fn children(
+            &self,
+            request: tonic::Request<super::ChildrenRequest>,
+        ) -> std::result::Result<tonic::Response<super::PartsReply>, tonic::Status>;
+        /// The folders of exactly one name, sorted as bytes.
+        async fn folders(
+            &self,
+            request: tonic::Request<super::FoldersRequest>,
+        ) -> std::result::Result<tonic::Response<super::PartsReply>, tonic::Status>;
+        /// The execution that stands in a folder.
+        async fn in_folder(
+            &self,
+            request: tonic::Request<super::InFolderRequest>,
+        ) -> std::result::Result<tonic::Response<super::StandsReply>, tonic::Status>;
+        /// The execution that `latest` of exactly one name means.
+        async fn latest_folder(
+            &self,
+            request: tonic::Request<super::LatestFolderRequest>,
+        ) -> std::result::Result<tonic::Response<super::StandsReply>, tonic::Status>;
+        /// Server streaming response type for the Inputs method.
+        type InputsStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::InputsReply, tonic::Status>,
+            >
+            + std::marker::Send
+            + 'static;
+        /// Where each input of an execution came from, sorted by name.
+        async fn inputs(
+            &self,
+            request: tonic::Request<super::InputsRequest>,
+        ) -> std::result::Result<tonic::Response<Self::InputsStream>, tonic::Status>;
+        /// The successes that consumed what an execution made, each once.
+        async fn consumers(
+            &self,
+            request: tonic::Request<super::ConsumersRequest>,
+        ) -> std::result::Result<tonic::Response<super::ConsumersReply>, tonic::Status>;
+        /// Whether the execution in a folder is among those.
+        async fn is_consumer(
+            &self,
+            request: tonic::Request<super::IsConsumerRequest>,
+        ) -> std::result::Result<tonic::Response<super::PlaceReply>, tonic::Status>;
+        /// The schemes of keys, sorted; at most 10,000.
+        async fn schemes(
+            &self,
+            request: tonic::Request<super::SchemesRequest>,
+        ) -> std::result::Result<tonic::Response<super::PartsReply>, tonic::Status>;
+        /// The ids of one scheme's SUCCEEDED keys, sorted as bytes.
+        async fn keys(
+            &self,
+            request: tonic::Request<super::KeysRequest>,
+        ) -> std::result::Result<tonic::Response<super::PartsReply>, tonic::Status>;
+        /// Where the record of a SUCCEEDED key stands.
+        async fn record(
+            &self,
+            request: tonic::Request<super::RecordRequest>,
+        ) -> std::result::Result<tonic::Response<super::PlaceReply>, tonic::Status>;
+    }
+    #[derive(Debug)]
+    pub struct ViewServer<T> {
+        inner: Arc<T>,
+        accept_compression_encodings: EnabledCompressionEncodings,
+        send_compression_encodings: EnabledCompressionEncodings,
+        max_decoding_message_size: Option<usize>,
+        max_encoding_message_size: Option<usize>,
+    }
+    impl<T> ViewServer<T> {
+        pub fn new(inner: T) -> Self {
+            Self::from_arc(Arc::new(inner))
+        }
+        pub fn from_arc(inner: Arc<T>) -> Self {
+            Self {
+                inner,
+                accept_compression_encodings: Default::default(),
+                send_compression_encodings: Default::default(),
+                max_decoding_message_size: None,
+                max_encoding_message_size: None,
+            }
+        }
+        pub fn with_interceptor<F>(
+            inner: T,
+            interceptor: F,
+        ) -> InterceptedService<Self, F>
+        where
+            F: tonic::service::Interceptor,
+        {
+            InterceptedService::new(Self::new(inner), interceptor)
+        }
+        /// Enable decompressing requests with the given encoding.
+        #[must_use]
+        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.accept_compression_encodings.enable(encoding);
+            self
+        }
+        /// Compress responses with the given encoding, if the client supports it.
+        #[must_use]
+        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.send_compression_encodings.enable(encoding);
+            self
+        }
+        /// Limits the maximum size of a decoded message.
+        ///
+        /// Default: `4MB`
+        #[must_use]
+        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
+            self.max_decoding_message_size = Some(limit);
+            self
+        }
+        /// Limits the maximum size of an encoded message.
+        ///
+        /// Default: `usize::MAX`
+        #[must_use]
+        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
+            self.max_encoding_message_size = Some(limit);
+            self
+        }
+    }
+    impl<T, B> tonic::codegen::Service<http::Request<B>> for ViewServer<T>
+    where
+        T: View,
+        B: Body + std::marker::Send + 'static,
+        B::Error: Into<StdError> + std::marker::Send + 'static,
+    {
+        type Response = http::Response<tonic::body::Body>;
+        type Error = std::convert::Infallible;
+        type Future = BoxFuture<Self::Response, Self::Error>;
+        fn poll_ready(
+            &mut self,
+            _cx: &mut Context<'_>,
+        ) -> Poll<std::result::Result<(), Self::Error>> {
+            Poll::Ready(Ok(()))
+        }
+        fn call(&mut self, req: http::Request<B>) -> Self::Future {
+            match req.uri().path() {
+                "/provender.v1.View/Changed" => {
+                    #[allow(non_camel_case_types)]
+                    struct ChangedSvc<T: View>(pub Arc<T>);
+                    impl<T: View> tonic::server::UnaryService<super::ChangedRequest>
+                    for ChangedSvc<T> {
+                        type Response = super::ChangedReply;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ChangedRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as View>::changed(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ChangedSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/provender.v1.View/Children" => {
+                    #[allow(non_camel_case_types)]
+                    struct ChildrenSvc<T: View>(pub Arc<T>);
+                    impl<T: View> tonic::server::UnaryService<super::ChildrenRequest>
+                    for ChildrenSvc<T> {
+                        type Response = super::PartsReply;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ChildrenRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as View>::children(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ChildrenSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/provender.v1.View/Folders" => {
+                    #[allow(non_camel_case_types)]
+                    struct FoldersSvc<T: View>(pub Arc<T>);
+                    impl<T: View> tonic::server::UnaryService<super::FoldersRequest>
+                    for FoldersSvc<T> {
+                        type Response = super::PartsReply;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::FoldersRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as View>::folders(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = FoldersSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/provender.v1.View/InFolder" => {
+                    #[allow(non_camel_case_types)]
+                    struct InFolderSvc<T: View>(pub Arc<T>);
+                    impl<T: View> tonic::server::UnaryService<super::InFolderRequest>
+                    for InFolderSvc<T> {
+                        type Response = super::StandsReply;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::InFolderRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as View>::in_folder(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = InFolderSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/provender.v1.View/LatestFolder" => {
+                    #[allow(non_camel_case_types)]
+                    struct LatestFolderSvc<T: View>(pub Arc<T>);
+                    impl<T: View> tonic::server::UnaryService<super::LatestFolderRequest>
+                    for LatestFolderSvc<T> {
+                        type Response = super::StandsReply;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::LatestFolderRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as View>::latest_folder(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = LatestFolderSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/provender.v1.View/Inputs" => {
+                    #[allow(non_camel_case_types)]
+                    struct InputsSvc<T: View>(pub Arc<T>);
+                    impl<
+                        T: View,
+                    > tonic::server::ServerStreamingService<super::InputsRequest>
+                    for InputsSvc<T> {
+                        type Response = super::InputsReply;
+                        type ResponseStream = T::InputsStream;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::InputsRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as View>::inputs(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = InputsSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.server_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/provender.v1.View/Consumers" => {
+                    #[allow(non_camel_case_types)]
+                    struct ConsumersSvc<T: View>(pub Arc<T>);
+                    impl<T: View> tonic::server::UnaryService<super::ConsumersRequest>
+                    for ConsumersSvc<T> {
+                        type Response = super::ConsumersReply;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ConsumersRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as View>::consumers(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ConsumersSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/provender.v1.View/IsConsumer" => {
+                    #[allow(non_camel_case_types)]
+                    struct IsConsumerSvc<T: View>(pub Arc<T>);
+                    impl<T: View> tonic::server::UnaryService<super::IsConsumerRequest>
+                    for IsConsumerSvc<T> {
+                        type Response = super::PlaceReply;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::IsConsumerRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as View>::is_consumer(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = IsConsumerSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/provender.v1.View/Schemes" => {
+                    #[allow(non_camel_case_types)]
+                    struct SchemesSvc<T: View>(pub Arc<T>);
+                    impl<T: View> tonic::server::UnaryService<super::SchemesRequest>
+                    for SchemesSvc<T> {
+                        type Response = super::PartsReply;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::SchemesRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as View>::schemes(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = SchemesSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/provender.v1.View/Keys" => {
+                    #[allow(non_camel_case_types)]
+                    struct KeysSvc<T: View>(pub Arc<T>);
+                    impl<T: View> tonic::server::UnaryService<super::KeysRequest>
+                    for KeysSvc<T> {
+                        type Response = super::PartsReply;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::KeysRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as View>::keys(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = KeysSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/provender.v1.View/Record" => {
+                    #[allow(non_camel_case_types)]
+                    struct RecordSvc<T: View>(pub Arc<T>);
+                    impl<T: View> tonic::server::UnaryService<super::RecordRequest>
+                    for RecordSvc<T> {
+                        type Response = super::PlaceReply;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::RecordRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as View>::record(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = RecordSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                _ => {
+                    Box::pin(async move {
+                        let mut response = http::Response::new(
+                            tonic::body::Body::default(),
+                        );
+                        let headers = response.headers_mut();
+                        headers
+                            .insert(
+                                tonic::Status::GRPC_STATUS,
+                                (tonic::Code::Unimplemented as i32).into(),
+                            );
+                        headers
+                            .insert(
+                                http::header::CONTENT_TYPE,
+                                tonic::metadata::GRPC_CONTENT_TYPE,
+                            );
+                        Ok(response)
+                    })
+                }
+            }
+        }
+    }
+    impl<T> Clone for ViewServer<T> {
+        fn clone(&self) -> Self {
+            let inner = self.inner.clone();
+            Self {
+                inner,
+                accept_compression_encodings: self.accept_compression_encodings,
+                send_compression_encodings: self.send_compression_encodings,
+                max_decoding_message_size: self.max_decoding_message_size,
+                max_encoding_message_size: self.max_encoding_message_size,
+            }
+        }
+    }
+    /// Generated gRPC service name
+    pub const SERVICE_NAME: &str = "provender.v1.View";
+    impl<T> tonic::server::NamedService for ViewServer<T> {
         const NAME: &'static str = SERVICE_NAME;
     }
 }

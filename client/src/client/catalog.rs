@@ -1,0 +1,118 @@
+//! `provender.v1.Catalog`: what people ask.
+
+use bytes::Bytes;
+use provender_core::key::TaskKey;
+use provender_core::{Digest, Execution, Spec, Verdict};
+use provender_proto::convert::{self, Invalid};
+use provender_proto::v1;
+
+use super::Client;
+use crate::error::ClientError;
+
+/// A name and what it stands for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Named {
+    /// The name.
+    pub name: String,
+    /// Its newest success.
+    pub latest: Option<Execution>,
+    /// Its newest attempt.
+    pub last: Option<Execution>,
+}
+
+/// What a reference points at.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Described {
+    /// An execution.
+    Task(Box<Task>),
+    /// Bytes.
+    Blob(Digest),
+    /// A directory.
+    Tree(Digest),
+    /// A key that was registered and never attempted.
+    Registered(Box<Registered>),
+}
+
+/// A key that was registered, what it stands for, and what a lookup says.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Registered {
+    /// The key.
+    pub key: TaskKey,
+    /// What it stands for.
+    pub spec: Spec,
+    /// Its verdict.
+    pub verdict: Verdict,
+    /// Why that is not SUCCEEDED.
+    pub reason: String,
+}
+
+/// An execution, what it was to do, and what a lookup of its key says.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Task {
+    /// The execution.
+    pub execution: Execution,
+    /// Its spec.
+    pub spec: Spec,
+    /// The verdict of its key.
+    pub verdict: Verdict,
+    /// Why that is not SUCCEEDED.
+    pub reason: String,
+}
+
+impl Client {
+    /// One page of the names that begin with a text, after another one; whether there are more.
+    pub async fn names(&self, prefix: &str, after: &str) -> Result<(Vec<Named>, bool), ClientError> {
+        let request =
+            v1::ListNamesRequest { space: self.space(), prefix: prefix.into(), after: after.into(), limit: 0 };
+        let reply = self.catalog.clone().list_names(request).await.map_err(self.failed())?.into_inner();
+        let execution = |execution: Option<v1::Execution>| execution.as_ref().map(convert::execution_from).transpose();
+        let named = |entry: v1::list_names_reply::Entry| {
+            Ok(Named { name: entry.name, latest: execution(entry.latest)?, last: execution(entry.last)? })
+        };
+        let names = reply.names.into_iter().map(named).collect::<Result<_, ClientError>>()?;
+        Ok((names, reply.more))
+    }
+
+    /// One page of a name's executions (or of a key's), newest first, and the cursor of the next one.
+    pub async fn history(
+        &self,
+        of: Result<&str, &TaskKey>,
+        failed_only: bool,
+        cursor: Bytes,
+        limit: u32,
+    ) -> Result<(Vec<Execution>, Option<Bytes>), ClientError> {
+        use v1::history_request::Of;
+        let of = match of {
+            Ok(name) => Of::Name(name.to_owned()),
+            Err(key) => Of::Key(key.to_string()),
+        };
+        let request = v1::HistoryRequest { space: self.space(), of: Some(of), failed_only, cursor, limit };
+        let reply = self.catalog.clone().history(request).await.map_err(self.failed())?.into_inner();
+        let executions = reply.executions.iter().map(convert::execution_from).collect::<Result<_, _>>()?;
+        Ok((executions, Some(reply.cursor).filter(|cursor| !cursor.is_empty())))
+    }
+
+    /// What a reference points at.
+    pub async fn describe(&self, reference: &provender_core::Ref) -> Result<Described, ClientError> {
+        use v1::describe_reply::Is;
+        let request = v1::DescribeRequest { space: self.space(), r#ref: reference.to_string() };
+        let reply = self.catalog.clone().describe(request).await.map_err(self.failed())?.into_inner();
+        let missing = |field| Invalid::new(field, "is missing");
+        Ok(match reply.is.ok_or_else(|| missing("is"))? {
+            Is::Blob(digest) => Described::Blob(convert::digest_from("blob", &digest)?),
+            Is::Tree(digest) => Described::Tree(convert::digest_from("tree", &digest)?),
+            Is::Registered(registered) => Described::Registered(Box::new(Registered {
+                key: convert::key(&registered.key)?,
+                spec: convert::spec_from(registered.spec.as_ref().ok_or_else(|| missing("spec"))?)?,
+                verdict: convert::verdict_from(registered.verdict)?,
+                reason: registered.reason,
+            })),
+            Is::Task(task) => Described::Task(Box::new(Task {
+                execution: convert::execution_from(task.execution.as_ref().ok_or_else(|| missing("execution"))?)?,
+                spec: convert::spec_from(task.spec.as_ref().ok_or_else(|| missing("spec"))?)?,
+                verdict: convert::verdict_from(task.verdict)?,
+                reason: task.reason,
+            })),
+        })
+    }
+}
