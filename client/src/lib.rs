@@ -4,6 +4,7 @@
 //! of `provender run` ([`run`]). It must not know RocksDB or how arguments are parsed.
 
 mod client;
+pub mod dag;
 mod error;
 pub mod files;
 pub mod process;
