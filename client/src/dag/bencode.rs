@@ -9,13 +9,13 @@ use bendy::encoding::{SingleItemEncoder, ToBencode};
 use bendy::state_tracker::Token;
 
 /// The deepest nesting of lists and dictionaries.
-pub const MAX_DEPTH: usize = 64;
+pub(crate) const MAX_DEPTH: usize = 64;
 /// The most values in one message, dictionary keys not counted.
-pub const MAX_VALUES: usize = 4_000_000;
+pub(crate) const MAX_VALUES: usize = 4_000_000;
 
 /// One value.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Value<'a> {
+pub(crate) enum Value<'a> {
     /// `i…e`.
     Integer(i64),
     /// A byte string; text is UTF-8.
@@ -27,7 +27,7 @@ pub enum Value<'a> {
 }
 
 /// A dictionary, sorted by key.
-pub type Dict<'a> = Box<[(&'a [u8], Value<'a>)]>;
+pub(crate) type Dict<'a> = Box<[(&'a [u8], Value<'a>)]>;
 
 /// Why bytes are no canonical bencode.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -40,7 +40,7 @@ pub struct BencodeError {
 }
 
 /// Decodes bytes that are one value and nothing else.
-pub fn decode(bytes: &[u8]) -> Result<Value<'_>, BencodeError> {
+pub(crate) fn decode(bytes: &[u8]) -> Result<Value<'_>, BencodeError> {
     let mut tokens = Decoder::new(bytes).with_max_depth(MAX_DEPTH).tokens();
     let (mut open, mut at, mut count) = (Vec::<Open<'_>>::new(), 0, 0);
     loop {
@@ -178,12 +178,12 @@ impl ToBencode for Value<'_> {
 
 impl<'a> Value<'a> {
     /// The canonical bytes. Fails for what [`decode`] would not have given: unsorted keys, deeper nesting.
-    pub fn encode(&self) -> Result<Vec<u8>, BencodeError> {
+    pub(crate) fn encode(&self) -> Result<Vec<u8>, BencodeError> {
         self.to_bencode().map_err(|error| BencodeError { at: 0, why: error.to_string() })
     }
 
     /// The text, if it is one.
-    pub fn as_text(&self) -> Option<&'a str> {
+    pub(crate) fn as_text(&self) -> Option<&'a str> {
         match self {
             Value::Bytes(bytes) => std::str::from_utf8(bytes).ok(),
             _ => None,
@@ -191,7 +191,7 @@ impl<'a> Value<'a> {
     }
 
     /// What it is, for messages.
-    pub fn kind(&self) -> &'static str {
+    pub(crate) fn kind(&self) -> &'static str {
         match self {
             Value::Integer(_) => "an integer",
             Value::Bytes(bytes) if std::str::from_utf8(bytes).is_err() => "bytes that are no UTF-8",
@@ -203,7 +203,7 @@ impl<'a> Value<'a> {
 }
 
 /// The value of a key.
-pub fn get<'v, 'a>(dict: &'v [(&'a [u8], Value<'a>)], key: &[u8]) -> Option<&'v Value<'a>> {
+pub(crate) fn get<'v, 'a>(dict: &'v [(&'a [u8], Value<'a>)], key: &[u8]) -> Option<&'v Value<'a>> {
     dict.binary_search_by_key(&key, |(key, _)| *key).ok().map(|at| &dict[at].1)
 }
 

@@ -8,7 +8,7 @@ use provender_core::spec::{Input, Mount};
 use provender_core::tree::Node;
 use provender_core::{Digest, ExecutionId, Spec, json};
 
-use super::bencode::{BencodeError, Dict, Value, decode};
+use super::bencode::{Dict, Value, decode};
 use super::file::Task;
 
 /// What a key's success made, where that is known.
@@ -21,10 +21,11 @@ pub(super) struct Made {
 }
 
 /// The spec of a task; `made` says what its dependencies came to.
-pub(super) fn spec(task: &Task, made: impl Fn(&TaskKey) -> Option<Made>) -> Result<Spec, BencodeError> {
+pub(super) fn spec(task: &Task, made: impl Fn(&TaskKey) -> Option<Made>) -> Spec {
     let mut spec = Spec::new(task.name.clone());
-    let entries = match decode(&task.raw)? {
-        Value::Dict(entries) => entries,
+    // It was encoded when the file was read, so it decodes.
+    let entries = match decode(&task.raw) {
+        Ok(Value::Dict(entries)) => entries,
         _ => Dict::default(),
     };
     for (key, value) in &entries {
@@ -49,7 +50,7 @@ pub(super) fn spec(task: &Task, made: impl Fn(&TaskKey) -> Option<Made>) -> Resu
         .collect::<BTreeMap<Bytes, Input>>();
     spec.policy.refuse_empty = true;
     spec.raw = Some(task.raw.clone());
-    Ok(spec)
+    spec
 }
 
 /// The depth is bounded by the decoder's.
@@ -92,7 +93,7 @@ mod tests {
         let parsed = File::parse(&bytes, "p/").unwrap();
         let task = &parsed.tasks()[0];
         let made = Made { outputs: Some(Digest::of(b"tree")), execution: Some(ExecutionId([3; 16])) };
-        let spec = spec(task, |_| Some(made)).unwrap();
+        let spec = spec(task, |_| Some(made));
         assert_eq!(
             (spec.name.as_str(), spec.image.as_deref(), spec.code_version.as_deref()),
             ("p/down", Some("debian"), None)

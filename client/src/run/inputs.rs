@@ -64,6 +64,17 @@ pub enum InputsError {
         /// What it is.
         verdict: String,
     },
+    /// There is nothing to run.
+    #[error("the task has no command")]
+    NoCommand,
+    /// A success has no outputs.
+    #[error("the input {label} cannot be used: {reference} has succeeded without outputs")]
+    NoTree {
+        /// Its label.
+        label: String,
+        /// What it refers to.
+        reference: String,
+    },
     /// A reference cannot be looked up.
     #[error("the input {label} cannot be used: {source}")]
     Describe {
