@@ -81,6 +81,7 @@ async fn node_of(client: &Client, reference: &Ref) -> Result<Node, Fault> {
     match client.describe(reference).await? {
         Described::Blob(digest) => Ok(Node::File { digest, executable: false }),
         Described::Tree(digest) => Ok(Node::Directory { digest }),
+        Described::Registered(_) => Err(never_attempted(reference)),
         Described::Task(task) => match task.execution.outcome.outputs {
             Some(digest) => Ok(Node::Directory { digest }),
             None => {
@@ -89,6 +90,11 @@ async fn node_of(client: &Client, reference: &Ref) -> Result<Node, Fault> {
             }
         },
     }
+}
+
+/// Says that there is nothing of a key but its spec.
+fn never_attempted(reference: &Ref) -> Fault {
+    Fault::no(format!("{reference} was registered but never attempted"))
 }
 
 /// What stands at a path below a node; links are not followed.

@@ -9,16 +9,17 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::Stream;
 use hyper_util::rt::TokioIo;
+use prost::Message;
 use provender_core::execution::{Executor, Outcome};
 use provender_core::key::TaskKey;
 use provender_core::name::Space;
 use provender_core::{Digest, Execution, ExecutionId, Spec, Timestamp, Verdict};
 use provender_proto::convert::{self, Invalid};
-use provender_proto::v1;
 use provender_proto::v1::begin_reply::Reply;
 use provender_proto::v1::blobs_client::BlobsClient;
 use provender_proto::v1::catalog_client::CatalogClient;
 use provender_proto::v1::tasks_client::TasksClient;
+use provender_proto::{MAX_BATCH_BYTES, MAX_REGISTERED, v1};
 use tokio::net::UnixStream;
 use tonic::codegen::InterceptedService;
 use tonic::metadata::{Ascii, MetadataValue};
@@ -120,6 +121,21 @@ pub enum Described {
     Blob(Digest),
     /// A directory.
     Tree(Digest),
+    /// A key that was registered and never attempted.
+    Registered(Box<Registered>),
+}
+
+/// A key that was registered, what it stands for, and what a lookup says.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Registered {
+    /// The key.
+    pub key: TaskKey,
+    /// What it stands for.
+    pub spec: Spec,
+    /// Its verdict.
+    pub verdict: Verdict,
+    /// Why that is not SUCCEEDED.
+    pub reason: String,
 }
 
 /// An execution, what it was to do, and what a lookup of its key says.
@@ -267,6 +283,37 @@ impl Client {
         Ok(convert::execution_from(ended)?)
     }
 
+    /// Makes known what keys stand for, without attempting them, in as many calls as it takes; whether the daemon knew nothing of
+    /// each key, in their order. What was registered before an error stays so; asking again is harmless.
+    pub async fn register(&self, tasks: &[(TaskKey, Spec)]) -> Result<Vec<bool>, ClientError> {
+        let mut fresh = Vec::with_capacity(tasks.len());
+        let (mut entries, mut bytes) = (Vec::new(), 0);
+        for (key, spec) in tasks {
+            let entry = v1::register_request::Entry { key: key.to_string(), spec: Some(convert::spec_to(spec)) };
+            let size = entry.encoded_len();
+            if entries.len() == MAX_REGISTERED || (bytes + size > MAX_BATCH_BYTES && !entries.is_empty()) {
+                fresh.extend(self.register_entries(std::mem::take(&mut entries)).await?);
+                bytes = 0;
+            }
+            bytes += size;
+            entries.push(entry);
+        }
+        if !entries.is_empty() {
+            fresh.extend(self.register_entries(entries).await?);
+        }
+        Ok(fresh)
+    }
+
+    async fn register_entries(&self, entries: Vec<v1::register_request::Entry>) -> Result<Vec<bool>, ClientError> {
+        let asked = entries.len();
+        let request = v1::RegisterRequest { space: self.space(), entries };
+        let fresh = self.tasks.clone().register(request).await.map_err(self.failed())?.into_inner().fresh;
+        if fresh.len() != asked {
+            return Err(Invalid::new("fresh", format!("answers {} of {asked}", fresh.len())).into());
+        }
+        Ok(fresh)
+    }
+
     /// Which of the digests (at most 50,000) the daemon does not hold.
     pub async fn find_missing(&self, digests: &[Digest]) -> Result<Vec<Digest>, ClientError> {
         let digests = digests.iter().map(convert::digest_to).collect();
@@ -369,6 +416,12 @@ impl Client {
         Ok(match reply.is.ok_or_else(|| missing("is"))? {
             Is::Blob(digest) => Described::Blob(convert::digest_from("blob", &digest)?),
             Is::Tree(digest) => Described::Tree(convert::digest_from("tree", &digest)?),
+            Is::Registered(registered) => Described::Registered(Box::new(Registered {
+                key: convert::key(&registered.key)?,
+                spec: convert::spec_from(registered.spec.as_ref().ok_or_else(|| missing("spec"))?)?,
+                verdict: convert::verdict_from(registered.verdict)?,
+                reason: registered.reason,
+            })),
             Is::Task(task) => Described::Task(Box::new(Task {
                 execution: convert::execution_from(task.execution.as_ref().ok_or_else(|| missing("execution"))?)?,
                 spec: convert::spec_from(task.spec.as_ref().ok_or_else(|| missing("spec"))?)?,

@@ -15,7 +15,7 @@ use bytes::Bytes;
 pub enum Table {
     /// Facts of the whole store: its id, layout and incarnation.
     Store = 0,
-    /// Task key -> record and last execution.
+    /// Task key -> record, last execution, registered spec.
     Key = 1,
     /// Task key -> the lease that is held on it.
     Lease = 2,
@@ -25,7 +25,7 @@ pub enum Table {
     Spec = 4,
     /// Task key, newest first -> execution id.
     KeyHistory = 5,
-    /// Name -> what `latest` is.
+    /// Name -> what `latest` is, or the key that was registered under it.
     Name = 6,
     /// Name, newest first -> execution id.
     NameHistory = 7,
@@ -49,11 +49,13 @@ pub enum Table {
     Pin = 16,
     /// Digest and the execution that made it -> provenance edge.
     Producer = 17,
+    /// Name -> when an execution under it last failed or was abandoned.
+    FailedName = 18,
 }
 
 impl Table {
     /// Every table, in stored order.
-    pub const ALL: [Table; 18] = [
+    pub const ALL: [Table; 19] = [
         Table::Store,
         Table::Key,
         Table::Lease,
@@ -72,6 +74,7 @@ impl Table {
         Table::Alias,
         Table::Pin,
         Table::Producer,
+        Table::FailedName,
     ];
 
     /// The table stored as `tag`.

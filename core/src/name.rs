@@ -2,6 +2,9 @@
 
 use std::fmt;
 
+use crate::execution::ExecutionId;
+use crate::key::TaskKey;
+
 /// The longest name, in bytes.
 pub const MAX_NAME: usize = 1024;
 
@@ -60,6 +63,15 @@ impl fmt::Display for Name {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }
+}
+
+/// The row of a name: what it stands for.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct NameRow {
+    /// The execution that `latest` is.
+    pub latest: Option<ExecutionId>,
+    /// The key that was last registered under it, as long as it has no `latest`.
+    pub registered: Option<TaskKey>,
 }
 
 /// An isolated set of records and holdings: at most 254 bytes, no control characters. The default one is the empty text.

@@ -1,6 +1,6 @@
 //! The state machine of executions: every change that a task key can go through, as pure functions.
 //!
-//! Owns [`Known`], what the rows of one key say, and the transitions begin, heartbeat, commit, fail and expire over it.
+//! Owns [`Known`], what the rows of one key say, and the transitions register, begin, heartbeat, commit, fail and expire over it.
 //! Invariants: one lease a key; only the execution that the lease row names can move the key on (a fenced-out one changes
 //! nothing); a record is made by a commit alone; the first record stays the answer while it is SUCCEEDED. It must not know rows,
 //! batches or how the facts were gathered.
@@ -61,6 +61,8 @@ pub struct KeyRow {
     pub record: Option<Record>,
     /// The last ended execution; none if the record was voided since.
     pub last: Option<Last>,
+    /// The identity of the spec that the key was first registered with, if it was; what was attempted stands with executions.
+    pub spec: Option<Digest>,
 }
 
 /// All that the rows of one key say at one moment.
@@ -99,6 +101,12 @@ impl Known {
             _ => self.row.record.as_ref().map(|record| record.execution),
         }
     }
+}
+
+/// Registers: the row of a key that is now known to stand for a spec, if that is news. The first spec stays, and nothing else is
+/// touched: no verdict, record or lease depends on it.
+pub fn register(row: &KeyRow, spec: Digest) -> Option<KeyRow> {
+    row.spec.is_none().then(|| KeyRow { spec: Some(spec), ..row.clone() })
 }
 
 /// What an executor asks with.
@@ -291,7 +299,7 @@ fn end(
     }
     let execution = Execution { ended: Some(now), state, reason, outcome, ..execution.clone() };
     let last = Some(Last { execution: execution.id, state, at: now });
-    Ok(Ended { execution, row: KeyRow { last, record: known.row.record.clone() }, recorded: false })
+    Ok(Ended { execution, row: KeyRow { last, ..known.row.clone() }, recorded: false })
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@ mod error;
 mod feed;
 mod folders;
 mod leases;
+mod register;
 mod tasks;
 mod transact;
 
@@ -24,7 +25,7 @@ use crate::meta::Meta;
 use crate::metrics::Metrics;
 
 pub use blobs::{Content, INLINE_MAX, Upload, lost};
-pub use catalog::{Described, Named};
+pub use catalog::{Described, Named, Registered};
 pub use error::{StoreError, chain};
 pub use tasks::{Answer, Begin};
 pub use transact::Txn;

@@ -66,7 +66,8 @@ pub fn execution_id(field: &'static str, id: &[u8]) -> Result<ExecutionId, Inval
     id.try_into().map(ExecutionId).map_err(|_| Invalid::new(field, "an execution id has 16 bytes"))
 }
 
-fn optional_id(field: &'static str, id: &[u8]) -> Result<Option<ExecutionId>, Invalid> {
+/// An execution id that may be absent, from wire: empty bytes.
+pub fn optional_id(field: &'static str, id: &[u8]) -> Result<Option<ExecutionId>, Invalid> {
     if id.is_empty() { Ok(None) } else { execution_id(field, id).map(Some) }
 }
 

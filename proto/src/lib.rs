@@ -36,3 +36,5 @@ pub const MAX_BATCH_ITEMS: usize = 10_000;
 pub const MAX_DIGESTS: usize = 50_000;
 /// The most keys in one lookup.
 pub const MAX_KEYS: usize = 10_000;
+/// The most keys that are registered in one call.
+pub const MAX_REGISTERED: usize = 1_000;

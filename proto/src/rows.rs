@@ -4,9 +4,10 @@ use bytes::Bytes;
 use prost::Message;
 use provender_core::blob::{Pin, Place, Stored};
 use provender_core::lease::Lease;
+use provender_core::name::NameRow;
 use provender_core::spec::Spec;
 use provender_core::transition::{KeyRow, Last};
-use provender_core::{Execution, ExecutionId, Timestamp};
+use provender_core::{Execution, TaskKey, Timestamp};
 
 use crate::convert::{self, Invalid};
 use crate::store::v1 as store;
@@ -30,7 +31,8 @@ pub fn key_to(row: &KeyRow) -> Bytes {
         state: convert::state_to(last.state).into(),
         at_ms: last.at.millis(),
     });
-    store::KeyRow { record: row.record.as_ref().map(convert::record_to), last }.encode_to_vec().into()
+    let (record, spec) = (row.record.as_ref().map(convert::record_to), row.spec.as_ref().map(convert::digest_to));
+    store::KeyRow { record, last, spec }.encode_to_vec().into()
 }
 
 /// The row of a key.
@@ -41,7 +43,9 @@ pub fn key_from(bytes: Bytes) -> Result<KeyRow, RowError> {
         let state = convert::state_from(last.state)?;
         Ok::<_, Invalid>(Last { execution, state, at: Timestamp::from_millis(last.at_ms) })
     });
-    Ok(KeyRow { record: row.record.as_ref().map(convert::record_from).transpose()?, last: last.transpose()? })
+    let record = row.record.as_ref().map(convert::record_from).transpose()?;
+    let spec = row.spec.as_ref().map(|spec| convert::digest_from("spec", spec)).transpose()?;
+    Ok(KeyRow { record, last: last.transpose()?, spec })
 }
 
 /// The row of a lease.
@@ -74,15 +78,21 @@ pub fn spec_from(bytes: Bytes) -> Result<Spec, RowError> {
     Ok(convert::spec_from(&v1::Spec::decode(bytes)?)?)
 }
 
-/// The row of a name: the execution that `latest` is.
-pub fn name_to(latest: Option<ExecutionId>) -> Bytes {
-    store::NameRow { latest: latest.map(convert::id_to).unwrap_or_default() }.encode_to_vec().into()
+/// The row of a name.
+pub fn name_to(row: &NameRow) -> Bytes {
+    let latest = row.latest.map(convert::id_to).unwrap_or_default();
+    let registered = row.registered.as_ref().map(TaskKey::to_string).unwrap_or_default();
+    store::NameRow { latest, registered }.encode_to_vec().into()
 }
 
 /// The row of a name.
-pub fn name_from(bytes: Bytes) -> Result<Option<ExecutionId>, RowError> {
-    let latest = store::NameRow::decode(bytes)?.latest;
-    if latest.is_empty() { Ok(None) } else { Ok(Some(convert::execution_id("name.latest", &latest)?)) }
+pub fn name_from(bytes: Bytes) -> Result<NameRow, RowError> {
+    let store::NameRow { latest, registered } = store::NameRow::decode(bytes)?;
+    let registered = Some(registered).filter(|key| !key.is_empty());
+    Ok(NameRow {
+        latest: convert::optional_id("name.latest", &latest)?,
+        registered: registered.as_deref().map(convert::key).transpose()?,
+    })
 }
 
 /// The row of a blob.

@@ -142,6 +142,13 @@ impl Tasks for Nothing {
     async fn fail(&self, _: Request<v1::FailRequest>) -> std::result::Result<Response<v1::FailReply>, Status> {
         none()
     }
+
+    async fn register(
+        &self,
+        _: Request<v1::RegisterRequest>,
+    ) -> std::result::Result<Response<v1::RegisterReply>, Status> {
+        none()
+    }
 }
 
 #[tonic::async_trait]

@@ -9,7 +9,7 @@ use provender_core::Ref;
 use provender_core::execution::State;
 use serde_json::json;
 
-use super::{Session, newest};
+use super::{Session, never_attempted, newest};
 use crate::args::Logs;
 use crate::fault::Fault;
 use crate::print;
@@ -21,8 +21,12 @@ pub(crate) async fn logs(session: &Session, args: Logs) -> Result<ExitCode, Faul
     let client = session.client().await?;
     let mut reference = args.reference;
     let execution = loop {
-        let (Described::Task(task), _) = newest(&client, &reference).await? else {
-            return Err(Fault::no(format!("{reference} is no run and has no logs")));
+        let task = match newest(&client, &reference).await?.0 {
+            Described::Task(task) => task,
+            Described::Registered(_) => return Err(never_attempted(&reference)),
+            Described::Blob(_) | Described::Tree(_) => {
+                return Err(Fault::no(format!("{reference} is no run and has no logs")));
+            }
         };
         if task.execution.state != State::Running {
             break task.execution;

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use provender_client::{Described, Task};
 use provender_core::spec::Variable;
 use provender_core::tree::Node;
-use provender_core::{Verdict, json};
+use provender_core::{Spec, Verdict, json};
 use serde_json::json;
 
 use super::Session;
@@ -23,6 +23,14 @@ pub(crate) async fn show(session: &Session, args: Show) -> Result<ExitCode, Faul
         print::document(&match described {
             Described::Blob(digest) => json!({ "v": json::V, "blob": json::digest(&digest) }),
             Described::Tree(digest) => json!({ "v": json::V, "tree": json::digest(&digest) }),
+            Described::Registered(registered) => json!({
+                "v": json::V,
+                "key": registered.key.as_str(),
+                "verdict": registered.verdict.as_str(),
+                "reason": registered.reason,
+                "record": null,
+                "spec": json::spec(&registered.spec),
+            }),
             Described::Task(task) => json!({
                 "v": json::V,
                 "verdict": task.verdict.as_str(),
@@ -41,6 +49,13 @@ pub(crate) async fn show(session: &Session, args: Show) -> Result<ExitCode, Faul
                 print::line(format!("  {}", entry(name, node)))?;
             }
         }
+        Described::Registered(registered) => {
+            field("name", registered.spec.name.as_str())?;
+            field("key", registered.key.as_str())?;
+            field("verdict", registered.verdict.as_str())?;
+            field("reason", &registered.reason)?;
+            specified(&registered.spec)?;
+        }
         Described::Task(task) => {
             text(&task)?;
             if let Some(outputs) = task.execution.outcome.outputs {
@@ -56,13 +71,12 @@ pub(crate) async fn show(session: &Session, args: Show) -> Result<ExitCode, Faul
 
 fn text(task: &Task) -> Result<(), Fault> {
     let (execution, spec) = (&task.execution, &task.spec);
-    let field = |name: &str, value: String| print::line(format!("{name:<10} {value}"));
-    field("name", execution.name.to_string())?;
-    field("key", execution.key.to_string())?;
+    field("name", execution.name.as_str())?;
+    field("key", execution.key.as_str())?;
     field("execution", format!("exec:{}", execution.id))?;
-    field("verdict", execution.state.verdict().to_string())?;
+    field("verdict", execution.state.verdict().as_str())?;
     if let Some(reason) = &execution.reason {
-        field("reason", reason.clone())?;
+        field("reason", reason)?;
     }
     if task.verdict != execution.state.verdict() || task.verdict == Verdict::Running {
         field("key is", format!("{} {}", task.verdict, task.reason))?;
@@ -81,6 +95,15 @@ fn text(task: &Task) -> Result<(), Fault> {
             format!("{exit} after {} ({cpu} CPU, {} peak)", print::time(usage.wall_ms), print::size(usage.peak_rss)),
         )?;
     }
+    specified(spec)
+}
+
+fn field(name: &str, value: impl AsRef<str>) -> Result<(), Fault> {
+    print::line(format!("{name:<10} {}", value.as_ref()))
+}
+
+/// What a key stands for.
+fn specified(spec: &Spec) -> Result<(), Fault> {
     if !spec.command.is_empty() {
         let words: Vec<_> = spec.command.iter().map(|word| quoted(word)).collect();
         field("command", words.join(" "))?;

@@ -19,6 +19,7 @@ pub(crate) async fn status(session: &Session, args: Status) -> Result<ExitCode, 
             Ref::Key(key) => Some(key.clone()),
             other => match client.describe(other).await {
                 Ok(Described::Task(task)) => Some(task.execution.key),
+                Ok(Described::Registered(registered)) => Some(registered.key),
                 Ok(_) => return Err(Fault::no(format!("{other} is no task: a status is one of a key"))),
                 // Without a success a name stands for what was last attempted under it.
                 Err(ClientError::NotFound(_)) => match other {

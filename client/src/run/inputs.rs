@@ -129,6 +129,14 @@ pub(super) async fn look(client: &Client, task: &Task, cache: &Arc<HashCache>) -
                 let input = match found {
                     Described::Blob(digest) => input(Node::File { digest, executable: false }, None, None),
                     Described::Tree(digest) => input(Node::Directory { digest }, None, None),
+                    Described::Registered(registered) => {
+                        return Err(InputsError::NoOutputs {
+                            label: label.clone(),
+                            reference: reference.to_string(),
+                            verdict: registered.verdict.to_string(),
+                        }
+                        .into());
+                    }
                     Described::Task(found) => {
                         let made = &found.execution;
                         let outputs = succeeded(made).ok_or_else(|| InputsError::NoOutputs {

@@ -82,6 +82,7 @@ enum Event {
     Expire,
     Restore,
     Void,
+    Register(u8),
 }
 
 fn event() -> impl Strategy<Value = Event> {
@@ -95,6 +96,7 @@ fn event() -> impl Strategy<Value = Event> {
         1 => Just(Event::Expire),
         1 => Just(Event::Restore),
         1 => Just(Event::Void),
+        1 => (0u8..2).prop_map(Event::Register),
     ]
 }
 
@@ -140,6 +142,15 @@ proptest! {
                 }
                 Event::Expire => world.expire(),
                 Event::Restore => world.incarnation += 1,
+                Event::Register(spec) => {
+                    let spec = Digest::of(&[spec]);
+                    match register(&before.row, spec) {
+                        Some(row) => world.known.row = row,
+                        None => prop_assert!(before.row.spec.is_some()),
+                    }
+                    let same = KeyRow { spec: before.row.spec, ..world.known.row.clone() };
+                    prop_assert_eq!(&Known { row: same, lease: world.known.lease.clone() }, &before);
+                }
                 Event::Void => {
                     let now = world.now();
                     if let Some(record) = &mut world.known.row.record {
@@ -148,7 +159,10 @@ proptest! {
                     }
                 }
             }
-            if holder.is_none() && !matches!(event, Event::Begin(_) | Event::Expire | Event::Void) {
+            if before.row.spec.is_some() {
+                prop_assert_eq!(world.known.row.spec, before.row.spec, "what was registered first stays");
+            }
+            if holder.is_none() && !matches!(event, Event::Begin(_) | Event::Expire | Event::Void | Event::Register(_)) {
                 prop_assert_eq!(&world.known, &before, "nobody holds the lease, so nothing moves");
             }
             if let Some(answer) = before.answer() && !matches!(event, Event::Void) {

@@ -4,7 +4,7 @@ use provender_core::Ref;
 use provender_proto::convert::{self, Invalid};
 use provender_proto::v1;
 use provender_proto::v1::catalog_server::Catalog;
-use provender_proto::v1::describe_reply::{Is, Task};
+use provender_proto::v1::describe_reply::{Is, Registered, Task};
 use provender_proto::v1::history_request::Of;
 use tonic::{Request, Response, Status};
 
@@ -66,6 +66,12 @@ impl Catalog for Front {
             let is = match self.store.describe(&convert::space(&request.space)?, &reference).await? {
                 Described::Blob(digest) => Is::Blob(convert::digest_to(&digest)),
                 Described::Tree(digest) => Is::Tree(convert::digest_to(&digest)),
+                Described::Registered(registered) => Is::Registered(Registered {
+                    key: registered.key.to_string(),
+                    spec: Some(convert::spec_to(&registered.spec)),
+                    verdict: convert::verdict_to(registered.answer.verdict).into(),
+                    reason: registered.answer.reason.clone(),
+                }),
                 Described::Task(task) => {
                     let (execution, spec, answer) = &*task;
                     Is::Task(Task {

@@ -5,14 +5,14 @@ use std::time::Duration;
 
 use futures::Stream;
 use prost::Message;
-use provender_core::ExecutionId;
 use provender_core::key::TaskKey;
 use provender_core::name::Space;
 use provender_core::transition::Request as Asked;
+use provender_core::{ExecutionId, Spec};
 use provender_proto::convert::{self, Invalid};
 use provender_proto::v1::begin_reply::{Lease, Reply};
 use provender_proto::v1::tasks_server::Tasks;
-use provender_proto::{MAX_KEYS, v1};
+use provender_proto::{MAX_KEYS, MAX_REGISTERED, v1};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
@@ -105,6 +105,22 @@ impl Tasks for Front {
         })
         .await
     }
+
+    async fn register(&self, request: Request<v1::RegisterRequest>) -> Result<Response<v1::RegisterReply>, Status> {
+        let request = request.into_inner();
+        counted(self.store.metrics(), "Register", async {
+            if request.entries.len() > MAX_REGISTERED {
+                let why = format!("{} are more than {MAX_REGISTERED} in one call", request.entries.len());
+                return Err(Invalid::new("entries", why).into());
+            }
+            let entries = request.entries.iter();
+            let tasks = entries.map(|entry| Ok((convert::key(&entry.key)?, spec(entry.spec.as_ref())?)));
+            let tasks = tasks.collect::<Result<Vec<_>, Invalid>>()?;
+            let fresh = self.store.register(&convert::space(&request.space)?, &tasks).await?;
+            Ok(v1::RegisterReply { fresh })
+        })
+        .await
+    }
 }
 
 impl Front {
@@ -182,16 +198,20 @@ impl Drop for Waiting {
     }
 }
 
-fn asked(request: &v1::BeginRequest) -> Result<Asked, Invalid> {
-    let spec = request.spec.as_ref().ok_or_else(|| Invalid::new("spec", "is missing"))?;
+fn spec(spec: Option<&v1::Spec>) -> Result<Spec, Invalid> {
+    let spec = spec.ok_or_else(|| Invalid::new("spec", "is missing"))?;
     if spec.encoded_len() > MAX_SPEC {
         return Err(Invalid::new("spec", format!("it has {} bytes, more than {MAX_SPEC}", spec.encoded_len())));
     }
+    convert::spec_from(spec)
+}
+
+fn asked(request: &v1::BeginRequest) -> Result<Asked, Invalid> {
     let key: TaskKey = convert::key(&request.key)?;
     Ok(Asked {
         id: convert::execution_id("execution", &request.execution)?,
         key,
-        spec: convert::spec_from(spec)?,
+        spec: spec(request.spec.as_ref())?,
         executor: convert::executor_from(request.executor.as_ref()),
         ttl: Duration::from_millis(request.ttl_ms),
     })

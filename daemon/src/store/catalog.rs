@@ -4,7 +4,7 @@ use bytes::Bytes;
 use provender_core::batch::Table;
 use provender_core::execution::State;
 use provender_core::key::TaskKey;
-use provender_core::name::{Name, Space};
+use provender_core::name::{Name, NameRow, Space};
 use provender_core::{Digest, Execution, ExecutionId, Ref, Spec, rows};
 use provender_proto::convert::Invalid;
 use provender_proto::rows as values;
@@ -39,6 +39,19 @@ pub enum Described {
     Blob(Digest),
     /// A directory.
     Tree(Digest),
+    /// A key that was never attempted.
+    Registered(Box<Registered>),
+}
+
+/// A key that was registered, what it stands for, and what a lookup says.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Registered {
+    /// The key.
+    pub key: TaskKey,
+    /// What it stands for.
+    pub spec: Spec,
+    /// The verdict and why.
+    pub answer: Answer,
 }
 
 impl Store {
@@ -64,7 +77,7 @@ impl Store {
             }
             let damaged = || StoreError::Row { what: format!("{key:?}"), why: "it is no name".into() };
             let name = rows::parse_name(space, &key).ok_or_else(damaged)?;
-            let latest = values::name_from(row.value).map_err(StoreError::row(&name))?;
+            let latest = values::name_from(row.value).map_err(StoreError::row(&name))?.latest;
             let mut newest = Scan::prefix(Table::NameHistory, rows::by_name_prefix(space, &name));
             newest.limit = 1;
             let newest = self.inner.meta.scan(&newest).await?.rows;
@@ -131,12 +144,15 @@ impl Store {
             }
             Ref::Execution(id) => *id,
             Ref::Key(key) => {
-                let answer = self.lookup(space, std::slice::from_ref(key)).await?.pop();
-                answer.and_then(|answer| answer.execution).ok_or_else(missing)?
+                let answer = self.lookup(space, std::slice::from_ref(key)).await?.pop().ok_or_else(missing)?;
+                match answer.execution {
+                    Some(id) => id,
+                    None => return self.registered(space, key, answer).await?.ok_or_else(missing),
+                }
             }
-            Ref::Name { name, nth: None } => match self.latest(space, name).await? {
-                Some(id) => id,
-                None => return Err(self.no_success(space, name).await?),
+            Ref::Name { name, nth: None } => match self.name_row(space, name).await? {
+                NameRow { latest: Some(id), .. } => id,
+                row => return self.without_success(space, name, row.registered).await,
             },
             Ref::Name { name, nth: Some(nth) } => self.nth_record(space, name, *nth).await?.ok_or_else(missing)?,
         };
@@ -148,22 +164,34 @@ impl Store {
 
     /// The execution that `latest` of a name means.
     pub async fn latest(&self, space: &Space, name: &Name) -> Result<Option<ExecutionId>, StoreError> {
+        Ok(self.name_row(space, name).await?.latest)
+    }
+
+    async fn name_row(&self, space: &Space, name: &Name) -> Result<NameRow, StoreError> {
         match self.inner.meta.get(&[rows::name(space, name)]).await?.pop().flatten() {
             Some(row) => values::name_from(row.value).map_err(StoreError::row(name)),
-            None => Ok(None),
+            None => Ok(NameRow::default()),
         }
     }
 
-    /// Why a name has no `latest`, with the attempt that a person may mean.
-    async fn no_success(&self, space: &Space, name: &Name) -> Result<StoreError, StoreError> {
+    /// What a name without a `latest` stands for: the key that was registered under it, unless there was an attempt, which the
+    /// error names, as a person may mean it.
+    async fn without_success(
+        &self,
+        space: &Space,
+        name: &Name,
+        registered: Option<TaskKey>,
+    ) -> Result<Described, StoreError> {
         let (newest, _) = self.history(space, Ok(name), false, None, 1).await?;
-        let what = match newest.first() {
-            Some(last) => {
+        let what = match (newest.first(), registered) {
+            (Some(last), _) => {
                 format!("a success of {name} (its newest attempt, exec:{}, is {})", last.id, last.state.verdict())
             }
-            None => name.to_string(),
+            // Under another name it may have been attempted.
+            (None, Some(key)) => return Box::pin(self.describe(space, &Ref::Key(key))).await,
+            (None, None) => name.to_string(),
         };
-        Ok(StoreError::NotFound { what })
+        Err(StoreError::NotFound { what })
     }
 
     async fn nth_record(&self, space: &Space, name: &Name, nth: u32) -> Result<Option<ExecutionId>, StoreError> {

@@ -28,7 +28,7 @@ impl Store {
                 let part = key[base.len()..].split(|byte| *byte == 0).next().unwrap_or_default();
                 let part = String::from_utf8_lossy(part);
                 let has_success = || values::name_from(row.value.clone()).map_err(StoreError::row(&part));
-                if parts.last().is_some_and(|last| *last == part) || has_success()?.is_none() {
+                if parts.last().is_some_and(|last| *last == part) || has_success()?.latest.is_none() {
                     continue;
                 }
                 if parts.len() == limit {

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use provender_core::batch::{RowKey, Table, Version};
 use provender_core::execution::{Outcome, State};
 use provender_core::key::TaskKey;
-use provender_core::name::{Name, Space};
+use provender_core::name::{Name, NameRow, Space};
 use provender_core::transition::{self, Begun, Ended, Evidence, Known, Record, Request};
 use provender_core::tree::Tree;
 use provender_core::{Digest, Execution, ExecutionId, Spec, Timestamp, Verdict, rows, view};
@@ -310,7 +310,7 @@ impl Store {
         }
         if there[1].is_none() {
             txn.get_one(name_row.clone()).await?;
-            txn.put(name_row, values::name_to(None));
+            txn.put(name_row, values::name_to(&NameRow::default()));
         }
         txn.put(rows::key_history(space, &execution.key, began, id), Bytes::new());
         txn.put(rows::name_history(space, &execution.name, began, id), Bytes::new());
@@ -331,7 +331,7 @@ impl Store {
         if succeeded {
             txn.put(rows::name_record(space, &execution.name, at, execution.id), folder);
             if execution.diverges_from.is_none() {
-                txn.put(rows::name(space, &execution.name), values::name_to(Some(execution.id)));
+                txn.put(rows::name(space, &execution.name), values::name_to(&latest(execution.id)));
             }
         }
         txn.put(rows::execution(space, execution.id), values::execution_to(&execution));
@@ -349,8 +349,8 @@ impl Store {
     ) -> Result<(), StoreError> {
         let row = rows::name(space, name);
         let found = self.inner.meta.get(std::slice::from_ref(&row)).await?.pop().flatten();
-        let latest = found.map(|found| values::name_from(found.value).map_err(StoreError::row(name))).transpose()?;
-        if latest == Some(Some(execution.id)) {
+        let found = found.map(|found| values::name_from(found.value).map_err(StoreError::row(name))).transpose()?;
+        if found.is_some_and(|found| found.latest == Some(execution.id)) {
             return Ok(());
         }
         let at = execution.ended.unwrap_or(now);
@@ -359,7 +359,7 @@ impl Store {
             let folder = self.new_folder(txn, space, Table::Folder, name, &execution.key, at, execution.id).await?;
             txn.put(listed, folder);
         }
-        txn.put(row, values::name_to(Some(execution.id)));
+        txn.put(row, values::name_to(&latest(execution.id)));
         Ok(())
     }
 
@@ -468,9 +468,14 @@ fn decode_execution(id: ExecutionId, value: Option<Bytes>) -> Result<Execution, 
     values::execution_from(value).map_err(StoreError::row(format!("execution {id}")))
 }
 
+fn latest(id: ExecutionId) -> NameRow {
+    NameRow { latest: Some(id), registered: None }
+}
+
 fn reason(known: &Known) -> String {
     match (known.verdict(), &known.row.record) {
         (Verdict::Succeeded, _) => String::new(),
+        (Verdict::Unknown, _) if known.row.spec.is_some() => "registered, never attempted".into(),
         (Verdict::Unknown, _) => "it was never attempted".into(),
         (Verdict::Running, _) => "an executor is at it".into(),
         (_, Some(record)) => record.void.as_ref().map(|void| void.reason.clone()).unwrap_or_default(),

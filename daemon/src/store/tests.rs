@@ -11,14 +11,25 @@ use provender_core::tree::{Node, Tree};
 use provender_core::{Digest, ExecutionId, Spec, Timestamp, Verdict, rows};
 
 use super::*;
-use crate::meta::Memory;
+use crate::meta::{self, Memory, MetaConfig};
 
-async fn store() -> Store {
+async fn over(meta: Arc<dyn Meta>) -> Store {
     let metrics = Arc::new(Metrics::new().unwrap());
-    Store::open(Arc::new(Memory::default()), &BlobsConfig::Memory {}, Vec::new(), metrics).await.unwrap()
+    Store::open(meta, &BlobsConfig::Memory {}, Vec::new(), metrics).await.unwrap()
 }
 
-fn request(n: u16) -> Request {
+pub(super) async fn store() -> Store {
+    over(Arc::new(Memory::default())).await
+}
+
+/// A store on each embedded engine; the folder goes with the value.
+pub(super) async fn stores() -> [(Store, Option<tempfile::TempDir>); 2] {
+    let folder = tempfile::tempdir().unwrap();
+    let rocks = meta::open(&MetaConfig::default(), folder.path()).await.unwrap();
+    [(store().await, None), (over(rocks).await, Some(folder))]
+}
+
+pub(super) fn request(n: u16) -> Request {
     let mut id = [0; 16];
     id[..2].copy_from_slice(&n.to_be_bytes());
     Request {
@@ -30,11 +41,11 @@ fn request(n: u16) -> Request {
     }
 }
 
-fn outcome(code: i32) -> Outcome {
+pub(super) fn outcome(code: i32) -> Outcome {
     Outcome { exit: Some(Exit::Code(code)), ..Outcome::default() }
 }
 
-async fn begin(store: &Store, request: &Request) {
+pub(super) async fn begin(store: &Store, request: &Request) {
     let begun = store.begin(&Space::default(), request, None).await.unwrap();
     assert!(matches!(begun, Begin::Lease(..)), "{begun:?}");
 }

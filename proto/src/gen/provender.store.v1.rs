@@ -5,6 +5,9 @@ pub struct KeyRow {
     pub record: ::core::option::Option<super::super::v1::Record>,
     #[prost(message, optional, tag = "2")]
     pub last: ::core::option::Option<Last>,
+    /// that it was first registered with
+    #[prost(message, optional, tag = "3")]
+    pub spec: ::core::option::Option<super::super::v1::Digest>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Last {
@@ -20,6 +23,9 @@ pub struct NameRow {
     /// an execution id; empty if none
     #[prost(bytes = "bytes", tag = "1")]
     pub latest: ::prost::bytes::Bytes,
+    /// a key; empty if none
+    #[prost(string, tag = "2")]
+    pub registered: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct BlobRow {

@@ -455,6 +455,30 @@ pub struct FailReply {
     #[prost(message, optional, tag = "1")]
     pub execution: ::core::option::Option<Execution>,
 }
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct RegisterRequest {
+    #[prost(string, tag = "1")]
+    pub space: ::prost::alloc::string::String,
+    /// at most 1,000
+    #[prost(message, repeated, tag = "2")]
+    pub entries: ::prost::alloc::vec::Vec<register_request::Entry>,
+}
+/// Nested message and enum types in `RegisterRequest`.
+pub mod register_request {
+    #[derive(Clone, PartialEq, ::prost::Message)]
+    pub struct Entry {
+        #[prost(string, tag = "1")]
+        pub key: ::prost::alloc::string::String,
+        #[prost(message, optional, tag = "2")]
+        pub spec: ::core::option::Option<super::Spec>,
+    }
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RegisterReply {
+    /// in the order asked: the store knew nothing of the key
+    #[prost(bool, repeated, tag = "1")]
+    pub fresh: ::prost::alloc::vec::Vec<bool>,
+}
 /// Generated client implementations.
 pub mod tasks_client {
     #![allow(
@@ -653,6 +677,29 @@ pub mod tasks_client {
             req.extensions_mut().insert(GrpcMethod::new("provender.v1.Tasks", "Fail"));
             self.inner.unary(req, path, codec).await
         }
+        /// Makes known what keys stand for, and their names, without any execution. It changes no verdict; of a key that was registered
+        /// before, the first spec stays.
+        pub async fn register(
+            &mut self,
+            request: impl tonic::IntoRequest<super::RegisterRequest>,
+        ) -> std::result::Result<tonic::Response<super::RegisterReply>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/provender.v1.Tasks/Register",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("provender.v1.Tasks", "Register"));
+            self.inner.unary(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -701,6 +748,12 @@ pub mod tasks_server {
             &self,
             request: tonic::Request<super::FailRequest>,
         ) -> std::result::Result<tonic::Response<super::FailReply>, tonic::Status>;
+        /// Makes known what keys stand for, and their names, without any execution. It changes no verdict; of a key that was registered
+        /// before, the first spec stays.
+        async fn register(
+            &self,
+            request: tonic::Request<super::RegisterRequest>,
+        ) -> std::result::Result<tonic::Response<super::RegisterReply>, tonic::Status>;
     }
     #[derive(Debug)]
     pub struct TasksServer<T> {
@@ -981,6 +1034,49 @@ pub mod tasks_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = FailSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/provender.v1.Tasks/Register" => {
+                    #[allow(non_camel_case_types)]
+                    struct RegisterSvc<T: Tasks>(pub Arc<T>);
+                    impl<T: Tasks> tonic::server::UnaryService<super::RegisterRequest>
+                    for RegisterSvc<T> {
+                        type Response = super::RegisterReply;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::RegisterRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Tasks>::register(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = RegisterSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
@@ -1894,7 +1990,7 @@ pub struct DescribeRequest {
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct DescribeReply {
-    #[prost(oneof = "describe_reply::Is", tags = "1, 2, 3")]
+    #[prost(oneof = "describe_reply::Is", tags = "1, 2, 3, 4")]
     pub is: ::core::option::Option<describe_reply::Is>,
 }
 /// Nested message and enum types in `DescribeReply`.
@@ -1911,6 +2007,18 @@ pub mod describe_reply {
         #[prost(string, tag = "4")]
         pub reason: ::prost::alloc::string::String,
     }
+    /// A key that was registered and never attempted.
+    #[derive(Clone, PartialEq, ::prost::Message)]
+    pub struct Registered {
+        #[prost(string, tag = "1")]
+        pub key: ::prost::alloc::string::String,
+        #[prost(message, optional, tag = "2")]
+        pub spec: ::core::option::Option<super::Spec>,
+        #[prost(enumeration = "super::Verdict", tag = "3")]
+        pub verdict: i32,
+        #[prost(string, tag = "4")]
+        pub reason: ::prost::alloc::string::String,
+    }
     #[derive(Clone, PartialEq, ::prost::Oneof)]
     pub enum Is {
         #[prost(message, tag = "1")]
@@ -1919,6 +2027,8 @@ pub mod describe_reply {
         Blob(super::Digest),
         #[prost(message, tag = "3")]
         Tree(super::Digest),
+        #[prost(message, tag = "4")]
+        Registered(Registered),
     }
 }
 /// Generated client implementations.
