@@ -7,6 +7,7 @@
 mod bencode;
 mod engine;
 mod file;
+mod import;
 mod plan;
 mod report;
 mod scratch;
@@ -19,6 +20,7 @@ pub(crate) mod testing;
 pub use bencode::BencodeError;
 pub use engine::{DagError, Options, run};
 pub use file::{Dependency, File, FileError, MAX_FILE, MAX_TASK, SCHEME, Task};
+pub use import::import;
 pub use report::{Done, Ended, Event, Events, Summary};
 pub use scratch::SourceError;
 
