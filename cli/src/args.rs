@@ -40,6 +40,9 @@ pub(crate) enum Command {
     ///
     /// Standard input is no input: the command sees it only if it is a terminal, else it is empty.
     Run(Run),
+    /// Run the tasks of an à la mode file, or register them
+    #[command(subcommand)]
+    Dag(Dag),
     /// Say whether keys have succeeded
     Status(Status),
     /// Show one record: what was done, by whom, from what
@@ -97,6 +100,47 @@ pub(crate) struct Run {
     /// The command and its arguments
     #[arg(last = true, required = true, value_name = "CMD")]
     pub(crate) command: Vec<OsString>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Dag {
+    /// Run what has not succeeded
+    ///
+    /// Each command runs by `sh -c` in a scratch folder with `inputs/DEPENDENCY/`, an empty `output/`, and links to all entries of the
+    /// source folder. What it leaves in `output/` is what the task made.
+    Run(DagRun),
+    /// Register what the tasks are, without running them
+    Import(DagImport),
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct DagRun {
+    /// The file, as à la mode's `save` writes it
+    pub(crate) file: PathBuf,
+    /// The folder whose entries each command finds beside it [default: the one that FILE is in]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) source: Option<PathBuf>,
+    /// So many commands at once [default: the number of processors]
+    #[arg(long, short, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=provender_client::dag::MAX_JOBS as i64))]
+    pub(crate) jobs: Option<u16>,
+    /// After a failure, go on with what does not depend on it; that is what happens without this as well
+    #[arg(long)]
+    pub(crate) keep_going: bool,
+    /// Put this before each task's name
+    #[arg(long, value_name = "P", default_value = "")]
+    pub(crate) prefix: String,
+    /// Seconds after which others take over if this provender is not heard of (1 to 3600)
+    #[arg(long, value_name = "SECONDS", value_parser = seconds, default_value = "15")]
+    pub(crate) ttl: Duration,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct DagImport {
+    /// The file, as à la mode's `save` writes it
+    pub(crate) file: PathBuf,
+    /// Put this before each task's name
+    #[arg(long, value_name = "P", default_value = "")]
+    pub(crate) prefix: String,
 }
 
 #[derive(Debug, clap::Args)]

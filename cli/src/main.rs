@@ -42,6 +42,7 @@ async fn carry_out(args: Args) -> Result<ExitCode, Fault> {
     let session = commands::Session { remote, json: args.json, quiet: args.quiet };
     match args.command {
         Command::Run(run) => commands::run::run(&session, run).await,
+        Command::Dag(dag) => commands::dag::dag(&session, dag).await,
         Command::Status(status) => commands::status::status(&session, status).await,
         Command::Show(show) => commands::show::show(&session, show).await,
         Command::Logs(logs) => commands::logs::logs(&session, logs).await,

@@ -73,6 +73,18 @@ pub(crate) fn bytes_bar(doing: &str, quiet: bool) -> ProgressBar {
     bar
 }
 
+/// A moving count of tasks on a terminal; nothing elsewhere or under `--quiet`.
+pub(crate) fn tasks_bar(quiet: bool) -> ProgressBar {
+    if quiet || !io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let bar = ProgressBar::new(0);
+    let style = ProgressStyle::with_template("{spinner} [{bar:30}] {pos} of {len} {wide_msg}");
+    let bar = style.map(|style| bar.clone().with_style(style.progress_chars("=> "))).unwrap_or(bar);
+    bar.enable_steady_tick(std::time::Duration::from_millis(100));
+    bar
+}
+
 /// Bytes for people.
 pub(crate) fn size(bytes: u64) -> String {
     indicatif::HumanBytes(bytes).to_string()

@@ -1,9 +1,10 @@
 //! The client: a daemon's API, and what people do with it.
 //!
-//! Owns the connection ([`Client`]), moving files ([`files`], [`transfer`]), supervising commands ([`process`]), and the engine
-//! of `provender run` ([`run`]). It must not know RocksDB or how arguments are parsed.
+//! Owns the connection ([`Client`]), moving files ([`files`], [`transfer`]), supervising commands ([`process`]), and the engines
+//! of `provender run` and `provender dag run` ([`run`], [`dag`]). It must not know RocksDB or how arguments are parsed.
 
 mod client;
+pub mod dag;
 mod error;
 pub mod files;
 pub mod process;

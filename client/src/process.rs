@@ -45,14 +45,16 @@ pub struct Command {
     pub env: Vec<(OsString, Option<OsString>)>,
     /// Keep the output, but don't show it.
     pub quiet: bool,
+    /// Whether the command may read our terminal, where standard input is one.
+    pub terminal: bool,
     /// A binary whose `main` hands over to [`guard_main`] when its first argument is [`GUARD_ARG`].
     pub guard: PathBuf,
 }
 
 impl Command {
-    /// A command with our environment, its output shown, guarded by this same binary.
+    /// A command with our environment and terminal, its output shown, guarded by this same binary.
     pub fn new(argv: Vec<OsString>, cwd: PathBuf) -> Command {
-        Command { argv, cwd, env: Vec::new(), quiet: false, guard: system::own_binary() }
+        Command { argv, cwd, env: Vec::new(), quiet: false, terminal: true, guard: system::own_binary() }
     }
 }
 
@@ -152,7 +154,7 @@ pub fn run(command: &Command, control: &Control) -> Result<Finished, ProcessErro
         Spool::new().and_then(|out| Ok((out, Spool::new()?))).map_err(start("make a log file"))?;
     // Its end tells the tees that no guard is left.
     let (stop, stopping) = io::pipe().map_err(start("make a pipe"))?;
-    let stdin = stdin().map_err(start("open standard input"))?;
+    let stdin = stdin(command.terminal).map_err(start("open standard input"))?;
     let mut guard = spawn(command, theirs).map_err(start("start the guard process"))?;
     let (Some(out), Some(err)) = (guard.stdout.take(), guard.stderr.take()) else {
         return Err(ProcessError::GuardLost);
@@ -200,9 +202,9 @@ pub fn run(command: &Command, control: &Control) -> Result<Finished, ProcessErro
 }
 
 /// What the command reads: our own terminal. Anything else is in no key, so the command does not get to see it.
-fn stdin() -> io::Result<OwnedFd> {
+fn stdin(terminal: bool) -> io::Result<OwnedFd> {
     let ours = io::stdin();
-    if ours.is_terminal() { ours.as_fd().try_clone_to_owned() } else { Ok(File::open("/dev/null")?.into()) }
+    if terminal && ours.is_terminal() { ours.as_fd().try_clone_to_owned() } else { Ok(File::open("/dev/null")?.into()) }
 }
 
 /// Starts the outer guard with `link` as its standard input.

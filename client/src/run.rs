@@ -1,10 +1,13 @@
 //! `provender run`: a command once for its inputs, whoever asks first.
 //!
-//! Owns the order of things: look at the inputs, ask, and then either restore what was made before or run the command under a lease,
-//! look at the inputs again, upload, commit. Invariants: what stood at an output before is never taken for an output; a
+//! Owns the order of things: look at the inputs, ask, and then either restore what was made before or run the command under a
+//! lease ([`attempt`], shared with `provender dag run`). Invariants: what stood at an output before is never taken for an output; a
 //! success is claimed only after the command's own success, with unchanged inputs; whatever happens to provender, the lease ends.
 //! Rules are `core`'s and the daemon's; this says only what happened.
 
+mod attempt;
+mod checkout;
+mod declared;
 mod error;
 mod inputs;
 mod lease;
@@ -15,29 +18,31 @@ mod wait;
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
-use provender_core::execution::{Exit, Outcome, State};
+use provender_core::execution::{Exit, State};
 use provender_core::tree::Node;
 use provender_core::{Digest, Execution, ExecutionId};
 use tokio::runtime::Handle;
 
 use crate::client::{Begin, Begun, Client};
 use crate::error::ClientError;
-use crate::files::{self, Aside, Claimed, HELD_VARIABLE, HashCache, RestoreOptions, move_aside, restore_set};
-use crate::process::{self, Command, Control, ProcessError, Signals};
+use crate::files::{self, HashCache, RestoreOptions, restore_set};
+use crate::process::{Control, ProcessError, Signals};
 use crate::transfer::ClientFetch;
 
 pub use error::RunError;
 pub use inputs::InputsError;
 pub use task::{Input, Task};
 
-use wait::{claim, unless_interrupted};
+pub(crate) use attempt::{Attempt, Site, Work, give_up};
+pub(crate) use checkout::{check_out, same, set_writable};
+pub(crate) use wait::{enter, unless_interrupted};
+
+use declared::Declared;
+use wait::claim;
 
 /// How often a run is started over when its inputs change while it waits for another.
 const STARTS: usize = 8;
-/// How long giving a lease back may take.
-const GIVE_UP: Duration = Duration::from_secs(5);
 
 /// What is told while it goes on.
 #[derive(Debug)]
@@ -110,12 +115,8 @@ async fn once(
     let key = task.key.clone().unwrap_or_else(|| spec.run_key());
     let id = ExecutionId(random());
     let begin = Begin { key: &key, spec: &spec, execution: id, executor: &task.executor, ttl: task.ttl, wait: true };
-    let begun = unless_interrupted(control, 0, wait::begin(client, begin, events)).await;
-    if let Err(RunError::Interrupted { .. }) = &begun {
-        // It may have been given the lease at this very moment.
-        give_up(client, control, id, "interrupted before the command was started", &Default::default()).await;
-    }
-    let (begun, waited) = begun?;
+    let site = Site { client, control, events };
+    let (begun, waited) = enter(site, begin).await?;
     if waited && !matches!(begun, Begun::Lease(_)) && inputs.unmoved(task, cache).await.is_err() {
         return Ok(None);
     }
@@ -132,77 +133,11 @@ async fn once(
             Ended::OtherFailed(execution)
         }
         Begun::Lease(ttl) => {
-            let lease = lease::Held::new(client.clone(), id, ttl, control.clone(), events.clone());
-            let cache = cache.clone();
-            let attempt = Attempt { client, task, cache, events, id, control, lease };
-            attempt.carry_out(inputs).await?
+            let work = Declared::new(task, cache.clone(), inputs);
+            Attempt::new(site, id, ttl).carry_out(work).await?
         }
     };
     Ok(Some(ended))
-}
-
-/// One attempt under a lease.
-struct Attempt<'a> {
-    client: &'a Client,
-    task: &'a Task,
-    cache: Arc<HashCache>,
-    events: &'a Events,
-    id: ExecutionId,
-    control: &'a Control,
-    lease: lease::Held,
-}
-
-/// A command that has ended, its outputs still claimed.
-struct Ran {
-    aside: Aside,
-    finished: process::Finished,
-    _claimed: Option<Claimed>,
-}
-
-impl Attempt<'_> {
-    async fn carry_out(self, inputs: inputs::Looked) -> Result<Ended, RunError> {
-        match self.command(&inputs).await {
-            Ok(ran) => self.record(inputs, ran).await,
-            // Say so, instead of letting the lease run out.
-            Err(error) => {
-                let started = matches!(&error, RunError::Process(error) if error.started());
-                let error = match (self.lease.lost(), self.control.interrupted()) {
-                    (Some(why), _) => RunError::Late(why),
-                    (None, Some(signal)) if !started => RunError::Interrupted { signal },
-                    _ => error,
-                };
-                let reason = if started { error.to_string() } else { format!("the command never ran: {error}") };
-                self.give_up(&reason, &Default::default()).await;
-                Err(error)
-            }
-        }
-    }
-
-    /// Runs the command, with its inputs checked out and its outputs moved aside.
-    async fn command(&self, inputs: &inputs::Looked) -> Result<Ran, RunError> {
-        inputs.check_out(self.client, self.control).await?;
-        let claimed = claim(self.task, self.control, self.events).await?;
-        let mut command = Command::new(self.task.argv.clone(), self.task.cwd.clone());
-        command.env = inputs.env();
-        command.env.extend(claimed.as_ref().map(|held| (HELD_VARIABLE.into(), Some(held.variable().into()))));
-        command.quiet = self.task.quiet;
-        let (cwd, outputs) = (self.task.cwd.clone(), self.task.outputs.clone());
-        let aside = blocking(move || move_aside(&cwd, &outputs)).await??;
-        let control = self.control.clone();
-        let finished = blocking(move || process::run(&command, &control)).await??;
-        Ok(Ran { aside, finished, _claimed: claimed })
-    }
-
-    async fn give_up(&self, reason: &str, outcome: &Outcome) {
-        give_up(self.client, self.control, self.id, reason, outcome).await;
-    }
-}
-
-/// Gives a lease back as far as that can be done at once: a daemon that is away, or another signal, ends it.
-async fn give_up(client: &Client, control: &Control, id: ExecutionId, reason: &str, outcome: &Outcome) {
-    let fail = async { Ok(client.fail(id, reason, outcome).await?) };
-    let fail = unless_interrupted(control, control.signals(), fail);
-    _ = tokio::time::timeout(GIVE_UP, fail).await;
 }
 
 /// Restores what a hit made, unless it stands there already.
@@ -233,15 +168,15 @@ fn succeeded(execution: &Execution) -> Option<Digest> {
     execution.outcome.outputs.filter(|_| execution.state == State::Succeeded)
 }
 
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, RunError> {
+pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, RunError> {
     tokio::task::spawn_blocking(work).await.map_err(|error| RunError::Internal(error.to_string()))
 }
 
-fn start(doing: &'static str) -> impl Fn(std::io::Error) -> ProcessError {
+pub(crate) fn start(doing: &'static str) -> impl Fn(std::io::Error) -> ProcessError {
     move |source| ProcessError::Start { doing, source }
 }
 
-fn random<const N: usize>() -> [u8; N] {
+pub(crate) fn random<const N: usize>() -> [u8; N] {
     let mut bytes = [0; N];
     getrandom::fill(&mut bytes).expect("the system has randomness once it has booted");
     bytes

@@ -7,6 +7,8 @@
 mod concurrency;
 #[path = "e2e/crash.rs"]
 mod crash;
+#[path = "e2e/dag.rs"]
+mod dag;
 #[path = "e2e/data.rs"]
 mod data;
 #[path = "e2e/files.rs"]

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStringExt;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
@@ -11,14 +10,14 @@ use bytes::Bytes;
 use provender_core::spec::{self, Mount};
 use provender_core::tree::Node;
 use tempfile::TempDir;
-use tokio::runtime::Handle;
 
-use super::{Input, RunError, Task, blocking, succeeded, unless_interrupted};
+use super::checkout::{check_out, same, set_writable};
+use super::wait::unless_interrupted;
+use super::{Input, RunError, Task, blocking, succeeded};
 use crate::client::{Client, Described};
 use crate::error::ClientError;
-use crate::files::{self, CaptureError, Captured, HashCache, Purpose, RestoreOptions};
+use crate::files::{self, CaptureError, Captured, HashCache, Purpose};
 use crate::process::Control;
-use crate::transfer::ClientFetch;
 
 /// Why the inputs cannot be taken.
 #[derive(Debug, thiserror::Error)]
@@ -64,6 +63,17 @@ pub enum InputsError {
         reference: String,
         /// What it is.
         verdict: String,
+    },
+    /// There is nothing to run.
+    #[error("the task has no command")]
+    NoCommand,
+    /// A success has no outputs.
+    #[error("the input {label} cannot be used: {reference} has succeeded without outputs")]
+    NoTree {
+        /// Its label.
+        label: String,
+        /// What it refers to.
+        reference: String,
     },
     /// A reference cannot be looked up.
     #[error("the input {label} cannot be used: {source}")]
@@ -178,14 +188,7 @@ impl Looked {
         }
         for (label, input) in &self.references {
             let (Some(place), Some(content)) = (self.place(label), input.content.clone()) else { continue };
-            // A signal ends this from within, so that nothing is written to the folder after its removal.
-            let fetch = ClientFetch::new(client.clone(), Handle::current(), control.clone());
-            blocking(move || {
-                files::restore(&fetch, &content, &place, RestoreOptions::default())?;
-                set_writable(&place, false);
-                Ok::<_, RunError>(())
-            })
-            .await??;
+            check_out(client, control, content, place).await?;
         }
         Ok(())
     }
@@ -209,45 +212,12 @@ impl Looked {
     }
 }
 
-/// Whether what stands at `whole` is what stood there before.
-async fn same(whole: PathBuf, shown: &Path, before: &Node, cache: &Arc<HashCache>) -> Result<(), String> {
-    let cache = cache.clone();
-    let changed = || format!("the input {:?} changed while the command ran", shown.display().to_string());
-    match blocking(move || files::signature(&whole, Purpose::Input, &cache)).await {
-        Ok(Ok(now)) if now == *before => Ok(()),
-        Ok(Ok(_)) => Err(changed()),
-        Ok(Err(error)) => Err(format!("{}: {error}", changed())),
-        Err(error) => Err(error.to_string()),
-    }
-}
-
 impl Drop for Looked {
     fn drop(&mut self) {
         // A folder that cannot be written to cannot be emptied either.
         if let Some(folder) = &self.folder {
             set_writable(folder.path(), true);
         }
-    }
-}
-
-/// Makes all below a folder of our own writable or not, following no link. What fails shows when it matters.
-fn set_writable(path: &Path, writable: bool) {
-    let Ok(metadata) = path.symlink_metadata() else { return };
-    if metadata.is_symlink() {
-        return;
-    }
-    let mode = metadata.permissions().mode();
-    let mode = if writable { mode | 0o200 } else { mode & !0o222 };
-    let set = || _ = std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode));
-    if writable {
-        set();
-    }
-    if metadata.is_dir() {
-        let entries = std::fs::read_dir(path).into_iter().flatten().flatten();
-        entries.for_each(|entry| set_writable(&entry.path(), writable));
-    }
-    if !writable {
-        set();
     }
 }
 

@@ -6,9 +6,11 @@ use std::time::{Duration, Instant};
 use provender_core::execution::{Exit, Outcome, State, Usage};
 use provender_core::tree::Node;
 
-use super::{Attempt, Ended, Event, Ran, RunError, blocking, inputs, logs, unless_interrupted};
+use super::attempt::{Attempt, Work};
+use super::wait::unless_interrupted;
+use super::{Ended, Event, RunError, logs};
 use crate::error::ClientError;
-use crate::files::{self, CaptureError, Captured};
+use crate::files::Captured;
 use crate::process::Finished;
 
 /// How long a daemon that has just gone is waited for, so that its restart does not lose a run.
@@ -16,20 +18,19 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 impl Attempt<'_> {
     /// Records a command that has ended, whatever it came to.
-    pub(super) async fn record(self, inputs: inputs::Looked, ran: Ran) -> Result<Ended, RunError> {
-        let Ran { aside, finished, _claimed } = ran;
-        let exit = finished.exit;
+    pub(super) async fn record(self, work: impl Work, finished: Finished) -> Result<Ended, RunError> {
+        let (exit, control) = (finished.exit, self.site.control);
         if let Some(why) = self.lease.lost().filter(|_| finished.killed) {
-            aside.put_back();
+            work.settle(false).await;
             return Err(RunError::Superseded(why));
         }
         // Those that the command had as well have done their part.
-        let seen = finished.interrupted.map_or(0, |_| self.control.signals());
+        let seen = finished.interrupted.map_or(0, |_| control.signals());
         let mut outcome = outcome(&finished);
-        let stored = self.store(&inputs, finished, &mut outcome);
-        let ended = match unless_interrupted(self.control, seen, stored).await {
+        let stored = self.store(&work, finished, &mut outcome);
+        let ended = match unless_interrupted(control, seen, stored).await {
             Ok(reason) => {
-                let ended = unless_interrupted(self.control, seen, self.end(reason, &outcome)).await;
+                let ended = unless_interrupted(control, seen, self.end(reason, &outcome)).await;
                 // If the daemon has said no, it still waits for an end; else it may have recorded this one.
                 if let Err(RunError::Client(ClientError::Missing(why) | ClientError::Refused(why))) = &ended {
                     let outcome = Outcome { outputs: None, ..outcome };
@@ -46,12 +47,13 @@ impl Attempt<'_> {
                 Err(error)
             }
         };
-        match &ended {
-            Err(RunError::Interrupted { .. }) => aside.put_back(),
+        let stands = match &ended {
+            Err(RunError::Interrupted { .. }) => false,
             // What the command made stands; it is as good as the command says.
-            Ok(Ended::Ran(_)) | Err(_) if exit == Exit::Code(0) => aside.discard(),
-            _ => aside.put_back(),
-        }
+            Ok(Ended::Ran(_)) | Err(_) => exit == Exit::Code(0),
+            _ => false,
+        };
+        work.settle(stands).await;
         match ended {
             Err(error @ RunError::Interrupted { .. }) => Err(error),
             Err(RunError::Client(ClientError::Fenced(why))) => {
@@ -65,17 +67,18 @@ impl Attempt<'_> {
     /// Stores all there is to store; why it is no success, if that can be told here.
     async fn store(
         &self,
-        inputs: &inputs::Looked,
+        work: &impl Work,
         finished: Finished,
         outcome: &mut Outcome,
     ) -> Result<Option<String>, RunError> {
-        let (mut reason, captured) = self.judge(inputs, &finished).await;
+        let client = self.site.client;
+        let (mut reason, captured) = judge(work, &finished).await;
         let (stdout, stderr) = (Arc::new(finished.stdout), Arc::new(finished.stderr));
-        outcome.stdout = Some(passing(async || logs::store(self.client, &stdout).await).await?);
-        outcome.stderr = Some(passing(async || logs::store(self.client, &stderr).await).await?);
+        outcome.stdout = Some(passing(async || logs::store(client, &stdout).await).await?);
+        outcome.stderr = Some(passing(async || logs::store(client, &stderr).await).await?);
         if let Some(captured) = captured {
-            let stored = |bytes| (self.events)(Event::Stored(bytes));
-            let uploaded = passing(async || Ok(self.client.upload_captured(&captured, &stored).await?)).await;
+            let stored = |bytes| (self.site.events)(Event::Stored(bytes));
+            let uploaded = passing(async || Ok(client.upload_captured(&captured, &stored).await?)).await;
             match (uploaded, captured.root) {
                 (Ok(_), Node::Directory { digest }) => outcome.outputs = Some(digest),
                 (Ok(_), _) => {}
@@ -92,8 +95,8 @@ impl Attempt<'_> {
     /// Ends the execution.
     async fn end(&self, reason: Option<String>, outcome: &Outcome) -> Result<Ended, RunError> {
         let execution = match reason {
-            Some(reason) => passing(async || Ok(self.client.fail(self.id, &reason, outcome).await?)).await?,
-            None => passing(async || Ok(self.client.commit(self.id, outcome).await?)).await?.0,
+            Some(reason) => passing(async || Ok(self.site.client.fail(self.id, &reason, outcome).await?)).await?,
+            None => passing(async || Ok(self.site.client.commit(self.id, outcome).await?)).await?.0,
         };
         let execution = Box::new(execution);
         Ok(match execution.state {
@@ -101,32 +104,26 @@ impl Attempt<'_> {
             _ => Ended::Failed { execution, exit: outcome.exit.unwrap_or(Exit::Code(0)) },
         })
     }
+}
 
-    /// Why it is no success, if that can be told here; else what it made.
-    async fn judge(&self, inputs: &inputs::Looked, finished: &Finished) -> (Option<String>, Option<Captured>) {
-        let (exit, failed) = (finished.exit, |reason: String| (Some(reason), None));
-        if let Some(signal) = finished.interrupted {
-            return failed(format!("interrupted by signal {signal}; the command {exit}"));
-        }
-        if exit != Exit::Code(0) {
-            return failed(format!("the command {exit}"));
-        }
-        if !finished.left_behind.is_empty() {
-            return failed(format!("processes that it left behind could not be killed: {:?}", finished.left_behind));
-        }
-        if let Err(changed) = inputs.look_again(self.task, &self.cache).await {
-            return failed(changed);
-        }
-        let (cwd, outputs, cache) = (self.task.cwd.clone(), self.task.outputs.clone(), self.cache.clone());
-        match blocking(move || files::capture_set(&cwd, &outputs, &cache)).await {
-            Ok(Ok(captured)) => (None, Some(captured)),
-            Ok(Err(CaptureError::Missing { paths })) => {
-                let paths: Vec<_> = paths.iter().map(|path| format!("{:?}", path.to_string())).collect();
-                failed(format!("the declared output {} is not there", paths.join(", ")))
-            }
-            Ok(Err(error)) => failed(format!("an output cannot be stored: {error}")),
-            Err(error) => failed(error.to_string()),
-        }
+/// Why it is no success, if that can be told here; else what it made.
+async fn judge(work: &impl Work, finished: &Finished) -> (Option<String>, Option<Captured>) {
+    let (exit, failed) = (finished.exit, |reason: String| (Some(reason), None));
+    if let Some(signal) = finished.interrupted {
+        return failed(format!("interrupted by signal {signal}; the command {exit}"));
+    }
+    if exit != Exit::Code(0) {
+        return failed(format!("the command {exit}"));
+    }
+    if !finished.left_behind.is_empty() {
+        return failed(format!("processes that it left behind could not be killed: {:?}", finished.left_behind));
+    }
+    if let Err(changed) = work.look_again().await {
+        return failed(changed);
+    }
+    match work.capture().await {
+        Ok(captured) => (None, Some(captured)),
+        Err(reason) => failed(reason),
     }
 }
 

@@ -2,6 +2,9 @@
 
 use std::time::{Duration, Instant};
 
+use provender_core::execution::Outcome;
+
+use super::attempt::{Site, give_up};
 use super::{Event, Events, RunError, Task, blocking};
 use crate::client::{Begin, Begun, Client};
 use crate::files::{Claimed, Claims, HELD_VARIABLE};
@@ -13,7 +16,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const AGAIN: Duration = Duration::from_millis(100);
 
 /// Does `work` unless a signal comes beyond the first `seen` ones.
-pub(super) async fn unless_interrupted<T>(
+pub(crate) async fn unless_interrupted<T>(
     control: &Control,
     seen: usize,
     work: impl Future<Output = Result<T, RunError>>,
@@ -25,9 +28,20 @@ pub(super) async fn unless_interrupted<T>(
     }
 }
 
+/// Asks for a hit or a lease as [`begin`] does, unless a signal comes first.
+pub(crate) async fn enter(site: Site<'_>, request: Begin<'_>) -> Result<(Begun, bool), RunError> {
+    let id = request.execution;
+    let begun = unless_interrupted(site.control, 0, begin(site.client, request, site.events)).await;
+    if let Err(RunError::Interrupted { .. }) = &begun {
+        // It may have been given the lease at this very moment.
+        give_up(site, id, "interrupted before the command was started", &Outcome::default()).await;
+    }
+    begun
+}
+
 /// Asks for a hit or a lease until there is an answer; also, whether somebody else was waited for. A daemon that is started
 /// again meanwhile is asked again, for the same execution.
-pub(super) async fn begin(client: &Client, request: Begin<'_>, events: &Events) -> Result<(Begun, bool), RunError> {
+async fn begin(client: &Client, request: Begin<'_>, events: &Events) -> Result<(Begun, bool), RunError> {
     let (mut waited_for, mut gone) = (None, None::<Instant>);
     loop {
         let mut heard = false;
