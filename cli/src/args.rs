@@ -59,6 +59,10 @@ pub(crate) enum Command {
     Get(Get),
     /// Print a file
     Cat(Cat),
+    /// Show the store as files, read-only, on any machine that reaches the daemon
+    Mount(Mount),
+    /// Take such a view away
+    Umount(Umount),
     /// Print completions for a shell
     Completions {
         /// Which shell
@@ -221,6 +225,27 @@ pub(crate) struct Cat {
     pub(crate) reference: Ref,
     /// The file in it; none for a blob
     pub(crate) path: Option<OsString>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Mount {
+    /// An empty folder, made if it is missing
+    pub(crate) dir: PathBuf,
+    /// Stay, and unmount on Ctrl-C, instead of serving the view in the background
+    #[arg(long, short)]
+    pub(crate) foreground: bool,
+    /// Let other users look in too; without root this takes `user_allow_other` in /etc/fuse.conf
+    #[arg(long)]
+    pub(crate) allow_other: bool,
+    /// Say on standard output when it is mounted, then let go of the caller
+    #[arg(long, hide = true, requires = "foreground")]
+    pub(crate) ready: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Umount {
+    /// Where it is mounted
+    pub(crate) dir: PathBuf,
 }
 
 fn variable(text: OsString) -> Result<OsString, &'static str> {

@@ -6,6 +6,7 @@ pub(crate) mod get;
 pub(crate) mod history;
 pub(crate) mod logs;
 pub(crate) mod ls;
+pub(crate) mod mount;
 pub(crate) mod pages;
 pub(crate) mod put;
 pub(crate) mod run;

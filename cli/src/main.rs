@@ -7,6 +7,7 @@ mod args;
 mod commands;
 mod fault;
 mod print;
+mod view;
 
 use std::process::ExitCode;
 
@@ -51,6 +52,8 @@ async fn carry_out(args: Args) -> Result<ExitCode, Fault> {
         Command::Put(put) => commands::put::put(&session, put).await,
         Command::Get(get) => commands::get::get(&session, get).await,
         Command::Cat(cat) => commands::cat::cat(&session, cat).await,
+        Command::Mount(mount) => commands::mount::mount(&session, mount).await,
+        Command::Umount(umount) => commands::mount::umount(&umount),
         Command::Completions { shell } => commands::pages::completions(shell),
         Command::Man { dir } => commands::pages::man(&dir),
     }

@@ -14,6 +14,11 @@ use crate::tree::Node;
 /// The version of the JSON faces, the `v` field of each document.
 pub const V: u32 = 1;
 
+/// A document as a file: for people, and the same each time.
+pub fn file(document: &Value) -> bytes::Bytes {
+    format!("{document:#}\n").into()
+}
+
 /// Bytes that mostly are text.
 pub fn bytes(bytes: &[u8]) -> Value {
     match std::str::from_utf8(bytes) {
@@ -88,20 +93,30 @@ pub fn execution(execution: &Execution) -> Value {
     })
 }
 
+fn declared(input: &Input) -> Map<String, Value> {
+    let members = [
+        ("checked_out", (input.mount == Mount::CheckedOut).into()),
+        ("content", input.content.as_ref().map(node).into()),
+        ("key", input.key.as_ref().map(|key| key.as_str()).into()),
+        ("execution", input.execution.map(|id| id.to_string()).into()),
+    ];
+    members.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+}
+
+/// An input by itself: what stands in the mounted view for one that the store does not hold.
+pub fn input(name: &[u8], input: &Input) -> Value {
+    let mut document = declared(input);
+    document.insert("v".to_owned(), V.into());
+    document.insert("name".to_owned(), bytes(name));
+    Value::Object(document)
+}
+
 /// A spec: `spec.json`.
 pub fn spec(spec: &Spec) -> Value {
     let variable = |variable: &Variable| match variable {
         Variable::Unset => Value::Null,
         Variable::Plain(value) => bytes(value),
         Variable::Secret(hash) => json!({ "secret": hex(hash) }),
-    };
-    let input = |input: &Input| {
-        json!({
-            "checked_out": input.mount == Mount::CheckedOut,
-            "content": input.content.as_ref().map(node),
-            "key": input.key.as_ref().map(|key| key.as_str()),
-            "execution": input.execution.map(|id| id.to_string()),
-        })
     };
     json!({
         "v": V,
@@ -111,7 +126,7 @@ pub fn spec(spec: &Spec) -> Value {
         "code_version": spec.code_version,
         "params": spec.params,
         "env": members(&spec.env, variable),
-        "inputs": members(&spec.inputs, input),
+        "inputs": members(&spec.inputs, |input| Value::Object(declared(input))),
         "outputs": spec.outputs.iter().map(|path| bytes(path)).collect::<Vec<_>>(),
         "policy": {
             "exit_codes": spec.policy.exit_codes,

@@ -105,8 +105,9 @@ impl Mount {
         Ok(table::at(&self.point)?.is_some_and(|mount| mount.device == self.device) && !self.is_over())
     }
 
-    /// Whether the kernel has ended the connection. Only after that it gives the device number to another mount.
-    fn is_over(&self) -> bool {
+    /// Whether the kernel has ended the connection, since it was unmounted. Only after that it gives the device number to another
+    /// mount.
+    pub fn is_over(&self) -> bool {
         let mut connection = [PollFd::new(&self.connection, PollFlags::empty())];
         let polled = poll(&mut connection, Some(&Timespec::default()));
         polled.is_ok() && connection[0].revents().intersects(PollFlags::ERR | PollFlags::HUP)

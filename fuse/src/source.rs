@@ -8,8 +8,9 @@ use std::fs::File;
 use std::sync::Arc;
 
 use bytes::Bytes;
+pub use provender_core::provenance::Branch;
 use provender_core::provenance::{Origin, Place};
-use provender_core::{Digest, Execution, ExecutionId, Name, TaskKey, Timestamp, Tree};
+use provender_core::{Digest, Execution, ExecutionId, Name, Spec, TaskKey, Timestamp, Tree, json, spec};
 
 /// A store as the view sees it: one space of it, what has ended and has a folder.
 ///
@@ -77,15 +78,6 @@ pub trait Source: Send + Sync + 'static {
     fn open(&self, digest: Digest) -> Result<Content, SourceError>;
 }
 
-/// The two trees of names.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Branch {
-    /// `/tasks`: successes.
-    Tasks,
-    /// `/failed`: failures.
-    Failed,
-}
-
 /// Some items of a longer, sorted list.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Page<T> {
@@ -104,6 +96,17 @@ pub struct Input {
     pub origin: Origin<Place>,
     /// What `<input>.json` says; empty unless the store does not hold it.
     pub document: Bytes,
+}
+
+impl Input {
+    /// An input of a spec, with where it came from.
+    pub fn new(name: Bytes, origin: Origin<Place>, declared: &spec::Input) -> Input {
+        let document = match origin {
+            Origin::Unheld => json::file(&json::input(&name, declared)),
+            Origin::Made(_) | Origin::Held(_) => Bytes::new(),
+        };
+        Input { name, origin, document }
+    }
 }
 
 /// Some of the consumers of an execution.
@@ -151,6 +154,11 @@ impl Entry {
             stderr: outcome.stderr.map(|log| log.digest),
         })
     }
+
+    /// The same in a folder of another name, under which it was asked for.
+    pub fn at(execution: &Execution, name: &Name, folder: &str) -> Option<Entry> {
+        Some(Entry { name: name.clone(), folder: folder.to_owned(), ..Entry::of(execution)? })
+    }
 }
 
 /// The rendered files of an execution's folder.
@@ -160,6 +168,16 @@ pub enum Document {
     Record,
     /// `spec.json`: what the key stands for.
     Spec,
+}
+
+impl Document {
+    /// Its bytes.
+    pub fn render(self, execution: &Execution, spec: &Spec) -> Bytes {
+        json::file(&match self {
+            Document::Record => json::execution(execution),
+            Document::Spec => json::spec(spec),
+        })
+    }
 }
 
 /// The bytes of one file.
