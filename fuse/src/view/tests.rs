@@ -5,6 +5,7 @@ mod costs;
 mod hostile;
 mod machine;
 mod model;
+mod steps;
 mod watched;
 
 use proptest::prelude::*;
@@ -256,6 +257,10 @@ fn what_can_change_is_asked_for_again() {
     }
     assert_eq!(valid(&format!("{folder}/inputs"), "later.json"), second);
     assert!(valid(&folder, "record.json") > 1000 * second);
+
+    let other = Digest::of(b"as if it had said this when it was found");
+    let document = edges::document(&view.context, &reads, b"later", &other);
+    assert!(matches!(document, Err(ViewError::Source(SourceError::Stale))));
 
     // The key is learned: what stood for it is gone, for those too who had found it.
     let unheld = find(&view, &format!("{folder}/inputs/later.json")).expect("there").number;
