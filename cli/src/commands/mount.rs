@@ -8,6 +8,7 @@ use std::process::{Command, ExitCode, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
+use provender_core::Timestamp;
 use provender_fuse::{Mount, MountError, Options};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -71,7 +72,8 @@ async fn serve(session: &Session, args: &args::Mount) -> Result<ExitCode, Fault>
     let caught = |kind| signal(kind).map_err(|error| Fault::ours(format!("cannot catch signals: {error}")));
     let (mut interrupt, mut terminate) = (caught(SignalKind::interrupt())?, caught(SignalKind::terminate())?);
     let source = Arc::new(ClientSource::new(client, tokio::runtime::Handle::current()));
-    let options = Options { allow_other: args.allow_other, ..Options::default() };
+    let mut options = Options { allow_other: args.allow_other, ..Options::default() };
+    options.settings.since = now();
     let dir = args.dir.clone();
     let mounted = tokio::task::spawn_blocking(move || Mount::new(source, &dir, &options)).await;
     let mount = mounted.map_err(Fault::ours)?.map_err(refused)?;
@@ -103,6 +105,13 @@ fn leave_the_caller() -> Result<(), Fault> {
     rustix::stdio::dup2_stdout(&null).map_err(|errno| failed(errno.into()))?;
     rustix::stdio::dup2_stderr(&null).map_err(|errno| failed(errno.into()))?;
     Ok(())
+}
+
+/// Folders that have no time of their own, such as the root, show when they were mounted.
+#[expect(clippy::disallowed_methods, reason = "the one place of the command line that asks for the time of day")]
+fn now() -> Timestamp {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    Timestamp::from_millis(u64::try_from(since.as_millis()).unwrap_or_default())
 }
 
 fn refused(error: MountError) -> Fault {
