@@ -47,6 +47,8 @@ pub(crate) enum Command {
     Status(Status),
     /// Show one record: what was done, by whom, from what
     Show(Show),
+    /// Show what something was made from, or what was made from it
+    Lineage(Lineage),
     /// Print the output of a run
     Logs(Logs),
     /// List the executions of a name, newest first
@@ -159,6 +161,28 @@ pub(crate) struct Show {
     /// What to show
     #[arg(value_name = "REF", value_parser = reference)]
     pub(crate) reference: Ref,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Lineage {
+    /// Where to begin
+    #[arg(value_name = "REF", value_parser = reference)]
+    pub(crate) reference: Ref,
+    /// What was made from it, instead of what it was made from
+    #[arg(long)]
+    pub(crate) down: bool,
+    /// At most so many steps away
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) depth: Option<u32>,
+    /// At most so many tasks and sources, up to 1,000,000
+    #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub(crate) limit: u32,
+    /// List every source, where more than 20 of one task are summed up
+    #[arg(long)]
+    pub(crate) all: bool,
+    /// Print a graph for Graphviz
+    #[arg(long, conflicts_with = "json")]
+    pub(crate) dot: bool,
 }
 
 #[derive(Debug, clap::Args)]

@@ -4,6 +4,7 @@ pub(crate) mod cat;
 pub(crate) mod dag;
 pub(crate) mod get;
 pub(crate) mod history;
+pub(crate) mod lineage;
 pub(crate) mod logs;
 pub(crate) mod ls;
 pub(crate) mod mount;

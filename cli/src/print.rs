@@ -51,6 +51,16 @@ pub(crate) fn line(text: impl AsRef<str>) -> Result<(), Fault> {
     }
 }
 
+/// Prints many lines.
+pub(crate) fn lines(mut lines: impl Iterator<Item = String>) -> Result<(), Fault> {
+    let mut out = io::BufWriter::new(io::stdout().lock());
+    let written = lines.try_for_each(|line| writeln!(out, "{line}")).and_then(|()| out.flush());
+    match written {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => std::process::exit(0),
+        written => written.map_err(|error| Fault::ours(format!("cannot write to standard output: {error}"))),
+    }
+}
+
 /// Prints one JSON document.
 pub(crate) fn document(value: &Value) -> Result<(), Fault> {
     line(format!("{value:#}"))

@@ -12,6 +12,7 @@ pub mod execution;
 pub mod json;
 pub mod key;
 pub mod lease;
+pub mod lineage;
 pub mod name;
 pub mod policy;
 pub mod provenance;

@@ -11,6 +11,7 @@ mod error;
 mod feed;
 mod folders;
 mod leases;
+mod lineage;
 mod provenance;
 mod register;
 mod tasks;
@@ -28,6 +29,7 @@ use crate::metrics::Metrics;
 pub use blobs::{Content, INLINE_MAX, Upload, lost};
 pub use catalog::{Described, Named, Registered};
 pub use error::{StoreError, chain};
+pub use lineage::{Asked, Piece, Walk};
 pub use tasks::{Answer, Begin};
 pub use transact::Txn;
 

@@ -18,7 +18,10 @@ use crate::v1;
 
 mod provenance;
 
-pub use provenance::{branch_from, branch_to, origin_from, origin_to, place_from, place_to};
+pub use provenance::{
+    branch_from, branch_to, lineage_edge_from, lineage_edge_to, lineage_node_from, lineage_node_to, origin_from,
+    origin_to, place_from, place_to,
+};
 
 /// Why a message is refused: the field, and what is wrong with it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

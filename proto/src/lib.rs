@@ -36,5 +36,9 @@ pub const MAX_BATCH_ITEMS: usize = 10_000;
 pub const MAX_DIGESTS: usize = 50_000;
 /// The most keys in one lookup.
 pub const MAX_KEYS: usize = 10_000;
+/// The nodes that a walk comes to at most, if nothing else is said.
+pub const DEFAULT_LINEAGE: usize = 10_000;
+/// The most nodes that a walk can be asked to come to.
+pub const MAX_LINEAGE: usize = 1_000_000;
 /// The most keys that are registered in one call.
 pub const MAX_REGISTERED: usize = 1_000;

@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use provender_core::key::TaskKey;
+use provender_core::lineage::Graph;
 use provender_core::{Digest, Execution, Spec, Verdict};
 use provender_proto::convert::{self, Invalid};
 use provender_proto::v1;
@@ -90,6 +91,31 @@ impl Client {
         let reply = self.catalog.clone().history(request).await.map_err(self.failed())?.into_inner();
         let executions = reply.executions.iter().map(convert::execution_from).collect::<Result<_, _>>()?;
         Ok((executions, Some(reply.cursor).filter(|cursor| !cursor.is_empty())))
+    }
+
+    /// What something was made from, or with `down` what was made from it: at most `depth` steps away (0: any), at most `limit` nodes
+    /// (0: 10,000; at most 1,000,000). Edges that close cycles are marked.
+    pub async fn lineage(
+        &self,
+        reference: &provender_core::Ref,
+        down: bool,
+        depth: u32,
+        limit: u32,
+    ) -> Result<Graph, ClientError> {
+        let request = v1::LineageRequest { space: self.space(), r#ref: reference.to_string(), down, depth, limit };
+        let mut replies = self.catalog.clone().lineage(request).await.map_err(self.failed())?.into_inner();
+        let mut graph = Graph::default();
+        while let Some(reply) = replies.message().await.map_err(self.failed())? {
+            for node in &reply.nodes {
+                graph.nodes.push(convert::lineage_node_from(node)?);
+            }
+            for edge in &reply.edges {
+                graph.edges.push(convert::lineage_edge_from(edge, graph.nodes.len())?);
+            }
+            graph.truncated |= reply.truncated;
+        }
+        graph.mark_cycles(down);
+        Ok(graph)
     }
 
     /// What a reference points at.

@@ -3,17 +3,20 @@
 use std::pin::Pin;
 
 use futures::Stream;
+use prost::Message;
 use provender_core::Ref;
 use provender_proto::convert::{self, Invalid};
-use provender_proto::v1;
 use provender_proto::v1::catalog_server::Catalog;
 use provender_proto::v1::describe_reply::{Is, Registered, Task};
 use provender_proto::v1::history_request::Of;
+use provender_proto::{DEFAULT_LINEAGE, MAX_LINEAGE, MAX_PIECE, v1};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
 use super::Front;
-use super::status::counted;
-use crate::store::Described;
+use super::status::{counted, status};
+use crate::store::{Asked, Described, Walk};
 
 /// The most entries of one page.
 const PAGE: u32 = 1_000;
@@ -92,8 +95,59 @@ impl Catalog for Front {
 
     type LineageStream = Pin<Box<dyn Stream<Item = Result<v1::LineageReply, Status>> + Send>>;
 
-    async fn lineage(&self, _: Request<v1::LineageRequest>) -> Result<Response<Self::LineageStream>, Status> {
-        Err(Status::unimplemented("lineage"))
+    async fn lineage(&self, request: Request<v1::LineageRequest>) -> Result<Response<Self::LineageStream>, Status> {
+        let request = request.into_inner();
+        counted(self.store.metrics(), "Lineage", async {
+            let reference: Ref = request.r#ref.parse().map_err(|error| Invalid::new("ref", error))?;
+            let limit = match request.limit as usize {
+                0 => DEFAULT_LINEAGE,
+                limit => limit.min(MAX_LINEAGE),
+            };
+            let asked = Asked { down: request.down, depth: request.depth, limit };
+            let walk = self.store.lineage(&convert::space(&request.space)?, &reference, asked).await?;
+            // One piece is walked to while another is sent; who stops reading stops the walk.
+            let (replies, stream) = mpsc::channel(2);
+            tokio::spawn(async move {
+                tokio::select! {
+                    () = replies.closed() => {}
+                    () = walked(walk, &replies) => {}
+                }
+            });
+            let stream: Self::LineageStream = Box::pin(ReceiverStream::new(stream));
+            Ok(stream)
+        })
+        .await
+    }
+}
+
+type Replies = mpsc::Sender<Result<v1::LineageReply, Status>>;
+
+/// Sends a walk, in messages that are not too large.
+async fn walked(mut walk: Walk, replies: &Replies) {
+    loop {
+        let piece = match walk.next().await {
+            Ok(Some(piece)) => piece,
+            Ok(None) => return,
+            Err(error) => {
+                _ = replies.send(Err(status(&error))).await;
+                return;
+            }
+        };
+        let (mut reply, mut size) = (v1::LineageReply::default(), 0);
+        let nodes = piece.nodes.iter().map(|node| (Some(convert::lineage_node_to(node)), None));
+        let edges = piece.edges.iter().map(|edge| (None, Some(convert::lineage_edge_to(edge))));
+        for (node, edge) in nodes.chain(edges) {
+            size += node.as_ref().map_or(0, Message::encoded_len) + edge.as_ref().map_or(0, Message::encoded_len);
+            reply.nodes.extend(node);
+            reply.edges.extend(edge);
+            if size >= MAX_PIECE {
+                size = 0;
+                // An error means that who asked has gone, which ends this elsewhere.
+                _ = replies.send(Ok(std::mem::take(&mut reply))).await;
+            }
+        }
+        reply.truncated = piece.truncated;
+        _ = replies.send(Ok(reply)).await;
     }
 }
 

@@ -168,7 +168,7 @@ impl Store {
             for (key, row) in page.rows {
                 let damaged = || StoreError::Row { what: format!("{key:?}"), why: "it is no key".into() };
                 let row = values::key_from(row.value).map_err(StoreError::row(format!("{key:?}")))?;
-                if !row.record.is_some_and(|record| record.void.is_none()) {
+                if row.record.is_none_or(|record| record.void.is_some()) {
                     continue;
                 }
                 if ids.len() == limit {

@@ -208,6 +208,9 @@ impl Store {
         space: &Space,
         digests: Vec<Digest>,
     ) -> Result<BTreeMap<Digest, Vec<(Timestamp, ExecutionId)>>, StoreError> {
+        if digests.is_empty() {
+            return Ok(BTreeMap::new());
+        }
         let markers: Vec<_> = digests.iter().map(|digest| rows::maker(space, digest)).collect();
         let (mut first, mut several) = (BTreeMap::new(), Vec::new());
         for (digest, row) in digests.iter().zip(self.inner.meta.get(&markers).await?) {
@@ -347,6 +350,9 @@ impl Store {
 
     /// Those of the blobs that the space holds. Unlike an answer to who uploads, it protects nothing.
     pub(super) async fn held(&self, space: &Space, digests: BTreeSet<Digest>) -> Result<BTreeSet<Digest>, StoreError> {
+        if digests.is_empty() {
+            return Ok(digests);
+        }
         let wanted: Vec<_> =
             digests.iter().flat_map(|digest| [rows::holding(space, digest), rows::blob(digest)]).collect();
         let found = self.inner.meta.get(&wanted).await?;

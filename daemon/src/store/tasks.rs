@@ -77,6 +77,9 @@ impl Store {
 
     /// What the rows of keys say, in their order.
     pub(super) async fn known_of(&self, space: &Space, keys: &[TaskKey]) -> Result<Vec<Known>, StoreError> {
+        if keys.is_empty() {
+            return Ok(Vec::new());
+        }
         let wanted: Vec<_> = keys.iter().flat_map(|key| known_rows(space, key)).collect();
         let found = self.inner.meta.get(&wanted).await?;
         keys.iter().zip(found.chunks_exact(2)).map(|(key, pair)| decode_known(key, pair)).collect()
@@ -441,6 +444,9 @@ impl Store {
         space: &Space,
         ids: &[ExecutionId],
     ) -> Result<BTreeMap<ExecutionId, Execution>, StoreError> {
+        if ids.is_empty() {
+            return Ok(BTreeMap::new());
+        }
         let ids: Vec<_> = ids.iter().copied().collect::<BTreeSet<_>>().into_iter().collect();
         let wanted: Vec<_> = ids.iter().map(|id| rows::execution(space, *id)).collect();
         let found = self.inner.meta.get(&wanted).await?;

@@ -111,3 +111,27 @@ fn places_and_origins_round_trip() {
         assert_eq!(origin_from(&origin_to(&name, &input, &origin)), Ok((name.clone(), origin, input)));
     }
 }
+
+#[test]
+fn nodes_and_edges_of_a_walk_round_trip() {
+    use provender_core::lineage::{Edge, Kind, Node};
+    let full = Node {
+        name: Name::new("n").ok(),
+        key: "t:1".parse().ok(),
+        verdict: Some(Verdict::Evicted),
+        state: Some(State::Failed),
+        at: Some(Timestamp::from_millis(0)),
+        diverges_from: Some(ExecutionId([1; 16])),
+        folder: Some("f".into()),
+        execution: Some(ExecutionId([2; 16])),
+        size: Some(0),
+        ..Node::new("exec:x", Kind::Execution)
+    };
+    let bare = [Kind::Key, Kind::Blob, Kind::Tree, Kind::Unheld].map(|kind| Node::new("x", kind));
+    for node in bare.into_iter().chain([full]) {
+        assert_eq!(lineage_node_from(&lineage_node_to(&node)), Ok(node));
+    }
+    let edge = Edge { consumer: 1, producer: 0, input: Bytes::from_static(b"\xff"), closes: false };
+    assert_eq!(lineage_edge_from(&lineage_edge_to(&edge), 2), Ok(edge.clone()));
+    assert!(lineage_edge_from(&lineage_edge_to(&edge), 1).is_err());
+}

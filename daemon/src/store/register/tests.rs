@@ -42,7 +42,7 @@ async fn registering_moves_nothing_that_executions_did() {
     // Its key is known by its lease alone.
     let tasks = [(first.key.clone(), Spec::new(Name::new("other").unwrap()))];
     assert_eq!(store.register(&space, &tasks).await.unwrap(), [false]);
-    let verdict = async || store.lookup(&space, &[first.key.clone()]).await.unwrap().swap_remove(0).verdict;
+    let verdict = async || store.lookup(&space, std::slice::from_ref(&first.key)).await.unwrap().swap_remove(0).verdict;
     assert_eq!(verdict().await, Verdict::Running);
     store.heartbeat(&space, first.id).await.unwrap();
     store.fail(&space, first.id, "why", &outcome(1)).await.unwrap();
