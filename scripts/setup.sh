@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Makes this machine ready to build provender; `setup.sh test` and `setup.sh postgres` also to test it, or to run it on
-# a PostgreSQL of its own. Installs what is missing and says why; quick and silent where nothing is.
+# Makes this machine ready to build provender; `setup.sh test`, `setup.sh demo` and `setup.sh postgres` also to test it, to show it, or
+# to run it on a PostgreSQL of its own. Installs what is missing and says why; quick and silent where nothing is.
 #
 # What plain cargo needs to know afterwards stands in .cargo/config.toml, which changes only when its content does, so
 # that make and plain cargo never rebuild for each other.
@@ -17,13 +17,16 @@ missing=() # package: why
 have() { command -v "$1" >/dev/null || [ -x "/usr/sbin/$1" ] || [ -x "/sbin/$1" ]; }
 any() { compgen -G "$1" >/dev/null; }
 need() { have "$1" || missing+=("$2: $3"); } # PROGRAM PACKAGE WHY
-need cc gcc "compiles the C parts of dependencies, and the demo"
+need cc gcc "compiles the C parts of dependencies, and a demo"
 need c++ g++ "links RocksDB"
 need clang++ clang "compiles RocksDB"
 any '/usr/lib/llvm-*/lib/libclang[.-]*so*' || any '/usr/lib*/libclang[.-]*so*' || any '/usr/lib/*/libclang[.-]*so*' ||
     [ -n "${LIBCLANG_PATH-}" ] || missing+=("libclang-dev: makes the Rust bindings of RocksDB")
-need python3 python3 "runs the demo and parts of these scripts"
+need python3 python3 "runs the demos and parts of these scripts"
 need fusermount3 fuse3 "mounts the view where one is not root"
+if [[ $wanted == *" demo "* ]]; then
+    python3 -c 'import ensurepip, venv' 2>/dev/null || missing+=("python3-venv: the demo's Python packages have a place of their own")
+fi
 if [[ $wanted == *" test "* || $wanted == *" postgres "* ]]; then
     any '/usr/lib/postgresql/*/bin/initdb' || need initdb postgresql "a private server, for tests and META=postgres"
     need setpriv util-linux "runs that server as another user"

@@ -6,6 +6,7 @@
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -131,8 +132,8 @@ impl Work for Scratch {
                 .ok_or_else(|| InputsError::NoTree { label: input.shown(), reference: input.key.to_string() })?;
             check_out(site.client, site.control, content, input.place(&path)).await?;
         }
-        let inputs = path.join(INPUTS);
-        blocking(move || set_writable(&inputs, false)).await?;
+        let read_only = std::fs::Permissions::from_mode(0o555);
+        std::fs::set_permissions(path.join(INPUTS), read_only).map_err(start("close the folder of inputs"))?;
         let mut command = Command::new(vec!["sh".into(), "-c".into(), line.into()], path);
         (command.quiet, command.terminal) = (true, false);
         Ok(command)

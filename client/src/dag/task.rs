@@ -80,18 +80,18 @@ impl Engine<'_> {
             folder: None,
         };
         (self.events)(Event::Started(this));
-        let (done, error) = match Attempt::new(site, id, ttl).carry_out(work).await? {
-            run::Ended::Ran(execution) => (Done::of(Ended::Ran, execution), None),
-            run::Ended::Hit(execution) => (Done::of(Ended::Hit, execution), None),
-            run::Ended::Failed { execution, .. } | run::Ended::OtherFailed(execution) => {
+        let unrecorded = |reason: String| Done { execution: Some(id), ..Done::without(Ended::Failed, reason) };
+        let (done, error) = match Attempt::new(site, id, ttl).carry_out(work).await {
+            Ok(run::Ended::Ran(execution)) => (Done::of(Ended::Ran, execution), None),
+            Ok(run::Ended::Hit(execution)) => (Done::of(Ended::Hit, execution), None),
+            Ok(run::Ended::Failed { execution, .. } | run::Ended::OtherFailed(execution)) => {
                 (Done::of(Ended::Failed, execution), None)
             }
-            run::Ended::Unrecorded { exit, error } => {
-                let reason = format!("the command {exit}, but that could not be recorded: {error}");
-                let mut done = Done::without(Ended::Failed, reason);
-                done.execution = Some(id);
-                (done, Some(error))
+            Ok(run::Ended::Unrecorded { exit, error }) => {
+                (unrecorded(format!("the command {exit}, but that could not be recorded: {error}")), Some(error))
             }
+            // With a lease it has begun, so this is its end, and recorded as far as the store can be reached.
+            Err(error) => (unrecorded(error.to_string()), Some(error)),
         };
         Ok((self.end(task, done).0, error.and_then(|error| fault(&error))))
     }
