@@ -3,6 +3,9 @@
 use super::{Edge, Graph, Kind, Node, readable};
 use crate::execution::Verdict;
 
+/// How much of an id a label shows, in characters.
+const SHOWN: usize = 20;
+
 /// The lines of the graph.
 pub fn lines(graph: &Graph) -> impl Iterator<Item = String> {
     let head =
@@ -12,7 +15,12 @@ pub fn lines(graph: &Graph) -> impl Iterator<Item = String> {
 }
 
 fn node(node: &Node) -> String {
-    let mut lines = vec![node.name.as_ref().map_or_else(|| node.id.clone(), |name| name.to_string())];
+    // What is read is said by the edges; a whole hash would make the node as wide.
+    let id = || match node.id.char_indices().nth(SHOWN) {
+        Some((cut, _)) => format!("{}…", &node.id[..cut]),
+        None => node.id.clone(),
+    };
+    let mut lines = vec![node.name.as_ref().map_or_else(id, |name| name.to_string())];
     lines.extend(node.standing().filter(|verdict| *verdict != Verdict::Succeeded).map(|verdict| verdict.to_string()));
     lines.extend(node.at.map(|at| at.to_string()));
     lines.extend(node.diverges_from.map(|from| format!("differs from exec:{from}")));
