@@ -19,7 +19,7 @@ async fn client(world: &World) -> Client {
 fn world() -> World {
     let world = World::new();
     world.write("lib.c", "lib");
-    world.run(&["--name", "lib", "--in", "lib.c", "--out", "lib.a"], "cp lib.c lib.a").ok();
+    world.run(&["--name", "lib", "--in", "lib.c", "--out", "lib.a"], "tr a-z A-Z <lib.c >lib.a").ok();
     world.run(&["--name", "app", "--in", "lib.a", "--out", "app.o"], "echo app >app.o").ok();
     world.run(&["--name", "tool", "--in", "L=lib", "--out", "tool.o"], "echo tool >tool.o").ok();
     world.run(&["--name", "broken", "--in", "L=lib"], "exit 1").code(1);

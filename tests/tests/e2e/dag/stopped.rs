@@ -84,18 +84,17 @@ fn a_holder_elsewhere_that_fails_is_a_failure_here() {
         &format!("{COUNTED} while ! test -e $COUNT.stop; do sleep 0.05; done; exit 5"),
         &[],
     );
-    let dag = dag.task("next", COUNTED, &["shared"]);
-    let mut first = tasks.start(&dag, &[]);
+    let free = "echo >$COUNT.free; echo >output/x";
+    let dag = dag.task("next", COUNTED, &["shared"]).task("then", free, &[]);
+    let mut first = tasks.start(&dag, &["-j", "1"]);
     eventually("it runs", || {
         assert!(first.ended().is_none(), "{}", first.stderr());
         tasks.count() == 1
     });
-    let second = tasks.start(&dag, &[]);
+    let second = tasks.start(&dag, &["-j", "1"]);
     eventually("the second one waits", || second.stderr().contains("waiting for exec:"));
+    eventually("and does something else meanwhile", || tasks.world.path("count.free").exists());
     tasks.world.write("count.stop", "");
-    for run in [first, second] {
-        let ran = run.wait().code(1);
-        assert_eq!(sums(&ran), [0, 0, 1, 1]);
-    }
-    assert_eq!(tasks.count(), 1);
+    let sums: Vec<_> = [first, second].into_iter().map(|run| sums(&run.wait().code(1))).collect();
+    assert_eq!((sums, tasks.count()), (vec![[0, 1, 1, 1], [1, 0, 1, 1]], 1));
 }
