@@ -91,6 +91,10 @@ impl Made {
         if self.key.is_some() && self.key == input.key && !other {
             return Some(0);
         }
+        // An input that says where it is from is from there, whoever else made the same bytes.
+        if self.key.is_some() && (input.key.is_some() || input.execution.is_some()) {
+            return None;
+        }
         let digest = input.content.as_ref()?.digest()?;
         self.digests.binary_search(&digest).ok().map(|at| at + 1)
     }
@@ -138,14 +142,22 @@ mod tests {
             (input(Some("t:1"), None, None), Some(0)),
             (input(Some("t:1"), Some(1), Some(b"a")), Some(0)),
             (input(Some("t:1"), Some(2), None), None),
-            (input(Some("t:1"), Some(2), Some(b"a")), Some(a)),
-            (input(Some("t:2"), None, Some(b"a")), Some(a)),
+            (input(Some("t:1"), Some(2), Some(b"a")), None),
+            (input(Some("t:2"), None, Some(b"a")), None),
+            (input(None, Some(2), Some(b"a")), None),
+            (input(None, None, Some(b"a")), Some(a)),
             (input(None, None, Some(b"c")), None),
             (input(None, None, None), None),
         ] {
             assert_eq!(made.edge(&input), edge, "{input:?}");
         }
         assert_eq!(Made::default().edge(&input(None, None, None)), None);
+        let bytes = Made { digests: vec![Digest::of(b"a")], ..Made::default() };
+        assert_eq!(
+            bytes.edge(&input(Some("t:2"), Some(2), Some(b"a"))),
+            Some(1),
+            "who asks for bytes means all of them"
+        );
     }
 
     #[test]
