@@ -92,7 +92,8 @@ impl Made {
             return Some(0);
         }
         // An input that says where it is from is from there, whoever else made the same bytes.
-        if self.key.is_some() && (input.key.is_some() || input.execution.is_some()) {
+        let elsewhere = other || (input.execution.is_none() && input.key.is_some());
+        if self.key.is_some() && elsewhere {
             return None;
         }
         let digest = input.content.as_ref()?.digest()?;
@@ -145,6 +146,7 @@ mod tests {
             (input(Some("t:1"), Some(2), Some(b"a")), None),
             (input(Some("t:2"), None, Some(b"a")), None),
             (input(None, Some(2), Some(b"a")), None),
+            (input(None, Some(1), Some(b"a")), Some(a)),
             (input(None, None, Some(b"a")), Some(a)),
             (input(None, None, Some(b"c")), None),
             (input(None, None, None), None),
