@@ -9,6 +9,7 @@ pub mod blob;
 pub mod digest;
 pub mod encode;
 pub mod execution;
+pub mod extent;
 pub mod json;
 pub mod key;
 pub mod lease;

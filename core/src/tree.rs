@@ -27,6 +27,8 @@ pub const MAX_TARGET: usize = 4095;
 pub const MAX_ENCODED: u64 = 64 << 20;
 /// The deepest nesting that is stored or restored.
 pub const MAX_DEPTH: usize = 256;
+/// How many paths a tree that is stored as an output may stand for, itself included.
+pub const MAX_PATHS: u64 = 10_000_000;
 
 /// What stands at a path.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]

@@ -11,6 +11,7 @@ mod link;
 mod listing;
 mod names;
 mod node;
+mod recent;
 mod trees;
 mod xattrs;
 
@@ -30,6 +31,7 @@ pub use self::listing::Item;
 use self::listing::Listing;
 pub use self::node::Kind;
 use self::node::Node;
+use self::recent::Recent;
 use self::trees::Trees;
 use crate::source::{Source, SourceError};
 
@@ -42,11 +44,18 @@ pub struct Settings {
     pub cache_bytes: u64,
     /// The largest directory that is shown, in encoded bytes.
     pub max_tree_bytes: u64,
+    /// How long the inputs of an execution, which may be learned later, are gone by without asking again.
+    pub inputs_valid: Duration,
 }
 
 impl Default for Settings {
     fn default() -> Settings {
-        Settings { since: Timestamp::default(), cache_bytes: 64 << 20, max_tree_bytes: tree::MAX_ENCODED }
+        Settings {
+            since: Timestamp::default(),
+            cache_bytes: 64 << 20,
+            max_tree_bytes: tree::MAX_ENCODED,
+            inputs_valid: Duration::from_secs(1),
+        }
     }
 }
 
@@ -127,6 +136,7 @@ pub enum ViewError {
 struct Context {
     source: Arc<dyn Source>,
     trees: Trees,
+    recent: Recent,
     since: Timestamp,
 }
 
@@ -150,6 +160,7 @@ impl View {
             context: Context {
                 source,
                 trees: Trees::new(settings.cache_bytes, settings.max_tree_bytes),
+                recent: Recent::new(settings.inputs_valid),
                 since: settings.since,
             },
             inodes: Inodes::new(Node::Root),

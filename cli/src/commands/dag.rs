@@ -237,7 +237,7 @@ async fn tail(client: &Client, log: &Log) -> Result<Vec<String>, Fault> {
     Ok(lines[lines.len().saturating_sub(TAIL_LINES)..].iter().map(|line| (*line).to_owned()).collect())
 }
 
-/// What people read of a task that ran or failed.
+/// What people read of a task that was no hit.
 fn line(title: &str, done: &Done) -> Option<String> {
     let took = done.record.as_ref().map(|record| print::time(record.outcome.usage.wall_ms)).unwrap_or_default();
     let execution = done.execution.map(|id| format!(" exec:{id}")).unwrap_or_default();
@@ -245,7 +245,8 @@ fn line(title: &str, done: &Done) -> Option<String> {
     match done.ended {
         Ended::Ran => Some(format!("ran {title}{execution} ({took})")),
         Ended::Failed => Some(format!("failed {title}{execution} ({reason})")),
-        Ended::Hit | Ended::Skipped => None,
+        Ended::Skipped => Some(format!("skipped {title} ({reason})")),
+        Ended::Hit => None,
     }
 }
 

@@ -41,6 +41,9 @@ pub(crate) async fn get(session: &Session, args: Get) -> Result<ExitCode, Fault>
         _ if control.signals() > 0 => Fault::interrupted(control.interrupted().unwrap_or_default()),
         RestoreError::Exists { path } => Fault::no(format!("{} exists; --force replaces it", path.display())),
         RestoreError::NoName { .. } | RestoreError::NoParent { .. } => Fault::no(error),
+        RestoreError::TooDeep | RestoreError::TooMany { .. } => {
+            Fault::no(format!("{error}; take a part of it, with --path"))
+        }
         other => Fault::ours(other),
     })?;
     if session.json {

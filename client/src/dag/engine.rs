@@ -32,6 +32,9 @@ use crate::run::{RunError, blocking, start, unless_interrupted};
 /// How many names of what has succeeded are told of at once.
 const HITS_AT_ONCE: usize = 32;
 
+/// The longest command, in bytes: Linux passes no longer argument on, its end included.
+const MAX_COMMAND: usize = (128 << 10) - 1;
+
 /// How a file is run.
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -63,9 +66,18 @@ pub enum DagError {
         /// What the store says of it.
         verdict: Verdict,
     },
+    /// A task's command is none that a system takes.
+    #[error("task {task:?}: `command` {why}")]
+    Command {
+        /// Its name.
+        task: String,
+        /// What is wrong.
+        why: String,
+    },
     /// A task needs what is not to be had.
     #[error(
-        "task {task:?}: `inputs.{label}` is {key}, which no task of the file has, and which has not succeeded: it is {verdict}"
+        "task {task:?}: `inputs.{}` is {key}, which no task of the file has, and which has not succeeded: it is {verdict}",
+        label.escape_debug()
     )]
     Dependency {
         /// Its name.
@@ -96,8 +108,8 @@ pub async fn run(
     // A signal must not kill us before leases are given back.
     let stop = Stop::default();
     let told = stop.clone();
-    let _signals = Signals::catch(move |received| told.signal(received)).map_err(start("catch signals"));
-    let _signals = _signals.map_err(RunError::from)?;
+    let caught = Signals::catch(move |received| told.signal(received));
+    let _signals = caught.map_err(start("catch signals")).map_err(RunError::from)?;
     let found = unless_interrupted(stop.all(), 0, look_up(client, &file)).await?;
     check(&file, &found)?;
     let hits = file.tasks.iter().filter(|task| succeeded(&found, &task.key)).count();
@@ -132,8 +144,17 @@ fn verdict(found: &HashMap<TaskKey, Answer>, key: &TaskKey) -> Verdict {
 fn check(file: &File, found: &HashMap<TaskKey, Answer>) -> Result<(), DagError> {
     let own: BTreeSet<_> = file.tasks.iter().map(|task| &task.key).collect();
     for task in file.tasks.iter().filter(|task| !succeeded(found, &task.key)) {
-        if task.command.is_none() {
-            return Err(DagError::NoCommand { task: task.title.clone(), verdict: verdict(found, &task.key) });
+        let title = || task.title.clone();
+        let wrong = match &task.command {
+            None => return Err(DagError::NoCommand { task: title(), verdict: verdict(found, &task.key) }),
+            Some(command) if command.contains('\0') => Some("has a zero byte, which no command can".to_owned()),
+            Some(command) if command.len() > MAX_COMMAND => {
+                Some(format!("has {} bytes, and a system takes at most {MAX_COMMAND}", command.len()))
+            }
+            Some(_) => None,
+        };
+        if let Some(why) = wrong {
+            return Err(DagError::Command { task: title(), why });
         }
         for needed in &task.dependencies {
             if !own.contains(&needed.key) && !succeeded(found, &needed.key) {

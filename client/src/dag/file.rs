@@ -46,7 +46,7 @@ pub enum FileError {
     #[error("it is no à la mode file: {0}")]
     Shape(String),
     /// A task is not what a task is.
-    #[error("task {task:?}: `{field}` {why}")]
+    #[error("task {task:?}: `{}` {why}", field.escape_debug())]
     Task {
         /// Its name.
         task: String,
@@ -56,7 +56,7 @@ pub enum FileError {
         why: String,
     },
     /// A task cannot be called so.
-    #[error("task {task:?} cannot be recorded: {source}; choose another --prefix, or name")]
+    #[error("task {task:?} cannot be recorded under that name: {source}")]
     Name {
         /// Its name.
         task: String,

@@ -49,7 +49,8 @@ impl Engine<'_> {
         let (joined, events, mut slot) = (self.stop.join(), self.run_events(task), Some(slot));
         let site = Site { client: self.client, control: &joined, events: &events };
         let id = ExecutionId(random());
-        let mut begun = enter(site, self.begin(task, spec, id, false)).await?.0;
+        let first = but_waiting(&events);
+        let mut begun = enter(Site { events: &first, ..site }, self.begin(task, spec, id, false)).await?.0;
         if let Begun::Busy(_) = begun {
             slot = None;
             begun = enter(site, self.begin(task, spec, id, true)).await?.0;
@@ -98,7 +99,7 @@ impl Engine<'_> {
 
     /// Tells the store that a name's task is done, if it still says so.
     pub(super) async fn told(&self, task: usize, spec: &Spec) -> Result<Option<Done>, RunError> {
-        let (joined, events, id) = (self.stop.join(), self.run_events(task), ExecutionId(random()));
+        let (joined, events, id) = (self.stop.join(), but_waiting(&self.run_events(task)), ExecutionId(random()));
         let site = Site { client: self.client, control: &joined, events: &events };
         match enter(site, self.begin(task, spec, id, false)).await?.0 {
             Begun::Hit(execution) => Ok(Some(self.end(task, Done::of(Ended::Hit, execution)).0)),
@@ -131,6 +132,15 @@ impl Engine<'_> {
         let (file, events) = (self.file.clone(), self.events.clone());
         Arc::new(move |event| events(Event::Run(&file.tasks[task], event)))
     }
+}
+
+/// All but that somebody is waited for: who only asks does not wait.
+fn but_waiting(events: &run::Events) -> run::Events {
+    let events = events.clone();
+    Arc::new(move |event| match event {
+        run::Event::Waiting(_) => {}
+        event => events(event),
+    })
 }
 
 /// Whether the store is to blame, so that nothing else could run either.

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use provender_core::digest::Digest;
-use provender_core::tree::{MAX_DEPTH, Node, Tree, TreeError};
+use provender_core::tree::{MAX_DEPTH, MAX_PATHS, Node, Tree, TreeError};
 
 use super::beneath::{self, Blocked};
 use super::capture::Counts;
@@ -32,7 +32,7 @@ pub struct RestoreOptions {
 
 impl Default for RestoreOptions {
     fn default() -> Self {
-        RestoreOptions { force: false, max_entries: 10_000_000 }
+        RestoreOptions { force: false, max_entries: MAX_PATHS }
     }
 }
 

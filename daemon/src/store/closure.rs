@@ -3,10 +3,11 @@
 //! Owns the [`Closure`]. Invariants: each tree is read once, however many paths lead to it, so the work follows what is stored and not
 //! what it stands for; memory is bounded by [`MOST`] digests.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
+use provender_core::extent::{Extent, Links};
 use provender_core::name::Space;
 use provender_core::policy::Found;
 use provender_core::tree::{self, Node, Tree};
@@ -48,17 +49,17 @@ impl Store {
     ) -> Result<Closure, StoreError> {
         let mut closure = Closure { digests: logs.collect() };
         let mut level = BTreeSet::from([root]);
-        let mut depth = 0;
+        let (mut links, mut edges, mut depth) = (HashMap::new(), 0, 0);
         while !level.is_empty() {
+            // The shortest way down to a folder; the longest is known in the end.
             depth += 1;
-            if depth > tree::MAX_DEPTH {
-                return Err(too_large(format!("trees nested deeper than {} are not stored", tree::MAX_DEPTH)));
-            }
+            fits(Extent { depth, paths: 0 })?;
             let mut next = BTreeSet::new();
             self.need(space, level.iter()).await?;
             for digest in level {
                 closure.digests.insert(digest);
-                for (_, node) in self.tree(space, &digest).await?.iter() {
+                let tree = self.tree(space, &digest).await?;
+                for (_, node) in tree.iter() {
                     match node {
                         Node::Directory { digest } if !closure.digests.contains(digest) => _ = next.insert(*digest),
                         Node::File { digest, .. } => _ = closure.digests.insert(*digest),
@@ -68,9 +69,16 @@ impl Store {
                         return Err(too_large(format!("one record can refer to at most {MOST} different blobs")));
                     }
                 }
+                let found = Links::of(&tree);
+                edges += found.directories.len();
+                if edges > MOST {
+                    return Err(too_large(format!("the folders of one record can refer to each other {MOST} times")));
+                }
+                links.insert(digest, found);
             }
             level = next;
         }
+        fits(Extent::of(root, &links))?;
         self.need(space, closure.digests.iter()).await?;
         self.add_manifests(space, spec, &mut closure).await?;
         Ok(closure)
@@ -136,6 +144,18 @@ impl Store {
         let digests: Vec<_> = digests.copied().collect();
         StoreError::missing(self.find_missing(space, &digests).await?, NAMED)
     }
+}
+
+/// Whether a tree can be restored and shown.
+fn fits(extent: Extent) -> Result<(), StoreError> {
+    if extent.depth > tree::MAX_DEPTH as u64 {
+        return Err(too_large(format!("trees nested deeper than {} are not stored", tree::MAX_DEPTH)));
+    }
+    if extent.paths > tree::MAX_PATHS {
+        let most = tree::MAX_PATHS;
+        return Err(too_large(format!("trees that stand for more than {most} files and folders are not stored")));
+    }
+    Ok(())
 }
 
 fn too_large(what: String) -> StoreError {

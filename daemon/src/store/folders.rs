@@ -64,20 +64,32 @@ impl Store {
 
     /// When the newest folder of a name was made, or, where only names below it have any, that of the first of those.
     pub async fn changed(&self, space: &Space, branch: Branch, name: &Name) -> Result<Option<Timestamp>, StoreError> {
-        let mut name = name.clone();
+        if let Some(at) = self.last_of(space, branch, name).await? {
+            return Ok(Some(at));
+        }
+        // All that lies below it stands behind it, so the first with folders is found in one pass.
+        let mut scan = Scan::prefix(names(branch), rows::name_prefix(space, &format!("{name}/")));
         loop {
-            let here = match branch {
-                Branch::Tasks => self.latest_folder(space, &name).await?.and_then(|(execution, _)| execution.ended),
-                Branch::Failed => self.last_failed(space, &name).await?,
-            };
-            if here.is_some() {
-                return Ok(here);
+            let page = self.inner.meta.scan(&scan).await?;
+            for (key, _) in &page.rows {
+                let damaged = || StoreError::Row { what: format!("{key:?}"), why: "it is no name".into() };
+                let below = rows::parse_name(space, key).ok_or_else(damaged)?;
+                if let Some(at) = self.last_of(space, branch, &below).await? {
+                    return Ok(Some(at));
+                }
             }
-            let (below, _) = self.children(space, branch, Some(&name), None, 1).await?;
-            match below.first().and_then(|part| Name::new(format!("{name}/{part}")).ok()) {
-                Some(next) => name = next,
-                None => return Ok(None),
+            scan.after = page.rows.last().map(|(key, _)| key.clone());
+            if !page.more {
+                return Ok(None);
             }
+        }
+    }
+
+    /// When the newest folder of exactly this name was made.
+    async fn last_of(&self, space: &Space, branch: Branch, name: &Name) -> Result<Option<Timestamp>, StoreError> {
+        match branch {
+            Branch::Tasks => Ok(self.latest_folder(space, name).await?.and_then(|(execution, _)| execution.ended)),
+            Branch::Failed => self.last_failed(space, name).await,
         }
     }
 

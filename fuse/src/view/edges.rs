@@ -1,6 +1,6 @@
 //! What stands in `inputs/` and `used-by/`.
 //!
-//! Invariant: a lookup costs one question to the source, unless it is for a consumer whose name was shortened. What a component
+//! Invariant: a lookup costs one question to the source at most, unless it is for a consumer whose name was shortened. What a component
 //! stands for is decided by writing the candidate's own; so each is found by the component that a listing gives.
 
 use bytes::Bytes;
@@ -44,7 +44,7 @@ fn candidates<'a>(inputs: &'a [Input], decoded: &Decoded<Vec<u8>>) -> &'a [Input
 
 /// The input that `component` stands for.
 pub(super) fn input(context: &Context, entry: &Arc<Entry>, of: &str) -> Result<Node, ViewError> {
-    let inputs = context.source.inputs(entry)?;
+    let inputs = context.recent.inputs(&*context.source, entry)?;
     let is_it = |input: &&Input| component(&inputs, input).1 == of;
     let find = |decoded| candidates(&inputs, &decoded).iter().find(is_it);
     let input = decode_input(of).find_map(find).ok_or(ViewError::NotFound)?;
@@ -68,7 +68,7 @@ pub(super) fn input(context: &Context, entry: &Arc<Entry>, of: &str) -> Result<N
 
 /// The file that stands for an input, unless it says something else by now.
 pub(super) fn document(context: &Context, entry: &Entry, name: &[u8], digest: &Digest) -> Result<Bytes, ViewError> {
-    let inputs = context.source.inputs(entry)?;
+    let inputs = context.recent.inputs(&*context.source, entry)?;
     let same = |input: &&Input| input.origin == Origin::Unheld && Digest::of(&input.document) == *digest;
     // Copied: what is open may outlive what it is a slice of.
     let document = named(&inputs, name).filter(same).map(|input| Bytes::copy_from_slice(&input.document));

@@ -107,7 +107,7 @@ impl Listing {
             }
             (Node::Execution(branch, entry), _) => (execution(*branch, entry), Next::End),
             (Node::Inputs(entry), _) => {
-                let inputs = source.inputs(entry)?;
+                let inputs = context.recent.inputs(&**source, entry)?;
                 let component = |input| {
                     let (kind, component) = edges::component(&inputs, input);
                     (kind, component.into_bytes().into())

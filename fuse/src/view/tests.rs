@@ -39,7 +39,7 @@ fn commit(
 }
 
 fn view(source: &Arc<MemorySource>) -> View {
-    View::new(source.clone(), Settings::default())
+    View::new(source.clone(), Settings { inputs_valid: std::time::Duration::ZERO, ..Settings::default() })
 }
 
 /// Reads a whole directory, `room` items at a time.

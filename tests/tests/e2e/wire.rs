@@ -325,14 +325,29 @@ async fn trees_deeper_or_wider_than_life_are_bounded() {
             false => _ = refused(wire.commit(&execution, Some(root)).await, Code::InvalidArgument, "deeper"),
         }
     }
-    // 2^40 paths in 41 blobs: the daemon's work follows the blobs, and a restore does not even begin.
+    // 2^40 paths in 41 blobs: the daemon's work follows the blobs.
     let (root, blobs) = nested(41, &["a", "b"]);
     wire.put(blobs).await;
     let execution = wire.begin("test:wide", 60_000, spec(&[])).await.unwrap();
-    assert_eq!(wire.commit(&execution, Some(root)).await.unwrap().state, i32::from(State::Succeeded));
-    assert_eq!(wire.world.cli(&["--json", "show", "test:wide"]).ok().json()["verdict"], "SUCCEEDED");
-    wire.world.cli(&["get", "test:wide", "wide"]).code(125).says(&["more than"]);
+    refused(wire.commit(&execution, Some(root)).await, Code::InvalidArgument, "stand for more than");
+    // Who names the tree itself gets no further: a restore does not even begin.
+    let reference = format!("tree:{}", root.hex());
+    wire.world.cli(&["get", &reference, "wide"]).code(1).says(&["more than", "--path"]);
     assert!(!wire.world.path("wide").exists());
+    // A short way to each level hides no depth.
+    let (mut deep, mut blobs) = nested(1, &[]);
+    let mut levels = Vec::new();
+    for _ in 0..400 {
+        let (digest, bytes) = tree(&[("d", Node::Directory { digest: deep })]);
+        (deep, blobs) = (digest, [blobs, vec![bytes]].concat());
+        levels.push((format!("l{}", levels.len()), Node::Directory { digest }));
+    }
+    let shortcuts: Vec<_> = levels.iter().map(|(name, node)| (&name[..], node.clone())).collect();
+    let (root, bytes) = tree(&shortcuts);
+    blobs.push(bytes);
+    wire.put(blobs).await;
+    let execution = wire.begin("test:shortcuts", 60_000, spec(&[])).await.unwrap();
+    refused(wire.commit(&execution, Some(root)).await, Code::InvalidArgument, "deeper");
     wire.lives().await;
 }
 
