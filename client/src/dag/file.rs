@@ -56,7 +56,7 @@ pub enum FileError {
         why: String,
     },
     /// A task cannot be called so.
-    #[error("task {task:?} cannot be recorded under that name: {source}")]
+    #[error("task {task:?} cannot be recorded as what --prefix and its name make: {source}")]
     Name {
         /// Its name.
         task: String,
