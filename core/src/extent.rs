@@ -87,7 +87,10 @@ mod tests {
         Digest::of(&n.to_be_bytes())
     }
 
-    fn extent(directories: &[(u64, u64, &[(u64, u64)])]) -> Extent {
+    /// A directory's number, its leaves, and the directories in it.
+    type Directory<'a> = (u64, u64, &'a [(u64, u64)]);
+
+    fn extent(directories: &[Directory<'_>]) -> Extent {
         let links = |inner: &[(u64, u64)]| inner.iter().map(|(n, count)| (digest(*n), *count)).collect();
         let all = directories
             .iter()
@@ -107,7 +110,7 @@ mod tests {
     fn a_shortcut_to_every_level_hides_no_depth() {
         let inner: Vec<_> = (1..=1000).map(|n| (n, 1)).collect();
         let chain: Vec<Vec<_>> = (0..1000).map(|n| vec![(n + 1, 1)]).collect();
-        let mut directories: Vec<(u64, u64, &[(u64, u64)])> =
+        let mut directories: Vec<Directory<'_>> =
             chain.iter().enumerate().map(|(n, inner)| (n as u64, 0, &inner[..])).collect();
         directories[0].2 = &inner;
         assert_eq!(extent(&directories).depth, 1001);
