@@ -166,7 +166,11 @@ impl Remote {
                 break;
             }
         }
-        if bytes.len() as u64 == length { Ok(bytes.freeze()) } else { Err(ClientError::Corrupt { digest: self.digest }) }
+        if bytes.len() as u64 == length {
+            Ok(bytes.freeze())
+        } else {
+            Err(ClientError::Corrupt { digest: self.digest })
+        }
     }
 }
 

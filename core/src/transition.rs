@@ -1,6 +1,7 @@
 //! The state machine of executions: every change that a task key can go through, as pure functions.
 //!
-//! Owns [`Known`], what the rows of one key say, and the transitions register, begin, heartbeat, commit, fail and expire over it.
+//! Owns [`Known`], what the rows of one key say, and the transitions register, begin, heartbeat, commit, fail, expire and
+//! [`invalidate()`] over it.
 //! Invariants: one lease a key; only the execution that the lease row names can move the key on (a fenced-out one changes
 //! nothing); a record is made by a commit alone; the first record stays the answer while it is SUCCEEDED. It must not know rows,
 //! batches or how the facts were gathered.
@@ -14,6 +15,10 @@ use crate::lease::Lease;
 use crate::policy::{self, Found};
 use crate::spec::Spec;
 use crate::time::Timestamp;
+
+pub mod invalidate;
+
+pub use invalidate::{Cause, Invalidated, invalidate};
 
 /// The committed success that lookups of a key answer with.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -172,13 +177,25 @@ pub enum Refused {
         by: Option<ExecutionId>,
     },
     /// The execution has already ended, in another way than is asked now.
-    #[error("execution {execution} has already ended as {}", state.verdict())]
+    #[error("execution {execution} has already ended as {}{}", state.verdict(), because(reason))]
     Ended {
         /// Which.
         execution: ExecutionId,
         /// How.
         state: State,
+        /// Why, if it is no success.
+        reason: Option<String>,
     },
+}
+
+impl Refused {
+    fn ended(execution: &Execution) -> Refused {
+        Refused::Ended { execution: execution.id, state: execution.state, reason: execution.reason.clone() }
+    }
+}
+
+fn because(reason: &Option<String>) -> String {
+    reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default()
 }
 
 fn superseded(by: Option<ExecutionId>) -> String {
@@ -187,7 +204,7 @@ fn superseded(by: Option<ExecutionId>) -> String {
 
 fn holds<'a>(known: &'a Known, execution: &Execution, incarnation: u64) -> Result<&'a Lease, Refused> {
     if execution.state != State::Running {
-        return Err(Refused::Ended { execution: execution.id, state: execution.state });
+        return Err(Refused::ended(execution));
     }
     match &known.lease {
         Some(lease) if lease.execution == execution.id && lease.incarnation == incarnation => Ok(lease),
@@ -295,7 +312,7 @@ fn end(
     now: Timestamp,
 ) -> Result<Ended, Refused> {
     if execution.state != State::Running {
-        return Err(Refused::Ended { execution: execution.id, state: execution.state });
+        return Err(Refused::ended(execution));
     }
     let execution = Execution { ended: Some(now), state, reason, outcome, ..execution.clone() };
     let last = Some(Last { execution: execution.id, state, at: now });

@@ -13,6 +13,8 @@ mod dag;
 mod data;
 #[path = "e2e/files.rs"]
 mod files;
+#[path = "e2e/invalidate.rs"]
+mod invalidate;
 #[path = "e2e/large.rs"]
 mod large;
 #[path = "e2e/mount.rs"]

@@ -66,6 +66,20 @@ impl World {
         })
     }
 
+    fn invalidate(&mut self) -> Invalidated {
+        let now = self.now();
+        let holder = invalidate::holder(&self.known).map(|id| id.0[0]);
+        let holder = holder.and_then(|id| self.executions.get(&id));
+        let done = invalidate(&self.known, holder, &Cause::default(), now);
+        if done.changes() {
+            self.known = Known { row: done.row.clone(), lease: None };
+        }
+        if let Some(withdrawn) = &done.withdrawn {
+            self.executions.insert(withdrawn.id.0[0], withdrawn.clone());
+        }
+        done
+    }
+
     fn expire(&mut self) {
         if let Some(holder) = self.known.lease.as_ref().map(|lease| lease.execution.0[0]) {
             self.end(holder, |known, execution, _, now| expire(known, execution, now));
@@ -81,7 +95,7 @@ enum Event {
     Fail(u8),
     Expire,
     Restore,
-    Void,
+    Invalidate,
     Register(u8),
 }
 
@@ -95,7 +109,7 @@ fn event() -> impl Strategy<Value = Event> {
         1 => id.prop_map(Event::Fail),
         1 => Just(Event::Expire),
         1 => Just(Event::Restore),
-        1 => Just(Event::Void),
+        1 => Just(Event::Invalidate),
         1 => (0u8..2).prop_map(Event::Register),
     ]
 }
@@ -151,21 +165,20 @@ proptest! {
                     let same = KeyRow { spec: before.row.spec, ..world.known.row.clone() };
                     prop_assert_eq!(&Known { row: same, lease: world.known.lease.clone() }, &before);
                 }
-                Event::Void => {
-                    let now = world.now();
-                    if let Some(record) = &mut world.known.row.record {
-                        world.known.row.last = None;
-                        record.void = Some(Void { verdict: Verdict::Invalidated, reason: "test".into(), at: now });
-                    }
+                Event::Invalidate => {
+                    let done = world.invalidate();
+                    prop_assert!(world.known.lease.is_none() && world.known.answer().is_none());
+                    prop_assert_eq!(done.record.is_some(), before.verdict() == Verdict::Succeeded);
+                    prop_assert_eq!(done.withdrawn.map(|execution| execution.id), invalidate::holder(&before));
                 }
             }
             if before.row.spec.is_some() {
                 prop_assert_eq!(world.known.row.spec, before.row.spec, "what was registered first stays");
             }
-            if holder.is_none() && !matches!(event, Event::Begin(_) | Event::Expire | Event::Void | Event::Register(_)) {
+            if holder.is_none() && !matches!(event, Event::Begin(_) | Event::Expire | Event::Invalidate | Event::Register(_)) {
                 prop_assert_eq!(&world.known, &before, "nobody holds the lease, so nothing moves");
             }
-            if let Some(answer) = before.answer() && !matches!(event, Event::Void) {
+            if let Some(answer) = before.answer() && !matches!(event, Event::Invalidate) {
                 prop_assert_eq!(world.known.answer(), Some(answer), "the first record stays the answer");
             }
         }

@@ -121,6 +121,16 @@ impl Tasks for Front {
         })
         .await
     }
+
+    type InvalidateStream = super::invalidate::Replies;
+
+    async fn invalidate(
+        &self,
+        request: Request<v1::InvalidateRequest>,
+    ) -> Result<Response<Self::InvalidateStream>, Status> {
+        let request = request.into_inner();
+        counted(self.store.metrics(), "Invalidate", async { self.begin_invalidation(request) }).await
+    }
 }
 
 impl Front {

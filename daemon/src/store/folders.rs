@@ -67,7 +67,7 @@ impl Store {
         let mut name = name.clone();
         loop {
             let here = match branch {
-                Branch::Tasks => self.latest_folder(space, &name).await?.and_then(|(execution, _)| execution.ended),
+                Branch::Tasks => self.newest_record(space, &name).await?.and_then(|execution| execution.ended),
                 Branch::Failed => self.last_failed(space, &name).await?,
             };
             if here.is_some() {
@@ -124,9 +124,8 @@ impl Store {
 
     /// The execution that `latest` of a name means, and its folder there.
     pub async fn latest_folder(&self, space: &Space, name: &Name) -> Result<Option<(Execution, String)>, StoreError> {
-        let Some(id) = self.latest(space, name).await? else { return Ok(None) };
-        let Some(execution) = self.executions(space, &[id]).await?.remove(&id) else { return Ok(None) };
-        let listed = rows::name_record(space, name, execution.ended.unwrap_or_default(), id);
+        let Some(execution) = self.latest(space, name).await? else { return Ok(None) };
+        let listed = rows::name_record(space, name, execution.ended.unwrap_or_default(), execution.id);
         let row = self.inner.meta.get(&[listed]).await?.pop().flatten();
         Ok(row.and_then(|row| String::from_utf8(row.value.to_vec()).ok()).map(|folder| (execution, folder)))
     }

@@ -464,11 +464,11 @@ fn ended_so(known: &Known, execution: &Execution, outcome: &Outcome) -> Option<(
     (same && ended).then(|| (execution.clone(), recorded))
 }
 
-fn known_rows(space: &Space, key: &TaskKey) -> [RowKey; 2] {
+pub(super) fn known_rows(space: &Space, key: &TaskKey) -> [RowKey; 2] {
     [rows::key(space, key), rows::lease(space, key)]
 }
 
-fn decode_known(key: &TaskKey, found: &[Option<provender_core::batch::Row>]) -> Result<Known, StoreError> {
+pub(super) fn decode_known(key: &TaskKey, found: &[Option<provender_core::batch::Row>]) -> Result<Known, StoreError> {
     let value = |n: usize| found.get(n).and_then(Option::as_ref).map(|row| row.value.clone());
     let row = value(0).map(|value| values::key_from(value).map_err(StoreError::row(key))).transpose()?;
     let lease = value(1).map(|value| values::lease_from(value).map_err(StoreError::row(key))).transpose()?;
@@ -484,7 +484,7 @@ fn latest(id: ExecutionId) -> NameRow {
     NameRow { latest: Some(id), registered: None }
 }
 
-fn reason(known: &Known) -> String {
+pub(super) fn reason(known: &Known) -> String {
     match (known.verdict(), &known.row.record) {
         (Verdict::Succeeded, _) => String::new(),
         (Verdict::Unknown, _) if known.row.spec.is_some() => "registered, never attempted".into(),

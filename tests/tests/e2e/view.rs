@@ -73,7 +73,8 @@ fn succeeds(program: &str, args: &[&std::ffi::OsStr]) -> String {
 
 fn xattr(path: &Path, name: &str) -> String {
     let mut value = vec![0; 4096];
-    let size = rustix::fs::getxattr(path, name, &mut value[..]).unwrap_or_else(|error| panic!("{path:?} {name}: {error}"));
+    let size =
+        rustix::fs::getxattr(path, name, &mut value[..]).unwrap_or_else(|error| panic!("{path:?} {name}: {error}"));
     value.truncate(size);
     String::from_utf8(value).unwrap()
 }
@@ -82,7 +83,9 @@ fn xattr(path: &Path, name: &str) -> String {
 fn furnish(world: &World) {
     odd_folder(&world.path("odd"));
     world.write("source", "source");
-    world.run(&["--name", "lib/made", "--in", "odd", "--in", "source", "--out", "out"], "cp -a odd out; echo said").ok();
+    world
+        .run(&["--name", "lib/made", "--in", "odd", "--in", "source", "--out", "out"], "cp -a odd out; echo said")
+        .ok();
     let used = ["--name", "app", "--in", "LIB=lib/made", "--in", "source", "--out", "app"];
     world.run(&used, "ls $PROVENDER_IN_LIB/out >app; echo gone >&2").ok();
     world.run(&["--name", "app/test"], "echo it broke >&2; exit 3").code(3);
@@ -100,7 +103,8 @@ fn everything_made_is_found_by_name_key_and_provenance() {
     let failed = views.folder_of("failed", "app/test");
     let copy = views.folder_of("tasks", "of/bytes");
     for point in views.both() {
-        let at = |path: &Path| std::fs::canonicalize(point.join(path)).unwrap_or_else(|error| panic!("{path:?}: {error}"));
+        let at =
+            |path: &Path| std::fs::canonicalize(point.join(path)).unwrap_or_else(|error| panic!("{path:?}: {error}"));
         let text = |path: PathBuf| std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path:?}: {error}"));
 
         assert_eq!(snapshot(&point.join(&lib).join("out/out")), snapshot(&world.path("odd")));
@@ -120,13 +124,15 @@ fn everything_made_is_found_by_name_key_and_provenance() {
 
         // What it was made of: another's outputs, and a file whose bytes the store was never given.
         assert_eq!(at(&app.join("inputs/LIB")), at(&lib));
-        let unheld: serde_json::Value = serde_json::from_str(&text(point.join(&app).join("inputs/source.json"))).unwrap();
+        let unheld: serde_json::Value =
+            serde_json::from_str(&text(point.join(&app).join("inputs/source.json"))).unwrap();
         assert!(unheld.to_string().contains(&provender_core::Digest::of(b"source").hex()), "{unheld}");
         // What was made by a task is known by its bytes, too.
         assert_eq!(at(&copy.join("inputs/app")), at(&app));
 
         // What was made of it.
-        let users: Vec<_> = point.join(&lib).join("used-by").read_dir().unwrap().map(|user| user.unwrap().path()).collect();
+        let users: Vec<_> =
+            point.join(&lib).join("used-by").read_dir().unwrap().map(|user| user.unwrap().path()).collect();
         assert_eq!(users.len(), 1, "{users:?}");
         assert_eq!(std::fs::canonicalize(&users[0]).unwrap(), at(&app));
         assert!(users[0].file_name().unwrap().as_bytes().starts_with(b"app@"));
@@ -183,7 +189,10 @@ fn both_mounts_show_the_same_and_common_tools_walk_them() {
     for (n, point) in views.both().iter().enumerate() {
         let found = succeeds("find", &[point.as_os_str(), "-print0".as_ref()]);
         assert_eq!(found.matches('\0').count(), ours.len());
-        succeeds("find", &["-L".as_ref(), point.join("tasks/app/latest/out").as_os_str(), "-type".as_ref(), "f".as_ref()]);
+        succeeds(
+            "find",
+            &["-L".as_ref(), point.join("tasks/app/latest/out").as_os_str(), "-type".as_ref(), "f".as_ref()],
+        );
         let copied = copies.join(format!("cp{n}"));
         succeeds("cp", &["-a".as_ref(), point.as_os_str(), copied.as_os_str()]);
         succeeds("diff", &["-r".as_ref(), "--no-dereference".as_ref(), point.as_os_str(), copied.as_os_str()]);
@@ -195,11 +204,16 @@ fn both_mounts_show_the_same_and_common_tools_walk_them() {
         succeeds("diff", &["-r".as_ref(), "--no-dereference".as_ref(), point.as_os_str(), synced.as_os_str()]);
         let archive = copies.join(format!("tar{n}"));
         succeeds("tar", &["-cf".as_ref(), archive.as_os_str(), "-C".as_ref(), point.as_os_str(), ".".as_ref()]);
-        assert!(succeeds("grep", &["-rl".as_ref(), "it broke".as_ref(), point.as_os_str()]).contains("/failed/app/test/"));
+        assert!(
+            succeeds("grep", &["-rl".as_ref(), "it broke".as_ref(), point.as_os_str()]).contains("/failed/app/test/")
+        );
         succeeds("du", &["-s".as_ref(), point.as_os_str()]);
         world.cli(&["get", "lib/made", copies.join(format!("get{n}")).to_str().unwrap()]).ok();
         let out = point.join("tasks/lib/made/latest/out");
-        succeeds("diff", &["-r".as_ref(), "--no-dereference".as_ref(), out.as_os_str(), copies.join(format!("get{n}")).as_os_str()]);
+        succeeds(
+            "diff",
+            &["-r".as_ref(), "--no-dereference".as_ref(), out.as_os_str(), copies.join(format!("get{n}")).as_os_str()],
+        );
     }
 }
 
@@ -210,8 +224,22 @@ fn a_name_can_be_anything_and_one_key_can_have_several() {
     let long = "n".repeat(255);
     let longest = ["m".repeat(255), "o".repeat(255), "p".repeat(255), "q".repeat(256)].join("/");
     let names = [
-        "with space", "\u{fc}\u{2603}\u{1f4e6}", "100%", "%41", "latest", "a/latest/b", "out", "inputs/stdout", "record.json",
-        "2026-11-21T18-02-11Z-566a13d4", "2026-11-21T18-02-11Z-566a13d4.2", "pkg:target", "a", "a/b", &long, &longest,
+        "with space",
+        "\u{fc}\u{2603}\u{1f4e6}",
+        "100%",
+        "%41",
+        "latest",
+        "a/latest/b",
+        "out",
+        "inputs/stdout",
+        "record.json",
+        "2026-11-21T18-02-11Z-566a13d4",
+        "2026-11-21T18-02-11Z-566a13d4.2",
+        "pkg:target",
+        "a",
+        "a/b",
+        &long,
+        &longest,
     ];
     for (n, name) in names.iter().enumerate() {
         world.run(&["--name", name, "--out", "out"], &format!("echo {n} >out")).ok();
@@ -224,11 +252,20 @@ fn a_name_can_be_anything_and_one_key_can_have_several() {
             let path = point.join("tasks").join(path);
             if path.join("latest").exists() && path.join("latest").is_symlink() {
                 let latest = std::fs::read_to_string(path.join("latest/out/out")).unwrap();
-                assert_eq!(path.read_dir().unwrap().filter(|entry| entry.as_ref().unwrap().path().join("out").exists()).count() - 1, 2, "{path:?}");
+                assert_eq!(
+                    path.read_dir()
+                        .unwrap()
+                        .filter(|entry| entry.as_ref().unwrap().path().join("out").exists())
+                        .count()
+                        - 1,
+                    2,
+                    "{path:?}"
+                );
                 found.insert(xattr(&path, "user.provender.name"), latest);
             }
         }
-        let expected: BTreeMap<_, _> = names.iter().enumerate().map(|(n, name)| ((*name).to_owned(), format!("{n} again\n"))).collect();
+        let expected: BTreeMap<_, _> =
+            names.iter().enumerate().map(|(n, name)| ((*name).to_owned(), format!("{n} again\n"))).collect();
         assert_eq!(found, expected);
     }
     // One key, three names.
@@ -237,7 +274,10 @@ fn a_name_can_be_anything_and_one_key_can_have_several() {
     }
     for point in views.both() {
         for name in ["one", "two", "three/deep"] {
-            assert_eq!(std::fs::read_to_string(point.join("tasks").join(name).join("latest/out/shared")).unwrap(), "shared\n");
+            assert_eq!(
+                std::fs::read_to_string(point.join("tasks").join(name).join("latest/out/shared")).unwrap(),
+                "shared\n"
+            );
         }
     }
 }
