@@ -106,6 +106,12 @@ pub(crate) struct Run {
     /// If provender fails, run the command all the same and give its exit code
     #[arg(long)]
     pub(crate) best_effort: bool,
+    /// Run it although it has succeeded, and say at which paths it makes something else than the record
+    ///
+    /// The record stays the answer, and what stands at each --out afterwards is what it holds, whatever the command makes now. Exit code 0: the
+    /// same again; 1: something else. Without a record this is an ordinary run.
+    #[arg(long)]
+    pub(crate) check: bool,
     /// Seconds after which others take over if this provender is not heard of (1 to 3600)
     #[arg(long, value_name = "SECONDS", value_parser = seconds, default_value = "15")]
     pub(crate) ttl: Duration,

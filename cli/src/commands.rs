@@ -1,6 +1,7 @@
 //! The commands, one file each.
 
 pub(crate) mod cat;
+mod check;
 pub(crate) mod dag;
 pub(crate) mod get;
 pub(crate) mod history;

@@ -127,6 +127,8 @@ pub struct Request {
     pub executor: Executor,
     /// How long its lease shall last from each beat; zero for the default.
     pub ttl: Duration,
+    /// Whether it wants to do the work although there is a record, which stays the answer.
+    pub check: bool,
 }
 
 /// What the answer to a request is.
@@ -142,16 +144,20 @@ pub enum Begun {
         execution: Box<Execution>,
         /// Whether this request made it.
         fresh: bool,
+        /// The execution whose record it is a check of, if there is a record.
+        checks: Option<ExecutionId>,
     },
     /// Somebody else is at it.
     Busy(Lease),
 }
 
-/// Begins: a hit, a lease, or busy.
+/// Begins: a hit, a lease, or busy. A check takes the key's one lease as well: nobody but another check waits for it while the record
+/// is the answer, and should that become void meanwhile, the check is an attempt like any other.
 pub fn begin(known: &Known, request: &Request, incarnation: u64, now: Timestamp) -> Begun {
-    if let Some(record) = known.answer() {
-        return Begun::Hit(record.clone());
-    }
+    let checks = match known.answer() {
+        Some(record) if !request.check => return Begun::Hit(record.clone()),
+        answer => answer.map(|record| record.execution),
+    };
     let (lease, fresh) = match &known.lease {
         Some(lease) if lease.execution == request.id && lease.incarnation == incarnation => (lease.clone(), false),
         Some(lease) => return Begun::Busy(lease.clone()),
@@ -160,7 +166,7 @@ pub fn begin(known: &Known, request: &Request, incarnation: u64, now: Timestamp)
     let (spec, key) = (&request.spec, request.key.clone());
     let executor = request.executor.clone();
     let execution = Execution::begin(request.id, key, spec.name.clone(), spec.digest(), executor, now);
-    Begun::Granted { lease, execution: Box::new(execution), fresh }
+    Begun::Granted { lease, execution: Box::new(execution), fresh, checks }
 }
 
 /// Why an executor is refused.

@@ -381,6 +381,9 @@ pub struct BeginRequest {
     pub ttl_ms: u64,
     #[prost(bool, tag = "7")]
     pub wait: bool,
+    /// wants a lease also where there is a record, which stays the answer; one check of a key at a time
+    #[prost(bool, tag = "8")]
+    pub check: bool,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct BeginReply {
@@ -389,10 +392,13 @@ pub struct BeginReply {
 }
 /// Nested message and enum types in `BeginReply`.
 pub mod begin_reply {
-    #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
     pub struct Lease {
         #[prost(uint64, tag = "1")]
         pub ttl_ms: u64,
+        /// the execution whose record this is a check of; empty if there is no record
+        #[prost(bytes = "bytes", tag = "2")]
+        pub checks: ::prost::bytes::Bytes,
     }
     #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
     pub enum Reply {
@@ -495,7 +501,7 @@ pub struct InvalidateRequest {
     /// say it, and change nothing
     #[prost(bool, tag = "5")]
     pub dry_run: bool,
-    /// at most 8 KiB
+    /// for people; cut to 256 bytes
     #[prost(string, tag = "6")]
     pub reason: ::prost::alloc::string::String,
     #[prost(message, optional, tag = "7")]
