@@ -81,7 +81,7 @@ impl Diff {
     }
 
     /// The next step; `None` at the end. What is to be opened is asked for until it is given.
-    pub fn next(&mut self) -> Option<Step> {
+    pub fn step(&mut self) -> Option<Step> {
         if let Some((_, old, new)) = &self.opening {
             return Some(Step::Open(*old, *new));
         }
@@ -174,7 +174,7 @@ mod tests {
 
         fn diff(&self, old: Digest, new: Digest) -> Vec<Difference> {
             let (mut diff, mut found) = (Diff::new(old, new), Vec::new());
-            while let Some(step) = diff.next() {
+            while let Some(step) = diff.step() {
                 match step {
                     Step::Differs(difference) => found.push(difference),
                     Step::Open(old, new) => {
@@ -221,7 +221,7 @@ mod tests {
             tree
         });
         for depth in 0.. {
-            let Some(Step::Open(..)) = diff.next() else { panic!("a folder in a folder") };
+            let Some(Step::Open(..)) = diff.step() else { panic!("a folder in a folder") };
             if diff.open(Some(&tree(Digest::of(b"a"))), Some(&tree(Digest::of(b"b")))).is_err() {
                 assert_eq!(depth, MAX_DEPTH);
                 return;

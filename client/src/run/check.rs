@@ -90,7 +90,7 @@ pub(super) async fn judge(
 /// Where two trees differ, in their order, and whether there is more than is told.
 async fn differences(client: &Client, old: Digest, new: Digest) -> Result<(Vec<Differs>, bool), ClientError> {
     let (mut diff, mut found, mut opened) = (Diff::new(old, new), Vec::new(), 0);
-    while let Some(step) = diff.next() {
+    while let Some(step) = diff.step() {
         match step {
             Step::Differs(_) if found.len() == TOLD => return Ok((found, true)),
             Step::Differs(difference) => {

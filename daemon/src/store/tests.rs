@@ -223,12 +223,15 @@ async fn a_check_never_moves_the_record_or_latest() {
             assert!(matches!(hit, Begin::Hit(hit) if hit.id == first.id));
             let busy = store.begin(&space, &check(71, &name), None).await.unwrap();
             assert!(matches!(busy, Begin::Busy(holder) if holder.id == asked.id), "one check at a time");
-            assert_eq!(store.lookup(&space, &[first.key.clone()]).await.unwrap()[0].verdict, Verdict::Succeeded);
+            assert_eq!(
+                store.lookup(&space, std::slice::from_ref(&first.key)).await.unwrap()[0].verdict,
+                Verdict::Succeeded
+            );
             let sent = Outcome { outputs: Some(root), ..outcome(code) };
             let (ended, recorded) = store.commit(&space, asked.id, &sent).await.unwrap();
             assert_eq!((ended.diverges_from, recorded), ((n == 7).then_some(first.id), false));
             assert_eq!(store.commit(&space, asked.id, &sent).await.unwrap(), (ended.clone(), false));
-            let answer = store.lookup(&space, &[first.key.clone()]).await.unwrap().swap_remove(0);
+            let answer = store.lookup(&space, std::slice::from_ref(&first.key)).await.unwrap().swap_remove(0);
             assert_eq!(
                 (answer.verdict, answer.execution, answer.outputs),
                 (Verdict::Succeeded, Some(first.id), Some(x))
@@ -249,6 +252,9 @@ async fn a_check_never_moves_the_record_or_latest() {
         let part = store.invalidate(&space, asked, 9).next().await.unwrap().unwrap();
         assert_eq!((part.entries[0].record, part.entries[0].withdrawn), (Some(first.id), Some(ExecutionId([11; 16]))));
         assert!(store.commit(&space, ExecutionId([11; 16]), &made(y)).await.is_err());
-        assert_eq!(store.lookup(&space, &[first.key.clone()]).await.unwrap()[0].verdict, Verdict::Invalidated);
+        assert_eq!(
+            store.lookup(&space, std::slice::from_ref(&first.key)).await.unwrap()[0].verdict,
+            Verdict::Invalidated
+        );
     }
 }

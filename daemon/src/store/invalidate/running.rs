@@ -30,7 +30,7 @@ impl Invalidation {
                 continue;
             };
             let named = self.asked.names.contains(&execution.name);
-            if !named && !(self.asked.downstream && self.consumes(&execution).await?) {
+            if !(named || self.asked.downstream && self.consumes(&execution).await?) {
                 continue;
             }
             let mut voided = self.void(&[Target { key, only: Only::Holder(holder) }]).await?;
