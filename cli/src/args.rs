@@ -55,6 +55,12 @@ pub(crate) enum Command {
     History(History),
     /// List names
     Ls(Ls),
+    /// Make records void, so that the next run runs: by key, by name, and all that was made from them
+    ///
+    /// A NAME means the keys whose records stand under exactly that name, the older ones as well, and those that are being run under it
+    /// now. Executions and what they made stay in the history. Who is running an invalidated key loses its lease, and its command is
+    /// stopped. Exit code 1: there was nothing to invalidate.
+    Invalidate(Invalidate),
     /// Store a file or folder
     Put(Put),
     /// Restore a file or folder
@@ -100,6 +106,12 @@ pub(crate) struct Run {
     /// If provender fails, run the command all the same and give its exit code
     #[arg(long)]
     pub(crate) best_effort: bool,
+    /// Run it although it has succeeded, and say at which paths it makes something else than the record
+    ///
+    /// The record stays the answer, and what stands at each --out afterwards is what it holds, whatever the command makes now. Exit code 0: the
+    /// same again; 1: something else. Without a record this is an ordinary run.
+    #[arg(long)]
+    pub(crate) check: bool,
     /// Seconds after which others take over if this provender is not heard of (1 to 3600)
     #[arg(long, value_name = "SECONDS", value_parser = seconds, default_value = "15")]
     pub(crate) ttl: Duration,
@@ -216,6 +228,22 @@ pub(crate) struct Ls {
     /// Only names whose newest attempt failed or was abandoned
     #[arg(long)]
     pub(crate) failed: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Invalidate {
+    /// Keys and names; NAME@N and exec:ID if those are still their keys' records
+    #[arg(required = true, value_name = "KEY|NAME|REF", value_parser = reference)]
+    pub(crate) references: Vec<Ref>,
+    /// Also all that was made, over any number of steps, from what those made
+    #[arg(long)]
+    pub(crate) downstream: bool,
+    /// Why; it is shown with the verdict, and to who was at it
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) reason: Option<String>,
+    /// Say what would be invalidated, and change nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
 }
 
 #[derive(Debug, clap::Args)]

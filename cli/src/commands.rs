@@ -1,9 +1,11 @@
 //! The commands, one file each.
 
 pub(crate) mod cat;
+mod check;
 pub(crate) mod dag;
 pub(crate) mod get;
 pub(crate) mod history;
+pub(crate) mod invalidate;
 pub(crate) mod lineage;
 pub(crate) mod logs;
 pub(crate) mod ls;
@@ -85,6 +87,10 @@ async fn node_of(client: &Client, reference: &Ref) -> Result<Node, Fault> {
         Described::Blob(digest) => Ok(Node::File { digest, executable: false }),
         Described::Tree(digest) => Ok(Node::Directory { digest }),
         Described::Registered(_) => Err(never_attempted(reference)),
+        Described::Task(task) if !task.counts_for(reference) => {
+            let (id, verdict, why) = (task.execution.id, task.verdict, &task.reason);
+            Err(Fault::no(format!("{reference} is {verdict} ({why}); exec:{id} is what it was")))
+        }
         Described::Task(task) => match task.execution.outcome.outputs {
             Some(digest) => Ok(Node::Directory { digest }),
             None => {

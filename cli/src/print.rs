@@ -118,7 +118,12 @@ pub(crate) fn time(millis: u64) -> String {
 pub(crate) fn execution_row(execution: &Execution) -> String {
     let mut row = format!("{:<10} {} exec:{}", execution.state.verdict(), execution.began, execution.id);
     match (&execution.state, &execution.reason) {
-        (State::Succeeded, _) => row += &format!("  {}", time(execution.outcome.usage.wall_ms)),
+        (State::Succeeded, _) => {
+            row += &format!("  {}", time(execution.outcome.usage.wall_ms));
+            if let Some(record) = execution.diverges_from {
+                row += &format!("  diverges from exec:{record}");
+            }
+        }
         (_, Some(reason)) => row += &format!("  {reason}"),
         _ => {}
     }

@@ -5,6 +5,7 @@
 
 mod blobs;
 mod catalog;
+mod invalidate;
 mod tasks;
 mod view;
 
@@ -29,6 +30,7 @@ use crate::remote::{Address, Remote};
 
 pub use blobs::Download;
 pub use catalog::{Described, Named, Registered, Task};
+pub use invalidate::{Invalidate, Voided};
 pub use tasks::{Answer, Begin, Begun};
 
 /// How long a connection may take to be made.

@@ -6,6 +6,7 @@
 //! Rules are `core`'s and the daemon's; this says only what happened.
 
 mod attempt;
+mod check;
 mod checkout;
 mod declared;
 mod error;
@@ -30,6 +31,7 @@ use crate::files::{self, HashCache, RestoreOptions, restore_set};
 use crate::process::{Control, ProcessError, Signals};
 use crate::transfer::ClientFetch;
 
+pub use check::{Checked, Differs};
 pub use error::RunError;
 pub use inputs::InputsError;
 pub use task::{Input, Task};
@@ -77,6 +79,8 @@ pub enum Ended {
         /// The command's own end.
         exit: Exit,
     },
+    /// The command ran on purpose; the record stays, and its outputs are in place.
+    Checked(Checked),
     /// Somebody else ran it meanwhile, and it failed; it was not tried again.
     OtherFailed(Box<Execution>),
     /// The command ran, but provender could not record that.
@@ -114,10 +118,11 @@ async fn once(
     let spec = task.spec(inputs.spec());
     let key = task.key.clone().unwrap_or_else(|| spec.run_key());
     let id = ExecutionId(random());
-    let begin = Begin { key: &key, spec: &spec, execution: id, executor: &task.executor, ttl: task.ttl, wait: true };
+    let (executor, ttl, check) = (&task.executor, task.ttl, task.check);
+    let begin = Begin { key: &key, spec: &spec, execution: id, executor, ttl, wait: true, check };
     let site = Site { client, control, events };
     let (begun, waited) = enter(site, begin).await?;
-    if waited && !matches!(begun, Begun::Lease(_)) && inputs.unmoved(task, cache).await.is_err() {
+    if waited && !matches!(begun, Begun::Lease(_) | Begun::Check(..)) && inputs.unmoved(task, cache).await.is_err() {
         return Ok(None);
     }
     let ended = match begun {
@@ -136,8 +141,32 @@ async fn once(
             let work = Declared::new(task, cache.clone(), inputs);
             Attempt::new(site, id, ttl).carry_out(work).await?
         }
+        Begun::Check(ttl, record) => {
+            let work = check::Unmoved(Declared::new(task, cache.clone(), inputs));
+            match Attempt::new(site, id, ttl).carry_out(work).await? {
+                Ended::Ran(execution) => checked(site, task, cache, record, execution).await?,
+                ended => ended,
+            }
+        }
     };
     Ok(Some(ended))
+}
+
+/// Compares a check with the record, and leaves what the record holds at the outputs.
+async fn checked(
+    site: Site<'_>,
+    task: &Task,
+    cache: &Arc<HashCache>,
+    record: ExecutionId,
+    execution: Box<Execution>,
+) -> Result<Ended, RunError> {
+    let judged = async { Ok(check::judge(site.client, record, &execution).await?) };
+    let judged = unless_interrupted(site.control, 0, judged).await?;
+    let stays = judged.as_ref().map_or(&execution, |checked| &checked.record);
+    let claimed = claim(task, site.control, site.events).await?;
+    put_in_place(site.client, task, stays, cache, site.control).await?;
+    drop(claimed);
+    Ok(judged.map_or(Ended::Ran(execution), Ended::Checked))
 }
 
 /// Restores what a hit made, unless it stands there already.

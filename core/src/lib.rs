@@ -6,6 +6,7 @@
 
 pub mod batch;
 pub mod blob;
+pub mod diff;
 pub mod digest;
 pub mod encode;
 pub mod execution;

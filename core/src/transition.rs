@@ -1,6 +1,7 @@
 //! The state machine of executions: every change that a task key can go through, as pure functions.
 //!
-//! Owns [`Known`], what the rows of one key say, and the transitions register, begin, heartbeat, commit, fail and expire over it.
+//! Owns [`Known`], what the rows of one key say, and the transitions register, begin, heartbeat, commit, fail, expire and
+//! [`invalidate()`] over it.
 //! Invariants: one lease a key; only the execution that the lease row names can move the key on (a fenced-out one changes
 //! nothing); a record is made by a commit alone; the first record stays the answer while it is SUCCEEDED. It must not know rows,
 //! batches or how the facts were gathered.
@@ -14,6 +15,10 @@ use crate::lease::Lease;
 use crate::policy::{self, Found};
 use crate::spec::Spec;
 use crate::time::Timestamp;
+
+pub mod invalidate;
+
+pub use invalidate::{Cause, Invalidated, invalidate};
 
 /// The committed success that lookups of a key answer with.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -122,6 +127,8 @@ pub struct Request {
     pub executor: Executor,
     /// How long its lease shall last from each beat; zero for the default.
     pub ttl: Duration,
+    /// Whether it wants to do the work although there is a record, which stays the answer.
+    pub check: bool,
 }
 
 /// What the answer to a request is.
@@ -137,16 +144,20 @@ pub enum Begun {
         execution: Box<Execution>,
         /// Whether this request made it.
         fresh: bool,
+        /// The execution whose record it is a check of, if there is a record.
+        checks: Option<ExecutionId>,
     },
     /// Somebody else is at it.
     Busy(Lease),
 }
 
-/// Begins: a hit, a lease, or busy.
+/// Begins: a hit, a lease, or busy. A check takes the key's one lease as well: nobody but another check waits for it while the record
+/// is the answer, and should that become void meanwhile, the check is an attempt like any other.
 pub fn begin(known: &Known, request: &Request, incarnation: u64, now: Timestamp) -> Begun {
-    if let Some(record) = known.answer() {
-        return Begun::Hit(record.clone());
-    }
+    let checks = match known.answer() {
+        Some(record) if !request.check => return Begun::Hit(record.clone()),
+        answer => answer.map(|record| record.execution),
+    };
     let (lease, fresh) = match &known.lease {
         Some(lease) if lease.execution == request.id && lease.incarnation == incarnation => (lease.clone(), false),
         Some(lease) => return Begun::Busy(lease.clone()),
@@ -155,7 +166,7 @@ pub fn begin(known: &Known, request: &Request, incarnation: u64, now: Timestamp)
     let (spec, key) = (&request.spec, request.key.clone());
     let executor = request.executor.clone();
     let execution = Execution::begin(request.id, key, spec.name.clone(), spec.digest(), executor, now);
-    Begun::Granted { lease, execution: Box::new(execution), fresh }
+    Begun::Granted { lease, execution: Box::new(execution), fresh, checks }
 }
 
 /// Why an executor is refused.
@@ -172,13 +183,25 @@ pub enum Refused {
         by: Option<ExecutionId>,
     },
     /// The execution has already ended, in another way than is asked now.
-    #[error("execution {execution} has already ended as {}", state.verdict())]
+    #[error("execution {execution} has already ended as {}{}", state.verdict(), because(reason))]
     Ended {
         /// Which.
         execution: ExecutionId,
         /// How.
         state: State,
+        /// Why, if it is no success.
+        reason: Option<String>,
     },
+}
+
+impl Refused {
+    fn ended(execution: &Execution) -> Refused {
+        Refused::Ended { execution: execution.id, state: execution.state, reason: execution.reason.clone() }
+    }
+}
+
+fn because(reason: &Option<String>) -> String {
+    reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default()
 }
 
 fn superseded(by: Option<ExecutionId>) -> String {
@@ -187,7 +210,7 @@ fn superseded(by: Option<ExecutionId>) -> String {
 
 fn holds<'a>(known: &'a Known, execution: &Execution, incarnation: u64) -> Result<&'a Lease, Refused> {
     if execution.state != State::Running {
-        return Err(Refused::Ended { execution: execution.id, state: execution.state });
+        return Err(Refused::ended(execution));
     }
     match &known.lease {
         Some(lease) if lease.execution == execution.id && lease.incarnation == incarnation => Ok(lease),
@@ -295,7 +318,7 @@ fn end(
     now: Timestamp,
 ) -> Result<Ended, Refused> {
     if execution.state != State::Running {
-        return Err(Refused::Ended { execution: execution.id, state: execution.state });
+        return Err(Refused::ended(execution));
     }
     let execution = Execution { ended: Some(now), state, reason, outcome, ..execution.clone() };
     let last = Some(Last { execution: execution.id, state, at: now });

@@ -7,6 +7,7 @@ mod auth;
 mod blobs;
 mod catalog;
 mod http;
+mod invalidate;
 mod listen;
 mod status;
 mod tasks;

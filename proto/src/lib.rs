@@ -40,5 +40,7 @@ pub const MAX_KEYS: usize = 10_000;
 pub const DEFAULT_LINEAGE: usize = 10_000;
 /// The most nodes that a walk can be asked to come to.
 pub const MAX_LINEAGE: usize = 1_000_000;
+/// The most names in one invalidation.
+pub const MAX_NAMES: usize = 1_000;
 /// The most keys that are registered in one call.
 pub const MAX_REGISTERED: usize = 1_000;

@@ -3,6 +3,8 @@
 // Also in what tests call: a failed expectation is a failed test.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+#[path = "e2e/check.rs"]
+mod check;
 #[path = "e2e/concurrency.rs"]
 mod concurrency;
 #[path = "e2e/crash.rs"]
@@ -13,6 +15,8 @@ mod dag;
 mod data;
 #[path = "e2e/files.rs"]
 mod files;
+#[path = "e2e/invalidate.rs"]
+mod invalidate;
 #[path = "e2e/large.rs"]
 mod large;
 #[path = "e2e/lineage.rs"]

@@ -31,6 +31,7 @@ pub(crate) async fn run(session: &Session, args: Run) -> Result<ExitCode, Fault>
         secret_env: args.secret_env,
         quiet: session.quiet,
         ttl: args.ttl,
+        check: args.check,
         executor: executor("provender run"),
         locks: remote::cache_dir().map(|folder| folder.join("locks")),
     };
@@ -124,6 +125,7 @@ fn report(session: &Session, ended: Ended, best_effort: bool) -> ExitCode {
             say("ran", &execution, format!("({})", print::time(execution.outcome.usage.wall_ms)));
             exit(&execution).shell_code().into()
         }
+        Ended::Checked(checked) => super::check::report(session, &checked),
         Ended::Failed { execution, exit } => {
             say("failed", &execution, format!("({})", reason(&execution)));
             exit.failure_code().into()

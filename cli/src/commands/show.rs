@@ -81,6 +81,9 @@ fn text(task: &Task) -> Result<(), Fault> {
     if task.verdict != execution.state.verdict() || task.verdict == Verdict::Running {
         field("key is", format!("{} {}", task.verdict, task.reason))?;
     }
+    if let Some(record) = execution.diverges_from {
+        field("diverges", format!("from exec:{record}, which was the record"))?;
+    }
     field("began", execution.began.to_string())?;
     if let Some(ended) = execution.ended {
         field("ended", ended.to_string())?;

@@ -15,10 +15,14 @@ pub(crate) async fn status(session: &Session, args: Status) -> Result<ExitCode, 
     let client = session.client().await?;
     let mut all = true;
     for reference in &args.keys {
+        let mut diverges_from = None;
         let key = match reference {
             Ref::Key(key) => Some(key.clone()),
             other => match client.describe(other).await {
-                Ok(Described::Task(task)) => Some(task.execution.key),
+                Ok(Described::Task(task)) => {
+                    diverges_from = task.execution.diverges_from;
+                    Some(task.execution.key)
+                }
                 Ok(Described::Registered(registered)) => Some(registered.key),
                 Ok(_) => return Err(Fault::no(format!("{other} is no task: a status is one of a key"))),
                 // Without a success a name stands for what was last attempted under it.
@@ -51,6 +55,7 @@ pub(crate) async fn status(session: &Session, args: Status) -> Result<ExitCode, 
                 "key": key.map(|key| key.to_string()),
                 "verdict": answer.verdict.as_str(),
                 "execution": answer.execution.map(|id| id.to_string()),
+                "diverges_from": diverges_from.map(|id| id.to_string()),
                 "outputs": answer.outputs.as_ref().map(json::digest),
                 "reason": Some(answer.reason).filter(|reason| !reason.is_empty()),
             }))?;

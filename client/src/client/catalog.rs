@@ -1,6 +1,7 @@
 //! `provender.v1.Catalog`: what people ask.
 
 use bytes::Bytes;
+use provender_core::execution::State;
 use provender_core::key::TaskKey;
 use provender_core::lineage::Graph;
 use provender_core::{Digest, Execution, Spec, Verdict};
@@ -58,6 +59,15 @@ pub struct Task {
     pub verdict: Verdict,
     /// Why that is not SUCCEEDED.
     pub reason: String,
+}
+
+impl Task {
+    /// Whether a reference that led here may take its outputs. A key means its record as long as that is the answer; an execution or
+    /// `NAME@N` means that one, whatever became of its key.
+    pub fn counts_for(&self, reference: &provender_core::Ref) -> bool {
+        let is_key = matches!(reference, provender_core::Ref::Key(_));
+        !(is_key && self.execution.state == State::Succeeded && self.verdict != Verdict::Succeeded)
+    }
 }
 
 impl Client {

@@ -33,6 +33,8 @@ pub enum Begun {
     Hit(Box<Execution>),
     /// Do it, and beat within this time.
     Lease(Duration),
+    /// Do it again, as was asked for, and beat within this time; the record, which this execution made, stays the answer.
+    Check(Duration, ExecutionId),
     /// This one is at it.
     Busy(Box<Execution>),
     /// This one, which was waited for, failed.
@@ -54,6 +56,8 @@ pub struct Begin<'a> {
     pub ttl: Duration,
     /// Whether to wait while somebody else is at it.
     pub wait: bool,
+    /// Whether to do it although there is a record.
+    pub check: bool,
 }
 
 impl Client {
@@ -84,6 +88,7 @@ impl Client {
             executor: Some(convert::executor_to(request.executor)),
             ttl_ms: u64::try_from(request.ttl.as_millis()).unwrap_or(u64::MAX),
             wait: request.wait,
+            check: request.check,
         };
         let mut replies = self.tasks.clone().begin(request).await.map_err(self.failed())?.into_inner();
         let mut last = None;
@@ -91,7 +96,11 @@ impl Client {
             let execution = |execution: &v1::Execution| convert::execution_from(execution).map(Box::new);
             last = Some(match reply.reply.as_ref() {
                 Some(Reply::Hit(hit)) => return Ok(Begun::Hit(execution(hit)?)),
-                Some(Reply::Lease(lease)) => return Ok(Begun::Lease(Duration::from_millis(lease.ttl_ms))),
+                Some(Reply::Lease(lease)) => {
+                    let ttl = Duration::from_millis(lease.ttl_ms);
+                    let checks = convert::optional_id("checks", &lease.checks)?;
+                    return Ok(checks.map_or(Begun::Lease(ttl), |record| Begun::Check(ttl, record)));
+                }
                 Some(Reply::Failed(failed)) => return Ok(Begun::Failed(execution(failed)?)),
                 Some(Reply::Busy(holder)) => {
                     let holder = execution(holder)?;

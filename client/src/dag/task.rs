@@ -62,7 +62,7 @@ impl Engine<'_> {
                 done.reason = Some(format!("run by another: {}", done.reason.unwrap_or_default()));
                 return Ok(self.end(task, done));
             }
-            Begun::Lease(ttl) => ttl,
+            Begun::Lease(ttl) | Begun::Check(ttl, _) => ttl,
         };
         let this = &self.file.tasks[task];
         let content = |label| spec.inputs.get(label).and_then(|input| input.content.clone());
@@ -85,6 +85,7 @@ impl Engine<'_> {
         let (done, error) = match Attempt::new(site, id, ttl).carry_out(work).await {
             Ok(run::Ended::Ran(execution)) => (Done::of(Ended::Ran, execution), None),
             Ok(run::Ended::Hit(execution)) => (Done::of(Ended::Hit, execution), None),
+            Ok(run::Ended::Checked(checked)) => (Done::of(Ended::Ran, checked.execution), None),
             Ok(run::Ended::Failed { execution, .. } | run::Ended::OtherFailed(execution)) => {
                 (Done::of(Ended::Failed, execution), None)
             }
@@ -103,7 +104,7 @@ impl Engine<'_> {
         let site = Site { client: self.client, control: &joined, events: &events };
         match enter(site, self.begin(task, spec, id, false)).await?.0 {
             Begun::Hit(execution) => Ok(Some(self.end(task, Done::of(Ended::Hit, execution)).0)),
-            Begun::Lease(_) => {
+            Begun::Lease(_) | Begun::Check(..) => {
                 give_up(site, id, "nothing was run yet: what it depends on comes first", &Outcome::default()).await;
                 Ok(None)
             }
@@ -124,7 +125,7 @@ impl Engine<'_> {
 
     fn begin<'b>(&'b self, task: usize, spec: &'b Spec, execution: ExecutionId, wait: bool) -> Begin<'b> {
         let (key, executor) = (&self.file.tasks[task].key, &self.options.executor);
-        Begin { key, spec, execution, executor, ttl: self.options.ttl, wait }
+        Begin { key, spec, execution, executor, ttl: self.options.ttl, wait, check: false }
     }
 
     /// Passes on what is told of one task.

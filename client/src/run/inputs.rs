@@ -139,10 +139,13 @@ pub(super) async fn look(client: &Client, task: &Task, cache: &Arc<HashCache>) -
                     }
                     Described::Task(found) => {
                         let made = &found.execution;
-                        let outputs = succeeded(made).ok_or_else(|| InputsError::NoOutputs {
+                        let stands = found.counts_for(reference);
+                        let verdict = if stands { made.state.verdict() } else { found.verdict };
+                        let outputs = succeeded(made).filter(|_| stands);
+                        let outputs = outputs.ok_or_else(|| InputsError::NoOutputs {
                             label: label.clone(),
                             reference: reference.to_string(),
-                            verdict: made.state.verdict().to_string(),
+                            verdict: verdict.to_string(),
                         })?;
                         input(Node::Directory { digest: outputs }, Some(made.key.clone()), Some(made.id))
                     }

@@ -38,6 +38,8 @@ pub struct Task {
     pub quiet: bool,
     /// How long the lease lasts from each beat; zero for the daemon's default.
     pub ttl: Duration,
+    /// Whether to run it although there is a record, and compare.
+    pub check: bool,
     /// Who runs it.
     pub executor: Executor,
     /// The folder for locks on outputs; without one, runs that make the same path don't wait for each other.

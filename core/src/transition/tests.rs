@@ -9,6 +9,7 @@ fn request(id: u8) -> Request {
         spec: Spec { outputs: vec!["out".into()], ..Spec::new(Name::new("n").expect("valid")) },
         executor: Executor::default(),
         ttl: Duration::ZERO,
+        check: false,
     }
 }
 
@@ -38,9 +39,13 @@ impl World {
     }
 
     fn begin(&mut self, id: u8) -> Begun {
-        let now = self.now();
-        let begun = begin(&self.known, &request(id), self.incarnation, now);
-        if let Begun::Granted { lease, execution, fresh: true } = &begun {
+        self.ask(&request(id))
+    }
+
+    fn ask(&mut self, request: &Request) -> Begun {
+        let (now, id) = (self.now(), request.id.0[0]);
+        let begun = begin(&self.known, request, self.incarnation, now);
+        if let Begun::Granted { lease, execution, fresh: true, .. } = &begun {
             self.known.lease = Some(lease.clone());
             self.executions.insert(id, (**execution).clone());
         }
@@ -66,6 +71,20 @@ impl World {
         })
     }
 
+    fn invalidate(&mut self) -> Invalidated {
+        let now = self.now();
+        let holder = invalidate::holder(&self.known).map(|id| id.0[0]);
+        let holder = holder.and_then(|id| self.executions.get(&id));
+        let done = invalidate(&self.known, holder, &Cause::default(), now);
+        if done.changes() {
+            self.known = Known { row: done.row.clone(), lease: None };
+        }
+        if let Some(withdrawn) = &done.withdrawn {
+            self.executions.insert(withdrawn.id.0[0], withdrawn.clone());
+        }
+        done
+    }
+
     fn expire(&mut self) {
         if let Some(holder) = self.known.lease.as_ref().map(|lease| lease.execution.0[0]) {
             self.end(holder, |known, execution, _, now| expire(known, execution, now));
@@ -76,12 +95,13 @@ impl World {
 #[derive(Debug, Clone)]
 enum Event {
     Begin(u8),
+    Check(u8),
     Beat(u8),
     Commit { id: u8, code: i32, complete: bool, content: u8 },
     Fail(u8),
     Expire,
     Restore,
-    Void,
+    Invalidate,
     Register(u8),
 }
 
@@ -89,13 +109,14 @@ fn event() -> impl Strategy<Value = Event> {
     let id = 0u8..4;
     prop_oneof![
         4 => id.clone().prop_map(Event::Begin),
+        2 => id.clone().prop_map(Event::Check),
         1 => id.clone().prop_map(Event::Beat),
         4 => (id.clone(), 0..2, any::<bool>(), 0u8..2)
             .prop_map(|(id, code, complete, content)| Event::Commit { id, code, complete, content }),
         1 => id.prop_map(Event::Fail),
         1 => Just(Event::Expire),
         1 => Just(Event::Restore),
-        1 => Just(Event::Void),
+        1 => Just(Event::Invalidate),
         1 => (0u8..2).prop_map(Event::Register),
     ]
 }
@@ -121,7 +142,18 @@ proptest! {
                     Begun::Granted { fresh, .. } => prop_assert_eq!(fresh, before.lease.is_none()),
                     Begun::Busy(lease) => prop_assert_ne!(lease.execution, ExecutionId([id; 16])),
                 },
-                Event::Begin(_) => {}
+                Event::Check(id) if !world.executions.contains_key(&id) || holder == Some(id) => {
+                    match world.ask(&Request { check: true, ..request(id) }) {
+                        Begun::Hit(_) => prop_assert!(false, "a check is no hit"),
+                        Begun::Granted { fresh, checks, .. } => {
+                            prop_assert_eq!(fresh, before.lease.is_none());
+                            prop_assert_eq!(checks, before.answer().map(|record| record.execution));
+                        }
+                        Begun::Busy(lease) => prop_assert_ne!(lease.execution, ExecutionId([id; 16])),
+                    }
+                    prop_assert_eq!(&world.known.row, &before.row);
+                }
+                Event::Begin(_) | Event::Check(_) => {}
                 Event::Beat(id) => {
                     let beat = world.executions.get(&id).map(|execution| heartbeat(&world.known, execution, world.incarnation));
                     prop_assert_eq!(beat.is_some_and(|beat| beat.is_ok()), holder == Some(id));
@@ -151,21 +183,20 @@ proptest! {
                     let same = KeyRow { spec: before.row.spec, ..world.known.row.clone() };
                     prop_assert_eq!(&Known { row: same, lease: world.known.lease.clone() }, &before);
                 }
-                Event::Void => {
-                    let now = world.now();
-                    if let Some(record) = &mut world.known.row.record {
-                        world.known.row.last = None;
-                        record.void = Some(Void { verdict: Verdict::Invalidated, reason: "test".into(), at: now });
-                    }
+                Event::Invalidate => {
+                    let done = world.invalidate();
+                    prop_assert!(world.known.lease.is_none() && world.known.answer().is_none());
+                    prop_assert_eq!(done.record.is_some(), before.verdict() == Verdict::Succeeded);
+                    prop_assert_eq!(done.withdrawn.map(|execution| execution.id), invalidate::holder(&before));
                 }
             }
             if before.row.spec.is_some() {
                 prop_assert_eq!(world.known.row.spec, before.row.spec, "what was registered first stays");
             }
-            if holder.is_none() && !matches!(event, Event::Begin(_) | Event::Expire | Event::Void | Event::Register(_)) {
+            if holder.is_none() && !matches!(event, Event::Begin(_) | Event::Check(_) | Event::Expire | Event::Invalidate | Event::Register(_)) {
                 prop_assert_eq!(&world.known, &before, "nobody holds the lease, so nothing moves");
             }
-            if let Some(answer) = before.answer() && !matches!(event, Event::Void) {
+            if let Some(answer) = before.answer() && !matches!(event, Event::Invalidate) {
                 prop_assert_eq!(world.known.answer(), Some(answer), "the first record stays the answer");
             }
         }
@@ -207,19 +238,45 @@ fn other_outputs_of_a_second_success_diverge() {
     world.begin(1);
     world.commit(1, 0, true, 0);
     for (id, content, diverges) in [(2, 0, false), (3, 1, true)] {
-        // A check rerun holds a lease although there is an answer.
-        let check = Begun::Granted {
-            lease: Lease::new(ExecutionId([id; 16]), Duration::ZERO, 0),
-            execution: Box::new(world.executions[&1].clone()),
-            fresh: true,
-        };
-        let Begun::Granted { lease, mut execution, .. } = check else { unreachable!() };
-        (execution.id, execution.state) = (lease.execution, State::Running);
-        world.known.lease = Some(lease);
-        world.executions.insert(id, *execution);
+        let checking = world.ask(&Request { check: true, ..request(id) });
+        let record = Some(ExecutionId([1; 16]));
+        assert!(matches!(checking, Begun::Granted { fresh: true, checks, .. } if checks == record), "{checking:?}");
+        // Meanwhile the record is the answer, to lookups and to whoever begins; only another check has to wait.
+        assert_eq!((world.known.verdict(), world.known.evidence()), (Verdict::Succeeded, record));
+        assert!(matches!(world.begin(9), Begun::Hit(hit) if Some(hit.execution) == record));
+        assert!(matches!(world.ask(&Request { check: true, ..request(9) }), Begun::Busy(_)));
         let ended = world.commit(id, 0, true, content).expect("it holds the lease");
         assert!(!ended.recorded);
         assert_eq!(ended.execution.diverges_from, diverges.then_some(ExecutionId([1; 16])));
         assert_eq!(world.known.answer().map(|record| record.execution), Some(ExecutionId([1; 16])));
     }
+}
+
+#[test]
+fn a_check_that_fails_or_dies_leaves_the_record_and_one_whose_record_is_void_becomes_it() {
+    let mut world = World::default();
+    world.begin(1);
+    world.commit(1, 0, true, 0);
+    let record = world.known.row.record.clone();
+    let check = |id| Request { check: true, ..request(id) };
+    world.ask(&check(2));
+    world.commit(2, 1, true, 0);
+    world.ask(&check(3));
+    world.expire();
+    assert_eq!((world.executions[&2].state, world.executions[&3].state), (State::Failed, State::Abandoned));
+    assert_eq!((world.known.verdict(), &world.known.row.record), (Verdict::Succeeded, &record));
+    world.ask(&check(4));
+    let void = Void { verdict: Verdict::Lost, reason: "test".into(), at: Timestamp::default() };
+    world.known.row.record.as_mut().expect("there is one").void = Some(void);
+    assert!(matches!(world.begin(5), Begun::Busy(_)), "it is an attempt like any other now");
+    assert!(world.commit(4, 0, true, 1).expect("it holds the lease").recorded);
+    assert_eq!(world.known.evidence(), Some(ExecutionId([4; 16])));
+}
+
+#[test]
+fn a_check_of_nothing_is_an_ordinary_attempt() {
+    let mut world = World::default();
+    let check = Request { check: true, ..request(1) };
+    assert!(matches!(world.ask(&check), Begun::Granted { checks: None, fresh: true, .. }));
+    assert!(world.commit(1, 0, true, 0).expect("it holds the lease").recorded);
 }

@@ -121,6 +121,16 @@ impl Tasks for Front {
         })
         .await
     }
+
+    type InvalidateStream = super::invalidate::Replies;
+
+    async fn invalidate(
+        &self,
+        request: Request<v1::InvalidateRequest>,
+    ) -> Result<Response<Self::InvalidateStream>, Status> {
+        let request = request.into_inner();
+        counted(self.store.metrics(), "Invalidate", async { self.begin_invalidation(request) }).await
+    }
 }
 
 impl Front {
@@ -158,9 +168,10 @@ impl Front {
         match self.store.begin(space, asked, *waited_for).await? {
             Begin::Hit(execution) => send(replies, Reply::Hit(convert::execution_to(&execution))).await,
             Begin::Failed(execution) => send(replies, Reply::Failed(convert::execution_to(&execution))).await,
-            Begin::Lease(execution, ttl) => {
+            Begin::Lease(execution, ttl, checks) => {
                 tracing::info!(key = %asked.key, execution = %execution.id, name = %execution.name, "began");
-                send(replies, Reply::Lease(Lease { ttl_ms: millis(ttl) })).await;
+                let checks = checks.map(convert::id_to).unwrap_or_default();
+                send(replies, Reply::Lease(Lease { ttl_ms: millis(ttl), checks })).await;
             }
             Begin::Busy(holder) => {
                 if waited_for.replace(holder.id) != Some(holder.id) {
@@ -214,6 +225,7 @@ fn asked(request: &v1::BeginRequest) -> Result<Asked, Invalid> {
         spec: spec(request.spec.as_ref())?,
         executor: convert::executor_from(request.executor.as_ref()),
         ttl: Duration::from_millis(request.ttl_ms),
+        check: request.check,
     })
 }
 

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use provender_core::batch::Table;
 use provender_core::execution::State;
 use provender_core::key::TaskKey;
-use provender_core::name::{Name, NameRow, Space};
+use provender_core::name::{Name, Space};
 use provender_core::{Digest, Execution, ExecutionId, Ref, Spec, rows};
 use provender_proto::convert::Invalid;
 use provender_proto::rows as values;
@@ -69,22 +69,30 @@ impl Store {
             ..Scan::prefix(Table::Name, rows::name_prefix(space, prefix))
         };
         let page = self.inner.meta.scan(&scan).await?;
-        let mut names = Vec::with_capacity(page.rows.len());
-        let mut weight = 0;
+        let mut found = Vec::with_capacity(page.rows.len());
         for (key, row) in page.rows {
-            if weight >= PAGE_BYTES {
-                return Ok((names, true));
-            }
             let damaged = || StoreError::Row { what: format!("{key:?}"), why: "it is no name".into() };
             let name = rows::parse_name(space, &key).ok_or_else(damaged)?;
             let latest = values::name_from(row.value).map_err(StoreError::row(&name))?.latest;
+            found.push((name, latest));
+        }
+        let wanted: Vec<_> = found.iter().map(|(name, latest)| (name, *latest)).collect();
+        let latest = self.latest_of(space, &wanted).await?;
+        let mut names = Vec::with_capacity(found.len());
+        let mut weight = 0;
+        for ((name, _), latest) in found.into_iter().zip(latest) {
+            if weight >= PAGE_BYTES {
+                return Ok((names, true));
+            }
             let mut newest = Scan::prefix(Table::NameHistory, rows::by_name_prefix(space, &name));
             newest.limit = 1;
             let newest = self.inner.meta.scan(&newest).await?.rows;
             let last = newest.first().and_then(|(key, _)| rows::trailing_execution(key));
-            let found = self.executions(space, &latest.into_iter().chain(last).collect::<Vec<_>>()).await?;
-            let find = |id: Option<ExecutionId>| id.and_then(|id| found.get(&id).cloned());
-            let named = Named { name, latest: find(latest), last: find(last) };
+            let last = match last {
+                Some(id) => self.executions(space, &[id]).await?.remove(&id),
+                None => None,
+            };
+            let named = Named { name, latest, last };
             weight += [&named.latest, &named.last].into_iter().flatten().map(execution_weight).sum::<usize>();
             names.push(named);
         }
@@ -150,9 +158,12 @@ impl Store {
                     None => return self.registered(space, key, answer).await?.ok_or_else(missing),
                 }
             }
-            Ref::Name { name, nth: None } => match self.name_row(space, name).await? {
-                NameRow { latest: Some(id), .. } => id,
-                row => return self.without_success(space, name, row.registered).await,
+            Ref::Name { name, nth: None } => match self.latest(space, name).await? {
+                Some(execution) => execution.id,
+                None => {
+                    let registered = self.name_row(space, name).await?.registered;
+                    return self.without_success(space, name, registered).await;
+                }
             },
             Ref::Name { name, nth: Some(nth) } => self.nth_record(space, name, *nth).await?.ok_or_else(missing)?,
         };
@@ -160,18 +171,6 @@ impl Store {
         let answer = self.lookup(space, std::slice::from_ref(&execution.key)).await?.pop();
         let answer = answer.ok_or_else(missing)?;
         Ok(Described::Task(Box::new((execution, spec, answer))))
-    }
-
-    /// The execution that `latest` of a name means.
-    pub async fn latest(&self, space: &Space, name: &Name) -> Result<Option<ExecutionId>, StoreError> {
-        Ok(self.name_row(space, name).await?.latest)
-    }
-
-    async fn name_row(&self, space: &Space, name: &Name) -> Result<NameRow, StoreError> {
-        match self.inner.meta.get(&[rows::name(space, name)]).await?.pop().flatten() {
-            Some(row) => values::name_from(row.value).map_err(StoreError::row(name)),
-            None => Ok(NameRow::default()),
-        }
     }
 
     /// What a name without a `latest` stands for: the key that was registered under it, unless there was an attempt, which the
@@ -185,7 +184,15 @@ impl Store {
         let (newest, _) = self.history(space, Ok(name), false, None, 1).await?;
         let what = match (newest.first(), registered) {
             (Some(last), _) => {
-                format!("a success of {name} (its newest attempt, exec:{}, is {})", last.id, last.state.verdict())
+                // One that succeeded has lost its success since.
+                let verdict = match last.state {
+                    State::Succeeded => {
+                        let answer = self.lookup(space, std::slice::from_ref(&last.key)).await?.pop();
+                        answer.map_or(last.state.verdict(), |answer| answer.verdict)
+                    }
+                    state => state.verdict(),
+                };
+                format!("a success of {name} (its newest attempt, exec:{}, is {verdict})", last.id)
             }
             // Under another name it may have been attempted.
             (None, Some(key)) => return Box::pin(self.describe(space, &Ref::Key(key))).await,

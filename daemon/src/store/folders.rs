@@ -88,7 +88,7 @@ impl Store {
     /// When the newest folder of exactly this name was made.
     async fn last_of(&self, space: &Space, branch: Branch, name: &Name) -> Result<Option<Timestamp>, StoreError> {
         match branch {
-            Branch::Tasks => Ok(self.latest_folder(space, name).await?.and_then(|(execution, _)| execution.ended)),
+            Branch::Tasks => Ok(self.newest_record(space, name).await?.and_then(|execution| execution.ended)),
             Branch::Failed => self.last_failed(space, name).await,
         }
     }
@@ -136,9 +136,8 @@ impl Store {
 
     /// The execution that `latest` of a name means, and its folder there.
     pub async fn latest_folder(&self, space: &Space, name: &Name) -> Result<Option<(Execution, String)>, StoreError> {
-        let Some(id) = self.latest(space, name).await? else { return Ok(None) };
-        let Some(execution) = self.executions(space, &[id]).await?.remove(&id) else { return Ok(None) };
-        let listed = rows::name_record(space, name, execution.ended.unwrap_or_default(), id);
+        let Some(execution) = self.latest(space, name).await? else { return Ok(None) };
+        let listed = rows::name_record(space, name, execution.ended.unwrap_or_default(), execution.id);
         let row = self.inner.meta.get(&[listed]).await?.pop().flatten();
         Ok(row.and_then(|row| String::from_utf8(row.value.to_vec()).ok()).map(|folder| (execution, folder)))
     }

@@ -92,16 +92,7 @@ enum From {
 impl Store {
     /// Begins a walk at what a reference points at: also at a key or bytes that are known only because somebody consumed them.
     pub async fn lineage(&self, space: &Space, reference: &Ref, asked: Asked) -> Result<Walk, StoreError> {
-        let mut walk = Walk {
-            store: self.clone(),
-            space: space.clone(),
-            asked,
-            seen: HashMap::new(),
-            nodes: 0,
-            edges: 0,
-            queue: VecDeque::new(),
-            piece: Piece::default(),
-        };
+        let mut walk = Walk::new(self, space, asked);
         match self.describe(space, reference).await {
             Ok(Described::Task(task)) => {
                 let (execution, _, answer) = &*task;
@@ -127,7 +118,43 @@ impl Store {
     }
 }
 
+impl Store {
+    /// A walk down that has nowhere to begin yet (see [`Walk::begin_at`]).
+    pub(super) fn walk_down(&self, space: &Space, limit: usize) -> Walk {
+        Walk::new(self, space, Asked { down: true, depth: 0, limit })
+    }
+}
+
 impl Walk {
+    fn new(store: &Store, space: &Space, asked: Asked) -> Walk {
+        Walk {
+            store: store.clone(),
+            space: space.clone(),
+            asked,
+            seen: HashMap::new(),
+            nodes: 0,
+            edges: 0,
+            queue: VecDeque::new(),
+            piece: Piece::default(),
+        }
+    }
+
+    /// Begins at a key as well: at its record, else at what is said to come from the key.
+    pub(super) fn begin_at(&mut self, key: &TaskKey, record: Option<&Execution>) {
+        if let Some(execution) = record {
+            let from = From::Execution(execution.id, execution.spec, execution.began);
+            self.enter(Id::Execution(execution.id), execution_node(execution), 0, Some(from));
+        } else {
+            let node = Node { key: Some(key.clone()), ..Node::new(key.as_str(), Kind::Key) };
+            self.enter(Id::Key(key.clone()), node, 0, Some(From::Key(key.clone(), None)));
+        }
+    }
+
+    /// Whether it has come to an execution.
+    pub(super) fn has_come_to(&self, id: ExecutionId) -> bool {
+        self.seen.contains_key(&Id::Execution(id))
+    }
+
     /// The next piece; `None` at the end.
     pub async fn next(&mut self) -> Result<Option<Piece>, StoreError> {
         // The first one is there since the beginning; others may come to nothing new.

@@ -53,8 +53,8 @@ struct Gathered {
 pub enum Begin {
     /// It is done.
     Hit(Execution),
-    /// Do it.
-    Lease(Execution, std::time::Duration),
+    /// Do it, and beat within this time; it is a check of that execution's record, if there is one.
+    Lease(Execution, std::time::Duration, Option<ExecutionId>),
     /// Somebody else is at it.
     Busy(Execution),
     /// The one that was waited for has failed.
@@ -126,12 +126,12 @@ impl Store {
                         Begin::Hit(execution)
                     }
                     Begun::Busy(lease) => Begin::Busy(self.execution_in(&mut txn, space, lease.execution).await?),
-                    Begun::Granted { lease, execution, fresh } => {
+                    Begun::Granted { lease, execution, fresh, checks } => {
                         if fresh {
                             self.write_begin(&mut txn, space, &execution, &request.spec).await?;
                             txn.put(rows::lease(space, &request.key), values::lease_to(&lease));
                         }
-                        Begin::Lease(*execution, lease.ttl)
+                        Begin::Lease(*execution, lease.ttl, checks)
                     }
                 };
                 Ok((txn, begun))
@@ -326,7 +326,7 @@ impl Store {
 
     /// The rows of an ended execution: as many whatever it made.
     pub(super) async fn write_end(&self, txn: &mut Txn, space: &Space, ended: Ended) -> Result<Execution, StoreError> {
-        let Ended { mut execution, row, .. } = ended;
+        let Ended { mut execution, row, recorded } = ended;
         let at = execution.ended.unwrap_or_default();
         let key = execution.key.clone();
         let succeeded = execution.state == State::Succeeded;
@@ -335,13 +335,15 @@ impl Store {
         execution.folder = Some(folder.clone());
         txn.put(rows::key(space, &key), values::key_to(&row));
         txn.delete(rows::lease(space, &key));
-        if succeeded {
+        if recorded {
             txn.put(rows::name_record(space, &execution.name, at, execution.id), folder);
-            if execution.diverges_from.is_none() {
-                txn.put(rows::name(space, &execution.name), values::name_to(&latest(execution.id)));
-            }
-        } else {
+            txn.put(rows::name(space, &execution.name), values::name_to(&latest(execution.id)));
+        } else if !succeeded {
             txn.put(rows::failed_name(space, &execution.name), values::failed_name_to(at));
+        } else if let (None, Some(record)) = (execution.diverges_from, &row.record) {
+            // The same again: as good as a hit.
+            let record = self.execution_in(txn, space, record.execution).await?;
+            self.show(txn, space, &execution.name, &record, at).await?;
         }
         txn.put(rows::execution(space, execution.id), values::execution_to(&execution));
         Ok(execution)
@@ -464,11 +466,11 @@ fn ended_so(known: &Known, execution: &Execution, outcome: &Outcome) -> Option<(
     (same && ended).then(|| (execution.clone(), recorded))
 }
 
-fn known_rows(space: &Space, key: &TaskKey) -> [RowKey; 2] {
+pub(super) fn known_rows(space: &Space, key: &TaskKey) -> [RowKey; 2] {
     [rows::key(space, key), rows::lease(space, key)]
 }
 
-fn decode_known(key: &TaskKey, found: &[Option<provender_core::batch::Row>]) -> Result<Known, StoreError> {
+pub(super) fn decode_known(key: &TaskKey, found: &[Option<provender_core::batch::Row>]) -> Result<Known, StoreError> {
     let value = |n: usize| found.get(n).and_then(Option::as_ref).map(|row| row.value.clone());
     let row = value(0).map(|value| values::key_from(value).map_err(StoreError::row(key))).transpose()?;
     let lease = value(1).map(|value| values::lease_from(value).map_err(StoreError::row(key))).transpose()?;
@@ -484,7 +486,7 @@ fn latest(id: ExecutionId) -> NameRow {
     NameRow { latest: Some(id), registered: None }
 }
 
-fn reason(known: &Known) -> String {
+pub(super) fn reason(known: &Known) -> String {
     match (known.verdict(), &known.row.record) {
         (Verdict::Succeeded, _) => String::new(),
         (Verdict::Unknown, _) if known.row.spec.is_some() => "registered, never attempted".into(),

@@ -38,6 +38,7 @@ pub(super) fn request(n: u16) -> Request {
         spec: Spec::new(Name::new("name").unwrap()),
         executor: Executor::default(),
         ttl: Duration::ZERO,
+        check: false,
     }
 }
 
@@ -195,4 +196,65 @@ async fn blobs_of_any_size_come_back_whole_and_in_part() {
     }
     let mut upload = store.upload(&space, Some(Digest::of(b"abc")));
     assert!(upload.write(Bytes::from_static(b"abcd")).await.is_err());
+}
+
+#[tokio::test]
+async fn a_check_never_moves_the_record_or_latest() {
+    for (store, _folder) in stores().await {
+        let (space, first) = (Space::default(), request(1));
+        begin(&store, &first).await;
+        let made = |root| Outcome { outputs: Some(root), ..outcome(0) };
+        let (x, y) = (tree_of(&store, b"x").await, tree_of(&store, b"y").await);
+        store.commit(&space, first.id, &made(x)).await.unwrap();
+        let name = Name::new("name").unwrap();
+        let other = Name::new("other").unwrap();
+        let check = |n: u8, name: &Name| Request {
+            id: ExecutionId([n; 16]),
+            check: true,
+            spec: Spec::new(name.clone()),
+            ..first.clone()
+        };
+        for (n, root, code) in [(7, y, 0), (8, y, 1), (9, x, 0)] {
+            let asked = check(n, if n == 7 { &other } else { &name });
+            let begun = store.begin(&space, &asked, None).await.unwrap();
+            assert!(matches!(begun, Begin::Lease(_, _, Some(checks)) if checks == first.id), "{begun:?}");
+            // Others hit at once, and another check waits.
+            let hit = store.begin(&space, &Request { id: ExecutionId([70; 16]), ..first.clone() }, None).await.unwrap();
+            assert!(matches!(hit, Begin::Hit(hit) if hit.id == first.id));
+            let busy = store.begin(&space, &check(71, &name), None).await.unwrap();
+            assert!(matches!(busy, Begin::Busy(holder) if holder.id == asked.id), "one check at a time");
+            assert_eq!(
+                store.lookup(&space, std::slice::from_ref(&first.key)).await.unwrap()[0].verdict,
+                Verdict::Succeeded
+            );
+            let sent = Outcome { outputs: Some(root), ..outcome(code) };
+            let (ended, recorded) = store.commit(&space, asked.id, &sent).await.unwrap();
+            assert_eq!((ended.diverges_from, recorded), ((n == 7).then_some(first.id), false));
+            assert_eq!(store.commit(&space, asked.id, &sent).await.unwrap(), (ended.clone(), false));
+            let answer = store.lookup(&space, std::slice::from_ref(&first.key)).await.unwrap().swap_remove(0);
+            assert_eq!(
+                (answer.verdict, answer.execution, answer.outputs),
+                (Verdict::Succeeded, Some(first.id), Some(x))
+            );
+            let latest = store.latest(&space, &name).await.unwrap();
+            assert_eq!(latest.map(|latest| latest.id), Some(first.id));
+            assert!(ended.folder.is_some(), "it is shown among the others");
+        }
+        assert!(store.latest(&space, &other).await.unwrap().is_none(), "a divergent one is no latest");
+        assert_eq!(store.history(&space, Err(&first.key), false, None, 9).await.unwrap().0.len(), 4);
+        // The same again, under another name, is as good as a hit.
+        begin(&store, &check(10, &other)).await;
+        store.commit(&space, ExecutionId([10; 16]), &made(x)).await.unwrap();
+        assert_eq!(store.latest(&space, &other).await.unwrap().map(|latest| latest.id), Some(first.id));
+        // A check whose record is invalidated is withdrawn with it.
+        begin(&store, &check(11, &name)).await;
+        let asked = Invalidate { keys: vec![first.key.clone()], ..Invalidate::default() };
+        let part = store.invalidate(&space, asked, 9).next().await.unwrap().unwrap();
+        assert_eq!((part.entries[0].record, part.entries[0].withdrawn), (Some(first.id), Some(ExecutionId([11; 16]))));
+        assert!(store.commit(&space, ExecutionId([11; 16]), &made(y)).await.is_err());
+        assert_eq!(
+            store.lookup(&space, std::slice::from_ref(&first.key)).await.unwrap()[0].verdict,
+            Verdict::Invalidated
+        );
+    }
 }

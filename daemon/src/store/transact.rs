@@ -53,6 +53,11 @@ impl Txn {
 }
 
 impl Store {
+    /// One that has read and put nothing; an attempt that gives it back commits nothing.
+    pub(super) fn fresh(&self) -> Txn {
+        Txn { store: self.clone(), batch: Batch::new(clock::batch_id()) }
+    }
+
     /// Runs `attempt` until what it decided is committed. It may run several times, each time on a fresh [`Txn`]; an attempt
     /// that writes nothing commits nothing.
     pub(super) async fn transact<T, Attempt>(&self, mut attempt: impl FnMut(Txn) -> Attempt) -> Result<T, StoreError>
@@ -60,8 +65,7 @@ impl Store {
         Attempt: Future<Output = Result<(Txn, T), StoreError>>,
     {
         for attempts in 0..ATTEMPTS {
-            let txn = Txn { store: self.clone(), batch: Batch::new(clock::batch_id()) };
-            let (txn, value) = attempt(txn).await?;
+            let (txn, value) = attempt(self.fresh()).await?;
             if txn.batch.writes.is_empty() {
                 return Ok(value);
             }

@@ -381,6 +381,9 @@ pub struct BeginRequest {
     pub ttl_ms: u64,
     #[prost(bool, tag = "7")]
     pub wait: bool,
+    /// wants a lease also where there is a record, which stays the answer; one check of a key at a time
+    #[prost(bool, tag = "8")]
+    pub check: bool,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct BeginReply {
@@ -389,10 +392,13 @@ pub struct BeginReply {
 }
 /// Nested message and enum types in `BeginReply`.
 pub mod begin_reply {
-    #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
     pub struct Lease {
         #[prost(uint64, tag = "1")]
         pub ttl_ms: u64,
+        /// the execution whose record this is a check of; empty if there is no record
+        #[prost(bytes = "bytes", tag = "2")]
+        pub checks: ::prost::bytes::Bytes,
     }
     #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
     pub enum Reply {
@@ -478,6 +484,62 @@ pub struct RegisterReply {
     /// in the order asked: the store knew nothing of the key
     #[prost(bool, repeated, tag = "1")]
     pub fresh: ::prost::alloc::vec::Vec<bool>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct InvalidateRequest {
+    #[prost(string, tag = "1")]
+    pub space: ::prost::alloc::string::String,
+    /// at most 10,000
+    #[prost(string, repeated, tag = "2")]
+    pub keys: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// at most 1,000: keys whose records stand under them, and those that are being run under them
+    #[prost(string, repeated, tag = "3")]
+    pub names: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// and all that was made from what those made; at most 1,000,000 executions
+    #[prost(bool, tag = "4")]
+    pub downstream: bool,
+    /// say it, and change nothing
+    #[prost(bool, tag = "5")]
+    pub dry_run: bool,
+    /// for people; cut to 256 bytes
+    #[prost(string, tag = "6")]
+    pub reason: ::prost::alloc::string::String,
+    #[prost(message, optional, tag = "7")]
+    pub by: ::core::option::Option<Executor>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct InvalidateReply {
+    #[prost(message, repeated, tag = "1")]
+    pub entries: ::prost::alloc::vec::Vec<invalidate_reply::Entry>,
+    /// there is more downstream than is walked to
+    #[prost(bool, tag = "2")]
+    pub truncated: bool,
+}
+/// Nested message and enum types in `InvalidateReply`.
+pub mod invalidate_reply {
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+    pub struct Entry {
+        /// empty for a name under which there was nothing to do
+        #[prost(string, tag = "1")]
+        pub key: ::prost::alloc::string::String,
+        #[prost(string, tag = "2")]
+        pub name: ::prost::alloc::string::String,
+        /// the execution whose record is void now; empty if none is
+        #[prost(bytes = "bytes", tag = "3")]
+        pub record: ::prost::bytes::Bytes,
+        /// the execution whose lease is withdrawn now; empty if none is
+        #[prost(bytes = "bytes", tag = "4")]
+        pub withdrawn: ::prost::bytes::Bytes,
+        /// afterwards
+        #[prost(enumeration = "super::Verdict", tag = "5")]
+        pub verdict: i32,
+        /// why it is that one
+        #[prost(string, tag = "6")]
+        pub reason: ::prost::alloc::string::String,
+        /// it was not asked for by itself
+        #[prost(bool, tag = "7")]
+        pub downstream: bool,
+    }
 }
 /// Generated client implementations.
 pub mod tasks_client {
@@ -700,6 +762,32 @@ pub mod tasks_client {
                 .insert(GrpcMethod::new("provender.v1.Tasks", "Register"));
             self.inner.unary(req, path, codec).await
         }
+        /// Makes records void and withdraws leases: lookups say INVALIDATED, and the next one who begins runs. Executions stay in history. What
+        /// the replies tell of is done; a call that was cut off is made again.
+        pub async fn invalidate(
+            &mut self,
+            request: impl tonic::IntoRequest<super::InvalidateRequest>,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::InvalidateReply>>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/provender.v1.Tasks/Invalidate",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("provender.v1.Tasks", "Invalidate"));
+            self.inner.server_streaming(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -754,6 +842,18 @@ pub mod tasks_server {
             &self,
             request: tonic::Request<super::RegisterRequest>,
         ) -> std::result::Result<tonic::Response<super::RegisterReply>, tonic::Status>;
+        /// Server streaming response type for the Invalidate method.
+        type InvalidateStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::InvalidateReply, tonic::Status>,
+            >
+            + std::marker::Send
+            + 'static;
+        /// Makes records void and withdraws leases: lookups say INVALIDATED, and the next one who begins runs. Executions stay in history. What
+        /// the replies tell of is done; a call that was cut off is made again.
+        async fn invalidate(
+            &self,
+            request: tonic::Request<super::InvalidateRequest>,
+        ) -> std::result::Result<tonic::Response<Self::InvalidateStream>, tonic::Status>;
     }
     #[derive(Debug)]
     pub struct TasksServer<T> {
@@ -1088,6 +1188,52 @@ pub mod tasks_server {
                                 max_encoding_message_size,
                             );
                         let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/provender.v1.Tasks/Invalidate" => {
+                    #[allow(non_camel_case_types)]
+                    struct InvalidateSvc<T: Tasks>(pub Arc<T>);
+                    impl<
+                        T: Tasks,
+                    > tonic::server::ServerStreamingService<super::InvalidateRequest>
+                    for InvalidateSvc<T> {
+                        type Response = super::InvalidateReply;
+                        type ResponseStream = T::InvalidateStream;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::InvalidateRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Tasks>::invalidate(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = InvalidateSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.server_streaming(method, req).await;
                         Ok(res)
                     };
                     Box::pin(fut)

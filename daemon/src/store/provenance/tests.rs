@@ -26,8 +26,14 @@ pub(in crate::store) fn spec(name: &str, inputs: Vec<(&'static str, Input)>) -> 
 /// An execution of `key` that makes a folder whose `file` has these bytes; `code` is how its command exits.
 pub(in crate::store) async fn run(store: &Store, key: &str, spec: Spec, makes: &[u8], code: i32) -> Execution {
     let id = ExecutionId(clock::random());
-    let request =
-        Request { id, key: key.parse().unwrap(), spec, executor: Executor::default(), ttl: std::time::Duration::ZERO };
+    let request = Request {
+        id,
+        key: key.parse().unwrap(),
+        spec,
+        executor: Executor::default(),
+        ttl: std::time::Duration::ZERO,
+        check: false,
+    };
     begin(store, &request).await;
     let space = Space::default();
     let digest = store.put_small(&space, vec![Bytes::copy_from_slice(makes)]).await.unwrap()[0];

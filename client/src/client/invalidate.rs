@@ -1,0 +1,88 @@
+//! `provender.v1.Tasks/Invalidate`: what is not to be relied on any more.
+
+use provender_core::execution::Executor;
+use provender_core::key::TaskKey;
+use provender_core::name::Name;
+use provender_core::{ExecutionId, Verdict};
+use provender_proto::{convert, v1};
+
+use super::Client;
+use crate::error::ClientError;
+
+/// What to invalidate.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Invalidate {
+    /// These keys; at most 10,000.
+    pub keys: Vec<TaskKey>,
+    /// The keys whose records stand under these names, and those that are being run under them; at most 1,000 names.
+    pub names: Vec<Name>,
+    /// And all that was made from what those made.
+    pub downstream: bool,
+    /// Say what would be invalidated, and change nothing.
+    pub dry_run: bool,
+    /// Why, for people; cut to 256 bytes.
+    pub reason: String,
+    /// Who asks.
+    pub by: Executor,
+}
+
+/// What became of a key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Voided {
+    /// The key; none for a name under which there was nothing to do.
+    pub key: Option<TaskKey>,
+    /// The name: as asked for, else that of the record or of who was at it; none if there is neither.
+    pub name: Option<Name>,
+    /// The execution whose record is void now.
+    pub record: Option<ExecutionId>,
+    /// The execution whose lease was withdrawn.
+    pub withdrawn: Option<ExecutionId>,
+    /// The verdict afterwards.
+    pub verdict: Verdict,
+    /// Why it is that one.
+    pub reason: String,
+    /// Whether it was not asked for by itself.
+    pub downstream: bool,
+}
+
+impl Client {
+    /// Invalidates, and tells of each key as it is done; whether there was more than the daemon walks to. It may be asked again after
+    /// an error.
+    pub async fn invalidate<E: From<ClientError>>(
+        &self,
+        what: Invalidate,
+        mut tell: impl FnMut(Voided) -> Result<(), E>,
+    ) -> Result<bool, E> {
+        let request = v1::InvalidateRequest {
+            space: self.space(),
+            keys: what.keys.iter().map(TaskKey::to_string).collect(),
+            names: what.names.iter().map(Name::to_string).collect(),
+            downstream: what.downstream,
+            dry_run: what.dry_run,
+            reason: what.reason,
+            by: Some(convert::executor_to(&what.by)),
+        };
+        let mut replies = self.tasks.clone().invalidate(request).await.map_err(self.failed())?.into_inner();
+        let mut truncated = false;
+        while let Some(reply) = replies.message().await.map_err(self.failed())? {
+            for entry in &reply.entries {
+                tell(voided(entry).map_err(ClientError::from)?)?;
+            }
+            truncated |= reply.truncated;
+        }
+        Ok(truncated)
+    }
+}
+
+fn voided(entry: &v1::invalidate_reply::Entry) -> Result<Voided, convert::Invalid> {
+    let text = |text: &String| Some(text.clone()).filter(|text| !text.is_empty());
+    Ok(Voided {
+        key: text(&entry.key).map(|key| convert::key(&key)).transpose()?,
+        name: text(&entry.name).map(|name| convert::name(&name)).transpose()?,
+        record: convert::optional_id("record", &entry.record)?,
+        withdrawn: convert::optional_id("withdrawn", &entry.withdrawn)?,
+        verdict: convert::verdict_from(entry.verdict)?,
+        reason: entry.reason.clone(),
+        downstream: entry.downstream,
+    })
+}

@@ -1,0 +1,371 @@
+//! Invalidation: what the store is told not to rely on any more, by key, by name, and all that was made from it.
+//!
+//! Owns [`Invalidation`]. Invariants: what is said of a key was decided and written in one transaction; asked again, it changes
+//! nothing more, so one that was cut off is begun again; a dry run reads and decides the same, and writes nothing; memory is bounded
+//! by the limit on what is walked to. The rule is [`provender_core::transition::invalidate()`].
+
+mod running;
+
+use std::collections::{BTreeSet, HashSet, VecDeque};
+
+use bytes::Bytes;
+use provender_core::batch::Table;
+use provender_core::execution::State;
+use provender_core::key::TaskKey;
+use provender_core::name::{Name, Space};
+use provender_core::transition::{self, Cause, Ended, Known, invalidate as rule};
+use provender_core::{Execution, ExecutionId, Verdict, rows};
+use provender_proto::rows as values;
+
+use super::lineage::Walk;
+use super::tasks::{decode_known, known_rows, reason};
+use super::{Store, StoreError};
+use crate::clock;
+use crate::meta::Scan;
+
+/// How many keys one transaction changes.
+const BATCH: usize = 50;
+
+/// What is to be invalidated, and why.
+#[derive(Debug, Clone, Default)]
+pub struct Invalidate {
+    /// These keys.
+    pub keys: Vec<TaskKey>,
+    /// The keys whose records stand under these names, and those that are being run under them.
+    pub names: Vec<Name>,
+    /// Also the keys of all that was made, over any number of steps, from what those made.
+    pub downstream: bool,
+    /// Say what would be invalidated, and change nothing.
+    pub dry_run: bool,
+    /// Who asks, and why.
+    pub cause: Cause,
+}
+
+/// What became of a key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Voided {
+    /// The key; none for a name under which there was nothing to do.
+    pub key: Option<TaskKey>,
+    /// The name: as asked for, else that of the record or of who was at it.
+    pub name: Option<Name>,
+    /// The execution whose record is void now.
+    pub record: Option<ExecutionId>,
+    /// The execution whose lease was withdrawn.
+    pub withdrawn: Option<ExecutionId>,
+    /// The verdict afterwards.
+    pub verdict: Verdict,
+    /// Why it is that one.
+    pub reason: String,
+    /// Whether it was reached from another key.
+    pub downstream: bool,
+}
+
+/// A part of what an invalidation did.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Part {
+    /// What became of keys.
+    pub entries: Vec<Voided>,
+    /// Whether there is more downstream than the limit.
+    pub truncated: bool,
+}
+
+/// An invalidation under way. Dropped, it stops where it is.
+#[derive(Debug)]
+pub struct Invalidation {
+    store: Store,
+    space: Space,
+    asked: Invalidate,
+    steps: VecDeque<Step>,
+    walk: Walk,
+    limit: usize,
+    /// The keys that were asked for by themselves, or told of.
+    told: HashSet<TaskKey>,
+    /// Names under which nothing was found yet, and those of which all that was found was void before.
+    nothing: BTreeSet<Name>,
+    void_before: BTreeSet<Name>,
+}
+
+#[derive(Debug)]
+enum Step {
+    Keys(Vec<TaskKey>),
+    Name(Name, Option<Bytes>),
+    Down,
+    Running(Option<Bytes>),
+    Names,
+}
+
+/// A key, if it is still what it was chosen for.
+#[derive(Debug, Clone)]
+struct Target {
+    key: TaskKey,
+    only: Only,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Only {
+    Any,
+    /// If this execution is its record.
+    Record(ExecutionId),
+    /// If it has no answer, and this execution is at it.
+    Holder(ExecutionId),
+}
+
+impl Only {
+    fn holds(self, known: &Known) -> bool {
+        let record = known.row.record.as_ref().map(|record| record.execution);
+        match self {
+            Only::Any => true,
+            Only::Record(id) => record == Some(id),
+            Only::Holder(id) => known.answer().is_none() && rule::holder(known) == Some(id),
+        }
+    }
+}
+
+impl Store {
+    /// Begins an invalidation that walks to at most `limit` executions; [`Invalidation::next`] carries it out.
+    pub fn invalidate(&self, space: &Space, mut asked: Invalidate, limit: usize) -> Invalidation {
+        let mut steps = VecDeque::new();
+        let (mut seen, mut keys) = (HashSet::new(), std::mem::take(&mut asked.keys));
+        keys.retain(|key| seen.insert(key.clone()));
+        steps.extend(keys.chunks(BATCH).map(|keys| Step::Keys(keys.to_vec())));
+        let nothing: BTreeSet<_> = asked.names.iter().cloned().collect();
+        steps.extend(nothing.iter().map(|name| Step::Name(name.clone(), None)));
+        if asked.downstream {
+            steps.push_back(Step::Down);
+        }
+        if asked.downstream || !nothing.is_empty() {
+            steps.push_back(Step::Running(None));
+        }
+        steps.push_back(Step::Names);
+        Invalidation {
+            store: self.clone(),
+            space: space.clone(),
+            walk: self.walk_down(space, limit),
+            asked,
+            steps,
+            limit,
+            told: seen,
+            nothing,
+            void_before: BTreeSet::new(),
+        }
+    }
+}
+
+impl Invalidation {
+    /// Goes on, and says what became of keys; `None` at the end.
+    pub async fn next(&mut self) -> Result<Option<Part>, StoreError> {
+        while let Some(step) = self.steps.pop_front() {
+            let part = match step {
+                Step::Keys(keys) => Part { entries: self.keys(keys).await?, truncated: false },
+                Step::Name(name, after) => Part { entries: self.name(name, after).await?, truncated: false },
+                Step::Down => self.down().await?,
+                Step::Running(after) => Part { entries: self.running(after).await?, truncated: false },
+                Step::Names => Part { entries: self.names(), truncated: false },
+            };
+            self.told.extend(part.entries.iter().filter_map(|entry| entry.key.clone()));
+            if self.told.len() > self.limit || part.truncated {
+                self.steps.clear();
+                return Ok(Some(Part { truncated: true, ..part }));
+            }
+            if !part.entries.is_empty() {
+                return Ok(Some(part));
+            }
+        }
+        Ok(None)
+    }
+
+    async fn keys(&mut self, keys: Vec<TaskKey>) -> Result<Vec<Voided>, StoreError> {
+        let targets: Vec<_> = keys.into_iter().map(|key| Target { key, only: Only::Any }).collect();
+        let voided = self.void(&targets).await?;
+        self.root(&targets).await?;
+        Ok(voided)
+    }
+
+    /// A page of the records under a name.
+    async fn name(&mut self, name: Name, after: Option<Bytes>) -> Result<Vec<Voided>, StoreError> {
+        let prefix = rows::by_name_prefix(&self.space, &name);
+        let scan = Scan { after, limit: BATCH, ..Scan::prefix(Table::NameRecord, prefix) };
+        let page = self.store.inner.meta.scan(&scan).await?;
+        let ids: Vec<_> = page.rows.iter().filter_map(|(key, _)| rows::trailing_execution(key)).collect();
+        let mut executions = self.store.executions(&self.space, &ids).await?;
+        let listed = ids.iter().filter_map(|id| executions.remove(id));
+        let untold = listed.filter(|execution| !self.told.contains(&execution.key));
+        let target = |execution: Execution| Target { only: Only::Record(execution.id), key: execution.key };
+        let targets: Vec<_> = untold.map(target).collect();
+        let mut voided = self.void(&targets).await?;
+        for entry in &voided {
+            match entry.record.is_some() {
+                true => _ = self.nothing.remove(&name),
+                false if entry.verdict == Verdict::Invalidated => _ = self.void_before.insert(name.clone()),
+                false => {}
+            }
+        }
+        self.root(&targets).await?;
+        // What was void before is history.
+        voided.retain(|entry| entry.record.is_some() || entry.withdrawn.is_some());
+        voided.iter_mut().for_each(|entry| entry.name = Some(name.clone()));
+        if page.more {
+            let after = page.rows.into_iter().next_back().map(|(key, _)| key);
+            self.steps.push_front(Step::Name(name, after));
+        }
+        Ok(voided)
+    }
+
+    /// A step further down.
+    async fn down(&mut self) -> Result<Part, StoreError> {
+        let Some(piece) = self.walk.next().await? else { return Ok(Part::default()) };
+        let mut part = Part { truncated: piece.truncated, ..Part::default() };
+        let mut targets = Vec::new();
+        for node in piece.nodes {
+            let (Some(key), Some(id)) = (node.key, node.execution) else { continue };
+            if node.state == Some(State::Succeeded) && !self.told.contains(&key) {
+                targets.push(Target { key, only: Only::Record(id) });
+            }
+        }
+        for targets in targets.chunks(BATCH) {
+            let mut voided = self.void(targets).await?;
+            voided.retain(|entry| entry.record.is_some() || entry.withdrawn.is_some());
+            voided.iter_mut().for_each(|entry| entry.downstream = true);
+            part.entries.extend(voided);
+        }
+        self.steps.push_front(Step::Down);
+        Ok(part)
+    }
+
+    /// The names under which nothing was done.
+    fn names(&mut self) -> Vec<Voided> {
+        let (nothing, void_before) = (std::mem::take(&mut self.nothing), &self.void_before);
+        let entry = |name: Name| {
+            let (verdict, reason) = match void_before.contains(&name) {
+                true => (Verdict::Invalidated, "its records were invalidated before"),
+                false => (Verdict::Unknown, "no record stands under this name"),
+            };
+            let (reason, name) = (reason.to_owned(), Some(name));
+            Voided { key: None, name, record: None, withdrawn: None, verdict, reason, downstream: false }
+        };
+        nothing.into_iter().map(entry).collect()
+    }
+
+    /// Has what these keys' records made walked down from.
+    async fn root(&mut self, targets: &[Target]) -> Result<(), StoreError> {
+        if !self.asked.downstream {
+            return Ok(());
+        }
+        let keys: Vec<_> = targets.iter().map(|target| target.key.clone()).collect();
+        let known = self.store.known_of(&self.space, &keys).await?;
+        let chosen = targets.iter().zip(&known).filter(|(target, known)| target.only.holds(known));
+        let records: Vec<_> = chosen
+            .map(|(target, known)| (&target.key, known.row.record.as_ref().map(|record| record.execution)))
+            .collect();
+        let ids: Vec<_> = records.iter().filter_map(|(_, id)| *id).collect();
+        let executions = self.store.executions(&self.space, &ids).await?;
+        for (key, id) in records {
+            self.walk.begin_at(key, id.and_then(|id| executions.get(&id)));
+        }
+        Ok(())
+    }
+
+    /// Invalidates those of the targets that still are what they were chosen for; what became of each of these.
+    async fn void(&self, targets: &[Target]) -> Result<Vec<Voided>, StoreError> {
+        if let Some(voided) = self.void_at_once(targets).await? {
+            return Ok(voided);
+        }
+        // Each execution that ends takes a folder, which has to be seen by the next one.
+        let mut all = Vec::new();
+        for target in targets {
+            all.extend(self.void_at_once(std::slice::from_ref(target)).await?.unwrap_or_default());
+        }
+        Ok(all)
+    }
+
+    /// The same in one transaction; `None` if more than one lease would be withdrawn.
+    async fn void_at_once(&self, targets: &[Target]) -> Result<Option<Vec<Voided>>, StoreError> {
+        let (store, space, asked) = (&self.store, &self.space, &self.asked);
+        if targets.is_empty() {
+            return Ok(Some(Vec::new()));
+        }
+        let voided = store
+            .transact(|mut txn| async move {
+                let now = clock::now();
+                let wanted: Vec<_> = targets.iter().flat_map(|target| known_rows(space, &target.key)).collect();
+                let found = txn.get(&wanted).await?;
+                let mut chosen = Vec::new();
+                for (target, pair) in targets.iter().zip(found.chunks_exact(2)) {
+                    let known = decode_known(&target.key, pair)?;
+                    if target.only.holds(&known) {
+                        chosen.push((&target.key, known));
+                    }
+                }
+                let records = chosen.iter().filter_map(|(_, known)| known.row.record.as_ref());
+                let records: Vec<_> = records.map(|record| record.execution).collect();
+                let made = store.executions(space, &records).await?;
+                let mut voided = Vec::with_capacity(chosen.len());
+                let mut withdrawn = 0;
+                for (key, known) in chosen {
+                    let holder = match rule::holder(&known) {
+                        Some(id) => Some(store.execution_in(&mut txn, space, id).await?),
+                        None => None,
+                    };
+                    let done = transition::invalidate(&known, holder.as_ref(), &asked.cause, now);
+                    withdrawn += usize::from(done.withdrawn.is_some());
+                    if withdrawn > 1 {
+                        return Ok((store.fresh(), None));
+                    }
+                    voided.push(entry(key, &known, &done, &made));
+                    if asked.dry_run || !done.changes() {
+                        continue;
+                    }
+                    match done.withdrawn {
+                        Some(execution) => {
+                            let ended = Ended { execution, row: done.row, recorded: false };
+                            store.write_end(&mut txn, space, ended).await?;
+                        }
+                        None => {
+                            txn.put(rows::key(space, key), values::key_to(&done.row));
+                            txn.delete(rows::lease(space, key));
+                        }
+                    }
+                }
+                Ok((txn, Some(voided)))
+            })
+            .await?;
+        let count = |verdict: &str, n: usize| {
+            if !asked.dry_run {
+                store.metrics().ended.with_label_values(&[verdict]).inc_by(n as u64);
+            }
+        };
+        count("ABANDONED", voided.iter().flatten().filter(|entry| entry.withdrawn.is_some()).count());
+        Ok(voided)
+    }
+}
+
+/// What is told of a key.
+fn entry(
+    key: &TaskKey,
+    known: &Known,
+    done: &transition::Invalidated,
+    made: &std::collections::BTreeMap<ExecutionId, Execution>,
+) -> Voided {
+    let record = done.record.as_ref().map(|record| record.execution);
+    let after = match done.changes() {
+        true => Known { row: done.row.clone(), lease: None },
+        false => known.clone(),
+    };
+    let of = done.withdrawn.as_ref().filter(|_| record.is_none());
+    let of = of.or_else(|| known.row.record.as_ref().and_then(|record| made.get(&record.execution)));
+    let withdrawn = done.withdrawn.as_ref();
+    let why = withdrawn.filter(|_| after.verdict() == Verdict::Abandoned);
+    let why = why.and_then(|execution| execution.reason.clone()).unwrap_or_else(|| reason(&after));
+    Voided {
+        key: Some(key.clone()),
+        name: of.map(|execution| execution.name.clone()),
+        record,
+        withdrawn: withdrawn.map(|execution| execution.id),
+        verdict: after.verdict(),
+        reason: why,
+        downstream: false,
+    }
+}
+
+#[cfg(test)]
+mod tests;
