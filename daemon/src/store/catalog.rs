@@ -69,22 +69,34 @@ impl Store {
             ..Scan::prefix(Table::Name, rows::name_prefix(space, prefix))
         };
         let page = self.inner.meta.scan(&scan).await?;
-        let mut names = Vec::with_capacity(page.rows.len());
-        let mut weight = 0;
+        let mut rows_of = Vec::with_capacity(page.rows.len());
         for (key, row) in page.rows {
-            if weight >= PAGE_BYTES {
-                return Ok((names, true));
-            }
             let damaged = || StoreError::Row { what: format!("{key:?}"), why: "it is no name".into() };
             let name = rows::parse_name(space, &key).ok_or_else(damaged)?;
             let latest = values::name_from(row.value).map_err(StoreError::row(&name))?.latest;
+            rows_of.push((name, latest));
+        }
+        let ids: Vec<_> = rows_of.iter().filter_map(|(_, latest)| *latest).collect();
+        let reliable = self.reliable(space, &ids).await?;
+        let (mut names, mut weight) = (Vec::with_capacity(rows_of.len()), 0);
+        for (name, latest) in rows_of {
+            if weight >= PAGE_BYTES {
+                return Ok((names, true));
+            }
+            let latest = match latest.map(|id| (id, reliable.get(&id))) {
+                Some((_, Some(latest))) => Some(latest.clone()),
+                Some((id, None)) => self.latest_of(space, &name, id).await?,
+                None => None,
+            };
             let mut newest = Scan::prefix(Table::NameHistory, rows::by_name_prefix(space, &name));
             newest.limit = 1;
             let newest = self.inner.meta.scan(&newest).await?.rows;
             let last = newest.first().and_then(|(key, _)| rows::trailing_execution(key));
-            let found = self.executions(space, &latest.into_iter().chain(last).collect::<Vec<_>>()).await?;
-            let find = |id: Option<ExecutionId>| id.and_then(|id| found.get(&id).cloned());
-            let named = Named { name, latest: find(latest), last: find(last) };
+            let last = match (&latest, last) {
+                (Some(latest), Some(last)) if latest.id == last => Some(latest.clone()),
+                (_, last) => self.executions(space, last.as_slice()).await?.pop_first().map(|(_, last)| last),
+            };
+            let named = Named { name, latest, last };
             weight += [&named.latest, &named.last].into_iter().flatten().map(execution_weight).sum::<usize>();
             names.push(named);
         }
@@ -150,10 +162,17 @@ impl Store {
                     None => return self.registered(space, key, answer).await?.ok_or_else(missing),
                 }
             }
-            Ref::Name { name, nth: None } => match self.name_row(space, name).await? {
-                NameRow { latest: Some(id), .. } => id,
-                row => return self.without_success(space, name, row.registered).await,
-            },
+            Ref::Name { name, nth: None } => {
+                let row = self.name_row(space, name).await?;
+                let latest = match row.latest {
+                    Some(id) => self.latest_of(space, name, id).await?,
+                    None => None,
+                };
+                match latest {
+                    Some(execution) => execution.id,
+                    None => return self.without_success(space, name, row.registered).await,
+                }
+            }
             Ref::Name { name, nth: Some(nth) } => self.nth_record(space, name, *nth).await?.ok_or_else(missing)?,
         };
         let (execution, spec) = self.execution_and_spec(space, id).await?;
@@ -162,12 +181,7 @@ impl Store {
         Ok(Described::Task(Box::new((execution, spec, answer))))
     }
 
-    /// The execution that `latest` of a name means.
-    pub async fn latest(&self, space: &Space, name: &Name) -> Result<Option<ExecutionId>, StoreError> {
-        Ok(self.name_row(space, name).await?.latest)
-    }
-
-    async fn name_row(&self, space: &Space, name: &Name) -> Result<NameRow, StoreError> {
+    pub(super) async fn name_row(&self, space: &Space, name: &Name) -> Result<NameRow, StoreError> {
         match self.inner.meta.get(&[rows::name(space, name)]).await?.pop().flatten() {
             Some(row) => values::name_from(row.value).map_err(StoreError::row(name)),
             None => Ok(NameRow::default()),
@@ -185,7 +199,15 @@ impl Store {
         let (newest, _) = self.history(space, Ok(name), false, None, 1).await?;
         let what = match (newest.first(), registered) {
             (Some(last), _) => {
-                format!("a success of {name} (its newest attempt, exec:{}, is {})", last.id, last.state.verdict())
+                let answer = self.lookup(space, std::slice::from_ref(&last.key)).await?.pop();
+                // A success that is none any more has a reason; a failure by itself says that it is one.
+                let (verdict, why) = match answer {
+                    Some(Answer { verdict, reason, .. }) if last.state == State::Succeeded && !reason.is_empty() => {
+                        (verdict, format!(": {reason}"))
+                    }
+                    _ => (last.state.verdict(), String::new()),
+                };
+                format!("a success of {name} (its newest attempt, exec:{}, is {verdict}{why})", last.id)
             }
             // Under another name it may have been attempted.
             (None, Some(key)) => return Box::pin(self.describe(space, &Ref::Key(key))).await,
