@@ -15,6 +15,8 @@ mod data;
 mod files;
 #[path = "e2e/large.rs"]
 mod large;
+#[path = "e2e/lost.rs"]
+mod lost;
 #[path = "e2e/mount.rs"]
 mod mount;
 #[path = "e2e/outputs.rs"]
