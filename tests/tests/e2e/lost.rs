@@ -39,10 +39,7 @@ fn a_deleted_file_and_a_flipped_byte_are_found_out_and_made_anew() {
     type Harm = (fn(&Path), &'static str);
     let harms: [Harm; 2] = [
         (|file| fs::remove_file(file).unwrap(), "missing"),
-        (
-            |file| drop(fs::OpenOptions::new().write(true).open(file).unwrap().write_at(b"?", 70_000).unwrap()),
-            "damaged",
-        ),
+        (|file| fs::OpenOptions::new().write(true).open(file).unwrap().write_all_at(b"?", 70_000).unwrap(), "damaged"),
     ];
     for (harm, says) in harms {
         for first in ["get", "cat", "mount", "run"] {
