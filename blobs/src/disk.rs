@@ -82,6 +82,10 @@ impl Blobs for Disk {
         self.store.id
     }
 
+    async fn prove(&self) -> Result<(), BlobError> {
+        self.run(|store| store.root().map(drop)).await
+    }
+
     async fn stat(&self, locations: &[Location]) -> Result<Vec<Option<Stat>>, BlobError> {
         let locations = locations.to_owned();
         self.run(move |store| {

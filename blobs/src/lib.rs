@@ -51,6 +51,10 @@ pub trait Blobs: Send + Sync + fmt::Debug + 'static {
     /// swapped or lost is noticed at [`open`].
     fn id(&self) -> StoreId;
 
+    /// Fails with [`BlobError::Unavailable`] unless the store is there now and is this one. Whoever draws a lasting conclusion
+    /// from bytes that look wrong asks this first.
+    async fn prove(&self) -> Result<(), BlobError>;
+
     /// What is at each of `locations`, in their order; `None` where nothing is.
     ///
     /// `None` and [`BlobError::NotFound`] are authoritative: a store that cannot be reached is an error instead.

@@ -53,11 +53,13 @@ pub enum Table {
     FailedName = 18,
     /// Digest -> the first execution that made it, and whether others did.
     Maker = 19,
+    /// Position -> a digest whose bytes were found missing or damaged, until they are stored anew.
+    Lost = 20,
 }
 
 impl Table {
     /// Every table, in stored order.
-    pub const ALL: [Table; 20] = [
+    pub const ALL: [Table; 21] = [
         Table::Store,
         Table::Key,
         Table::Lease,
@@ -78,6 +80,7 @@ impl Table {
         Table::Producer,
         Table::FailedName,
         Table::Maker,
+        Table::Lost,
     ];
 
     /// The table stored as `tag`.

@@ -26,6 +26,9 @@ pub struct Stored {
     pub place: Place,
     /// When they were published.
     pub published: Timestamp,
+    /// Where it stands in the log of lost digests, if its bytes were found missing or damaged there: then it counts as missing, and
+    /// storing it anew replaces this.
+    pub lost: Option<u64>,
 }
 
 /// Why something is kept from collection, and until when.

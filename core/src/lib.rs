@@ -15,6 +15,7 @@ pub mod json;
 pub mod key;
 pub mod lease;
 pub mod lineage;
+pub mod lost;
 pub mod name;
 pub mod policy;
 pub mod provenance;

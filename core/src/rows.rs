@@ -242,6 +242,24 @@ pub fn alias(function: &str, hash: &[u8], size: u64) -> RowKey {
     shared(Table::Alias, &[&sized(function.as_bytes()), hash, &size.to_be_bytes()])
 }
 
+/// The fact of how far the log of lost digests has grown: the position of its newest entry.
+pub const LOST_HEAD: &str = "lost";
+
+/// An entry of the log of lost digests. Positions count from 1 and sort in the order in which they were taken.
+pub fn lost(position: u64) -> RowKey {
+    shared(Table::Lost, &[&position.to_be_bytes()])
+}
+
+/// What all rows of [`Table::Lost`] begin with.
+pub fn lost_prefix() -> Bytes {
+    shared(Table::Lost, &[]).key
+}
+
+/// The position of a row of [`Table::Lost`].
+pub fn parse_lost(row: &[u8]) -> Option<u64> {
+    Some(u64::from_be_bytes(row.strip_prefix(&[SHARED])?.try_into().ok()?))
+}
+
 /// A pin.
 pub fn pin(space: &Space, id: &[u8; 16]) -> RowKey {
     row(Table::Pin, space, &[id])

@@ -19,6 +19,10 @@ pub struct Metrics {
     pub bytes_in: IntCounter,
     /// Bytes of blobs sent.
     pub bytes_out: IntCounter,
+    /// Digests found missing or damaged.
+    pub lost: IntCounter,
+    /// Lost digests whose bytes were stored anew.
+    pub healed: IntCounter,
     /// Leases that this daemon watches.
     pub leases: IntGauge,
     /// Executors that wait for another's work.
@@ -60,6 +64,8 @@ impl Metrics {
             )?,
             bytes_in: counter("provender_blob_bytes_received_total", "Bytes of blobs received")?,
             bytes_out: counter("provender_blob_bytes_sent_total", "Bytes of blobs sent")?,
+            lost: counter("provender_blobs_lost_total", "Blobs that were found missing or damaged")?,
+            healed: counter("provender_blobs_healed_total", "Lost blobs whose bytes were stored anew")?,
             leases: gauge("provender_leases", "Live leases that this daemon watches")?,
             waiting: gauge("provender_waiting", "Executors that wait for another's work")?,
             calls,

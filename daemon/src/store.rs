@@ -14,6 +14,7 @@ mod invalidate;
 mod latest;
 mod leases;
 mod lineage;
+mod lost;
 mod provenance;
 mod register;
 mod tasks;
@@ -28,11 +29,12 @@ use provender_core::{RowKey, rows};
 use crate::meta::Meta;
 use crate::metrics::Metrics;
 
-pub use blobs::{Content, INLINE_MAX, Upload, lost};
+pub use blobs::{Content, INLINE_MAX, Upload};
 pub use catalog::{Described, Named, Registered};
 pub use error::{StoreError, chain};
 pub use invalidate::{Invalidate, Invalidation, Part, Voided};
 pub use lineage::{Asked, Piece, Walk};
+pub use lost::lost;
 pub use tasks::{Answer, Begin};
 pub use transact::Txn;
 
@@ -54,6 +56,8 @@ struct Inner {
     feed: feed::Feed,
     metrics: Arc<Metrics>,
     aliases: Vec<HashFunction>,
+    /// One loss at a time is entered by this daemon, since each takes the next place in one log.
+    noting: tokio::sync::Mutex<()>,
 }
 
 impl Store {
@@ -94,7 +98,7 @@ impl Store {
             });
         }
         let feed = feed::Feed::default();
-        Ok(Store { inner: Arc::new(Inner { meta, blobs, feed, metrics, aliases }) })
+        Ok(Store { inner: Arc::new(Inner { meta, blobs, feed, metrics, aliases, noting: Default::default() }) })
     }
 
     /// The counters that this store moves.

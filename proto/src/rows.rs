@@ -4,6 +4,7 @@ use bytes::Bytes;
 use prost::Message;
 use provender_core::blob::{Pin, Place, Stored};
 use provender_core::lease::Lease;
+use provender_core::lost::{Damage, Loss};
 use provender_core::name::NameRow;
 use provender_core::spec::Spec;
 use provender_core::transition::{KeyRow, Last};
@@ -123,7 +124,12 @@ pub fn blob_to(stored: &Stored) -> Bytes {
         Place::Inline => Row::Inline(Inline {}),
         Place::Backend { signature } => Row::Backend(Backend { signature: signature.clone().unwrap_or_default() }),
     };
-    let row = store::BlobRow { nonce: stored.nonce, published_ms: stored.published.millis(), place: Some(place) };
+    let row = store::BlobRow {
+        nonce: stored.nonce,
+        published_ms: stored.published.millis(),
+        place: Some(place),
+        lost: stored.lost.unwrap_or_default(),
+    };
     row.encode_to_vec().into()
 }
 
@@ -138,7 +144,30 @@ pub fn blob_from(bytes: Bytes) -> Result<Stored, RowError> {
         }
         None => return Err(Invalid::new("blob.place", "is none that this version knows").into()),
     };
-    Ok(Stored { nonce: row.nonce, place, published: Timestamp::from_millis(row.published_ms) })
+    let lost = Some(row.lost).filter(|position| *position > 0);
+    Ok(Stored { nonce: row.nonce, place, published: Timestamp::from_millis(row.published_ms), lost })
+}
+
+/// The row of a loss.
+pub fn lost_to(loss: &Loss) -> Bytes {
+    let row = store::LostRow {
+        digest: Some(convert::digest_to(&loss.digest)),
+        found_ms: loss.found.millis(),
+        corrupt: loss.damage == Damage::Corrupt,
+        why: loss.why.clone(),
+    };
+    row.encode_to_vec().into()
+}
+
+/// The row of a loss.
+pub fn lost_from(bytes: Bytes) -> Result<Loss, RowError> {
+    let row = store::LostRow::decode(bytes)?;
+    Ok(Loss {
+        digest: convert::needed_digest("lost.digest", row.digest.as_ref())?,
+        found: Timestamp::from_millis(row.found_ms),
+        damage: if row.corrupt { Damage::Corrupt } else { Damage::Missing },
+        why: row.why,
+    })
 }
 
 /// The row of a holding: when it was last relied on.

@@ -21,6 +21,8 @@ mod invalidate;
 mod large;
 #[path = "e2e/lineage.rs"]
 mod lineage;
+#[path = "e2e/lost.rs"]
+mod lost;
 #[path = "e2e/mount.rs"]
 mod mount;
 #[path = "e2e/outputs.rs"]

@@ -2,7 +2,8 @@
 //!
 //! Small blobs (to [`INLINE_MAX`]) are rows, so that thousands become durable in one commit; larger ones are in the blob
 //! backend, one location each. Invariants: the row of a blob is written after its bytes are durable, in the same batch as its
-//! aliases; a space is told of a blob only if it holds it; every byte that leaves is checked.
+//! aliases; a space is told of a blob only if it holds it; every byte that leaves is checked; what is found [`lost`](super::lost)
+//! counts as missing until it is stored anew, at another location.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -19,7 +20,7 @@ use provender_core::{Digest, RowKey, Timestamp, rows};
 use provender_proto::convert::Invalid;
 use provender_proto::rows as values;
 
-use super::{Store, StoreError, Txn};
+use super::{Store, StoreError, Txn, lost};
 use crate::clock;
 use crate::meta::Scan;
 
@@ -52,6 +53,15 @@ pub struct Upload {
     staged: Option<Box<dyn Staged>>,
 }
 
+/// What became of an attempt to hold blobs.
+#[derive(Default)]
+struct Held {
+    /// Those that are not stored.
+    missing: Vec<Digest>,
+    /// Those that were lost, and where their bytes had been.
+    healed: Vec<(Digest, Stored)>,
+}
+
 /// A blob whose bytes are durable, on its way to being recorded.
 struct Fresh {
     digest: Digest,
@@ -80,7 +90,7 @@ impl Store {
                 self.put_bytes(space, bytes).await?;
                 continue;
             }
-            let stored = Stored { nonce: nonce(), place: Place::Inline, published: clock::now() };
+            let stored = stored(nonce(), Place::Inline);
             fresh.insert(digest, Fresh { digest, stored, inline: Some(bytes), aliases });
         }
         let inline: Vec<_> = fresh.keys().copied().collect();
@@ -118,7 +128,10 @@ impl Store {
                 let (location, recorded) = located(digest, &stored);
                 let whole = range.end - range.start == digest.size;
                 let opened = open_verified(&*self.inner.blobs, &location, recorded.as_ref(), range).await;
-                let reader = opened.map_err(|error| lost(digest, error))?;
+                let reader = match opened {
+                    Ok(reader) => self.noticing(digest, &stored, reader),
+                    Err(error) => return Err(self.refused(digest, &stored, error).await),
+                };
                 match reader.signature() {
                     // A part of a file that looks other than it did was found right by reading all of it.
                     Some(signature) if !whole && recorded.as_ref() != Some(signature) => {
@@ -149,15 +162,15 @@ impl Store {
         for (digest, pair) in digests.iter().zip(found.chunks_exact(2)) {
             let [Some(_), Some(row)] = pair else { continue };
             let stored = values::blob_from(row.value.clone()).map_err(StoreError::row(digest))?;
-            if stored.place == Place::Inline {
-                inline.push((digest, rows::inline(digest, stored.nonce)));
+            if stored.place == Place::Inline && stored.lost.is_none() {
+                inline.push((digest, stored));
             }
         }
-        let keys: Vec<RowKey> = inline.iter().map(|(_, key)| key.clone()).collect();
+        let keys: Vec<RowKey> = inline.iter().map(|(digest, stored)| rows::inline(digest, stored.nonce)).collect();
         let values = self.inner.meta.get(&keys).await?;
         let mut bytes = BTreeMap::new();
-        for ((digest, _), row) in inline.iter().zip(values) {
-            bytes.insert(**digest, checked(digest, row.map(|row| row.value))?);
+        for ((digest, stored), row) in inline.iter().zip(values) {
+            bytes.insert(**digest, self.checked(digest, stored, row.map(|row| row.value)).await?);
         }
         let mut out = Vec::with_capacity(digests.len());
         for (digest, pair) in digests.iter().zip(found.chunks_exact(2)) {
@@ -178,7 +191,11 @@ impl Store {
         }
         let (location, recorded) = located(digest, &stored);
         let blobs = &self.inner.blobs;
-        match blobs.file(&location).await.map_err(|error| lost(digest, error))? {
+        let opened = match blobs.file(&location).await {
+            Ok(opened) => opened,
+            Err(error) => return Err(self.refused(digest, &stored, error).await),
+        };
+        match opened {
             Some((file, signature)) if recorded == Some(signature) => Ok(Content::File(file)),
             Some((file, signature)) => {
                 let mut reader = self.read(space, digest, 0..digest.size).await?;
@@ -198,10 +215,15 @@ impl Store {
     /// The digest of the blob with this hash, if the space holds one.
     pub async fn by_hash(&self, space: &Space, hash: &[u8; 32]) -> Result<Option<Digest>, StoreError> {
         let scan = Scan::prefix(provender_core::Table::Blob, rows::blob_prefix(hash));
-        for (row, _) in self.inner.meta.scan(&scan).await?.rows {
-            if let Some(digest) = rows::parse_blob(&row)
-                && self.find_missing(space, &[digest]).await?.is_empty()
-            {
+        for (row, value) in self.inner.meta.scan(&scan).await?.rows {
+            let Some(digest) = rows::parse_blob(&row) else { continue };
+            let stored = values::blob_from(value.value).map_err(StoreError::row(digest))?;
+            // Who holds what is lost is told so when reading it.
+            let here = match stored.lost {
+                Some(_) => self.inner.meta.get(&[rows::holding(space, &digest)]).await?.pop().flatten().is_some(),
+                None => self.find_missing(space, &[digest]).await?.is_empty(),
+            };
+            if here {
                 return Ok(Some(digest));
             }
         }
@@ -261,36 +283,78 @@ impl Store {
             return Err(StoreError::NotFound { what: format!("the blob {digest}") });
         };
         let stored = values::blob_from(row.value.clone()).map_err(StoreError::row(digest))?;
+        if let Some(position) = stored.lost {
+            return Err(self.is_lost(digest, position).await);
+        }
         if stored.place != Place::Inline {
             return Ok((stored, None));
         }
         let row = self.inner.meta.get(&[rows::inline(digest, stored.nonce)]).await?.pop().flatten();
-        let bytes = checked(digest, row.map(|row| row.value))?;
+        let bytes = self.checked(digest, &stored, row.map(|row| row.value)).await?;
         Ok((stored, Some(bytes)))
     }
 
+    /// The bytes of a row, if they are there and right.
+    async fn checked(&self, digest: &Digest, stored: &Stored, bytes: Option<Bytes>) -> Result<Bytes, StoreError> {
+        let why = match bytes {
+            Some(bytes) if Digest::of(&bytes) == *digest => return Ok(bytes),
+            Some(_) => "its row holds other bytes",
+            None => "its row is missing",
+        };
+        self.suspect(digest, stored).await;
+        Err(StoreError::Lost { digest: *digest, why: why.into() })
+    }
+
     /// Makes the space hold blobs: those that are stored already, and those of `fresh`. Returns the digests that are neither. What
-    /// others stored meanwhile is theirs; of `fresh` only what is new is recorded.
+    /// others stored meanwhile is theirs; of `fresh` only what is new or was lost is recorded.
     async fn hold(
         &self,
         space: &Space,
         digests: &[Digest],
         fresh: &BTreeMap<Digest, Fresh>,
     ) -> Result<Vec<Digest>, StoreError> {
+        let Held { missing, healed } = self.try_hold(space, digests, fresh).await?;
+        for (digest, was) in healed {
+            self.inner.metrics.healed.inc();
+            tracing::info!(%digest, "what was lost is stored anew");
+            // What is left there, if anything, is wrong. A failure leaves what the next collection finds.
+            if was.place != Place::Inline
+                && let Err(error) = self.inner.blobs.remove(&located(&digest, &was).0).await
+            {
+                tracing::warn!(%digest, error = %super::error::chain(&error), "damaged bytes could not be removed");
+            }
+        }
+        Ok(missing)
+    }
+
+    async fn try_hold(
+        &self,
+        space: &Space,
+        digests: &[Digest],
+        fresh: &BTreeMap<Digest, Fresh>,
+    ) -> Result<Held, StoreError> {
         self.transact(|mut txn| async move {
             let wanted: Vec<_> =
                 digests.iter().flat_map(|digest| [rows::holding(space, digest), rows::blob(digest)]).collect();
             let found = txn.get(&wanted).await?;
             let now = clock::now();
-            let mut missing = Vec::new();
+            let mut held = Held::default();
             for (digest, pair) in digests.iter().zip(found.chunks_exact(2)) {
                 let (holding, stored) = (&pair[0], &pair[1]);
+                let stored = stored.as_ref().map(|row| values::blob_from(row.value.clone()));
+                let stored = stored.transpose().map_err(StoreError::row(digest))?;
                 match (stored, fresh.get(digest)) {
-                    (Some(_), _) if holding.is_some() || fresh.contains_key(digest) => {}
+                    (Some(Stored { lost: None, .. }), fresh) if holding.is_some() || fresh.is_some() => {}
                     (None, Some(fresh)) => record(&mut txn, fresh),
+                    (Some(was), Some(fresh)) => {
+                        was.lost.iter().for_each(|position| txn.delete(rows::lost(*position)));
+                        txn.delete(rows::inline(digest, was.nonce));
+                        record(&mut txn, fresh);
+                        held.healed.push((*digest, was));
+                    }
                     // That other spaces have it is none of this one's business.
                     _ => {
-                        missing.push(*digest);
+                        held.missing.push(*digest);
                         continue;
                     }
                 }
@@ -301,7 +365,7 @@ impl Store {
                     txn.put(rows::holding(space, digest), values::holding_to(now));
                 }
             }
-            Ok((txn, missing))
+            Ok((txn, held))
         })
         .await
     }
@@ -363,14 +427,14 @@ impl Upload {
                 if let Some(expected) = expected.filter(|expected| *expected != digest) {
                     return Err(BlobError::Mismatch { expected, found: digest }.into());
                 }
-                let stored = Stored { nonce: nonce(), place: Place::Inline, published: clock::now() };
+                let stored = stored(nonce(), Place::Inline);
                 Fresh { digest, stored, inline: Some(bytes), aliases }
             }
             Some(staged) => {
                 let published = staged.publish(expected).await?;
                 let signature = published.signature.map(|signature| Bytes::copy_from_slice(&signature.to_bytes()));
                 let Location { digest, nonce } = published.location;
-                let stored = Stored { nonce, place: Place::Backend { signature }, published: clock::now() };
+                let stored = stored(nonce, Place::Backend { signature });
                 Fresh { digest, stored, inline: None, aliases: published.aliases }
             }
         };
@@ -383,18 +447,45 @@ impl Upload {
 impl Store {
     async fn record_upload(&self, space: &Space, fresh: Fresh) -> Result<Digest, StoreError> {
         let (digest, nonce, inline) = (fresh.digest, fresh.stored.nonce, fresh.inline.is_some());
-        let held = self.hold(space, &[digest], &BTreeMap::from([(digest, fresh)])).await;
+        let fresh = BTreeMap::from([(digest, fresh)]);
+        let mut held = self.hold(space, &[digest], &fresh).await;
+        // Another copy was there first. Before this one is thrown away, that one must be seen to be there; an error says nothing.
+        if !inline && held.is_ok() && !self.is_kept(&digest, nonce).await.unwrap_or(true) {
+            held = self.hold(space, &[digest], &fresh).await;
+        }
         let ours = match &held {
             // It may have been recorded.
             Err(StoreError::Undecided { .. }) => true,
             Err(_) => false,
-            Ok(_) => inline || self.place(space, &digest).await?.0.nonce == nonce,
+            Ok(_) => inline || self.stored(&digest).await?.is_some_and(|there| there.nonce == nonce),
         };
         if !inline && !ours {
             // Somebody else was first, or it was not recorded: this copy is nobody's.
             self.inner.blobs.remove(&Location { digest, nonce }).await?;
         }
         held.map(|_| digest)
+    }
+}
+
+impl Store {
+    /// Whether a blob is stored as this copy, or as another one whose file is there.
+    async fn is_kept(&self, digest: &Digest, nonce: u64) -> Result<bool, StoreError> {
+        let Some(there) = self.stored(digest).await? else { return Ok(false) };
+        if there.nonce == nonce || there.place == Place::Inline || there.lost.is_some() {
+            return Ok(there.lost.is_none());
+        }
+        let found = self.inner.blobs.stat(&[located(digest, &there).0]).await?.pop().flatten();
+        if found.is_some_and(|found| found.size == digest.size) {
+            return Ok(true);
+        }
+        self.suspect(digest, &there).await;
+        Ok(false)
+    }
+
+    /// What the metadata says of a blob, whoever holds it.
+    async fn stored(&self, digest: &Digest) -> Result<Option<Stored>, StoreError> {
+        let row = self.inner.meta.get(&[rows::blob(digest)]).await?.pop().flatten();
+        row.map(|row| values::blob_from(row.value)).transpose().map_err(StoreError::row(digest))
     }
 }
 
@@ -409,32 +500,19 @@ fn record(txn: &mut Txn, fresh: &Fresh) {
     txn.put(rows::blob(digest), values::blob_to(stored));
 }
 
+/// A blob that is just published.
+fn stored(nonce: u64, place: Place) -> Stored {
+    Stored { nonce, place, published: clock::now(), lost: None }
+}
+
 fn nonce() -> u64 {
     u64::from_be_bytes(clock::random())
 }
 
-fn located(digest: &Digest, stored: &Stored) -> (Location, Option<Signature>) {
+pub(super) fn located(digest: &Digest, stored: &Stored) -> (Location, Option<Signature>) {
     let signature = match &stored.place {
         Place::Backend { signature: Some(signature) } => Signature::from_bytes(signature),
         _ => None,
     };
     (Location { digest: *digest, nonce: stored.nonce }, signature)
-}
-
-fn checked(digest: &Digest, bytes: Option<Bytes>) -> Result<Bytes, StoreError> {
-    let lost = |why: &str| StoreError::Lost { digest: *digest, why: why.into() };
-    let bytes = bytes.ok_or_else(|| lost("its row is missing"))?;
-    if Digest::of(&bytes) != *digest {
-        return Err(lost("its row holds other bytes"));
-    }
-    Ok(bytes)
-}
-
-/// What a backend's error means for a blob that the metadata says is there.
-pub fn lost(digest: &Digest, error: BlobError) -> StoreError {
-    match error {
-        BlobError::NotFound { .. } => StoreError::Lost { digest: *digest, why: "its file is missing".into() },
-        BlobError::Corrupt { why, .. } => StoreError::Lost { digest: *digest, why },
-        other => other.into(),
-    }
 }

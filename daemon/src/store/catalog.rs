@@ -184,15 +184,15 @@ impl Store {
         let (newest, _) = self.history(space, Ok(name), false, None, 1).await?;
         let what = match (newest.first(), registered) {
             (Some(last), _) => {
-                // One that succeeded has lost its success since.
-                let verdict = match last.state {
-                    State::Succeeded => {
-                        let answer = self.lookup(space, std::slice::from_ref(&last.key)).await?.pop();
-                        answer.map_or(last.state.verdict(), |answer| answer.verdict)
+                let answer = self.lookup(space, std::slice::from_ref(&last.key)).await?.pop();
+                // A success that is none any more has a reason; a failure by itself says that it is one.
+                let (verdict, why) = match answer {
+                    Some(Answer { verdict, reason, .. }) if last.state == State::Succeeded && !reason.is_empty() => {
+                        (verdict, format!(": {reason}"))
                     }
-                    state => state.verdict(),
+                    _ => (last.state.verdict(), String::new()),
                 };
-                format!("a success of {name} (its newest attempt, exec:{}, is {verdict})", last.id)
+                format!("a success of {name} (its newest attempt, exec:{}, is {verdict}{why})", last.id)
             }
             // Under another name it may have been attempted.
             (None, Some(key)) => return Box::pin(self.describe(space, &Ref::Key(key))).await,

@@ -4,6 +4,7 @@ use provender_core::batch::Table;
 use provender_core::key::TaskKey;
 use provender_core::name::{Name, Space};
 use provender_core::provenance::{Branch, Place};
+use provender_core::transition::Known;
 use provender_core::{Execution, Timestamp, rows};
 use provender_proto::rows as values;
 
@@ -176,16 +177,20 @@ impl Store {
         loop {
             let page = self.inner.meta.scan(&scan).await?;
             scan.after = page.rows.last().map(|(key, _)| key.clone());
+            let (mut keys, mut known) = (Vec::with_capacity(page.rows.len()), Vec::with_capacity(page.rows.len()));
             for (key, row) in page.rows {
                 let damaged = || StoreError::Row { what: format!("{key:?}"), why: "it is no key".into() };
                 let row = values::key_from(row.value).map_err(StoreError::row(format!("{key:?}")))?;
-                if row.record.is_none_or(|record| record.void.is_some()) {
-                    continue;
-                }
+                keys.push(rows::parse_key(&key).ok_or_else(damaged)?.1);
+                known.push(Known { row, lease: None });
+            }
+            let lost = self.lost_head().await?;
+            self.test_records(space, &keys, &mut known, lost).await?;
+            for (key, _) in keys.iter().zip(&known).filter(|(_, known)| known.answer().is_some()) {
                 if ids.len() == limit {
                     return Ok((ids, true));
                 }
-                ids.push(String::from_utf8(key[base.len()..].to_vec()).map_err(|_| damaged())?);
+                ids.push(key.id().to_owned());
             }
             if !page.more {
                 return Ok((ids, false));

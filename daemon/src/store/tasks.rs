@@ -39,6 +39,8 @@ pub(super) struct Standing {
     pub(super) known: Known,
     pub(super) lease_version: Option<Version>,
     pub(super) incarnation: u64,
+    /// How far the log of lost digests had grown.
+    pub(super) lost: u64,
 }
 
 /// What was found out for a commit.
@@ -75,14 +77,19 @@ impl Store {
         Ok(answers)
     }
 
-    /// What the rows of keys say, in their order.
+    /// What the rows of keys say, in their order; records that cannot be served are LOST.
     pub(super) async fn known_of(&self, space: &Space, keys: &[TaskKey]) -> Result<Vec<Known>, StoreError> {
         if keys.is_empty() {
             return Ok(Vec::new());
         }
-        let wanted: Vec<_> = keys.iter().flat_map(|key| known_rows(space, key)).collect();
-        let found = self.inner.meta.get(&wanted).await?;
-        keys.iter().zip(found.chunks_exact(2)).map(|(key, pair)| decode_known(key, pair)).collect()
+        let wanted = keys.iter().flat_map(|key| known_rows(space, key));
+        let wanted: Vec<_> = wanted.chain([rows::store(rows::LOST_HEAD)]).collect();
+        let mut found = self.inner.meta.get(&wanted).await?;
+        let lost = super::lost::head(found.pop().flatten())?;
+        let known = keys.iter().zip(found.chunks_exact(2)).map(|(key, pair)| decode_known(key, pair));
+        let mut known = known.collect::<Result<Vec<_>, _>>()?;
+        self.test_records(space, keys, &mut known, lost).await?;
+        Ok(known)
     }
 
     /// Adds the reasons that stand with the executions.
@@ -118,7 +125,9 @@ impl Store {
                         return Ok((txn, Begin::Failed(holder)));
                     }
                 }
-                let Standing { known, incarnation, .. } = self.known(&mut txn, space, &request.key).await?;
+                let Standing { mut known, incarnation, lost, .. } = self.known(&mut txn, space, &request.key).await?;
+                let (key, one) = (std::slice::from_ref(&request.key), std::slice::from_mut(&mut known));
+                self.test_records(space, key, one, lost).await?;
                 let begun = match transition::begin(&known, request, incarnation, now) {
                     Begun::Hit(record) => {
                         let execution = self.execution_in(&mut txn, space, record.execution).await?;
@@ -206,13 +215,21 @@ impl Store {
         let ended = self
             .transact(|mut txn| async move {
                 let execution = self.execution_in(&mut txn, space, id).await?;
-                let Standing { known, incarnation, .. } = self.known(&mut txn, space, &execution.key).await?;
+                let Standing { known, incarnation, lost, .. } = self.known(&mut txn, space, &execution.key).await?;
                 // The same call, sent twice, may have been carried out meanwhile.
                 if let Some(ended) = ended_so(&known, &execution, asked) {
                     return Ok((txn, ended));
                 }
                 let now = clock::now();
-                let ended = transition::commit(&known, &execution, spec, outcome.clone(), evidence, incarnation, now)?;
+                let mut tested = known.clone();
+                let (key, one) = (std::slice::from_ref(&execution.key), std::slice::from_mut(&mut tested));
+                self.test_records(space, key, one, lost).await?;
+                let (outcome, recorded) = (outcome.clone(), known.row.record);
+                let mut ended = transition::commit(&tested, &execution, spec, outcome, evidence, incarnation, now)?;
+                if !ended.recorded {
+                    // That it is LOST is found out each time and not written down.
+                    ended.row.record = recorded;
+                }
                 let recorded = ended.recorded;
                 let execution = self.write_end(&mut txn, space, ended).await?;
                 Ok((txn, (execution, recorded)))
@@ -261,13 +278,15 @@ impl Store {
         outcome: &Outcome,
         root: Digest,
     ) -> Result<Gathered, StoreError> {
+        // Before anything is looked at: what is lost later is newer than this stamp.
+        let stamp = self.lost_head().await?;
         let logs = [outcome.stdout, outcome.stderr].into_iter().flatten().map(|log| log.digest);
         let walked = self.walk(space, root, logs, spec).await?;
         let paths = spec.outputs.iter().chain(spec.policy.required.keys());
         let (found, mut made) = self.find_paths(space, root, paths).await?;
         made.insert(root);
         let closure = self.put_bytes(space, walked.encode()).await?;
-        Ok(Gathered { evidence: Evidence { outputs: root, closure, found, stamp: 0 }, made })
+        Ok(Gathered { evidence: Evidence { outputs: root, closure, found, stamp }, made })
     }
 
     /// Who consumed what, and who made what.
@@ -404,13 +423,15 @@ impl Store {
     /// fences executors out whichever daemon they ask.
     pub(super) async fn known(&self, txn: &mut Txn, space: &Space, key: &TaskKey) -> Result<Standing, StoreError> {
         let [row, lease] = known_rows(space, key);
-        let found = txn.get(&[row, lease, rows::store("incarnation")]).await?;
+        let beside = rows::store(rows::LOST_HEAD);
+        let (found, lost) = txn.get_beside(&[row, lease, rows::store("incarnation")], beside).await?;
         let incarnation = found[2].as_ref().and_then(|row| std::str::from_utf8(&row.value).ok()?.parse().ok());
         let damaged = || StoreError::Row { what: "the store's incarnation".into(), why: "it is unreadable".into() };
         Ok(Standing {
             known: decode_known(key, &found)?,
             lease_version: found[1].as_ref().map(|row| row.version),
             incarnation: incarnation.ok_or_else(damaged)?,
+            lost: super::lost::head(lost)?,
         })
     }
 

@@ -28,12 +28,29 @@ impl Txn {
     /// Reads rows; the commit will hold only if they are still the same.
     pub async fn get(&mut self, keys: &[RowKey]) -> Result<Vec<Option<Row>>, StoreError> {
         let rows = self.store.inner.meta.get(keys).await?;
-        for (key, row) in keys.iter().zip(&rows) {
+        self.expect(keys, &rows);
+        Ok(rows)
+    }
+
+    fn expect(&mut self, keys: &[RowKey], rows: &[Option<Row>]) {
+        for (key, row) in keys.iter().zip(rows) {
             let read = Expect::as_read(row.as_ref());
             // A row read twice must not have changed in between: the first reading counts.
             self.batch.expect.entry(key.clone()).or_insert(read);
         }
-        Ok(rows)
+    }
+
+    /// The same, and at the same moment a row `beside` them that may change until the commit.
+    pub async fn get_beside(
+        &mut self,
+        keys: &[RowKey],
+        beside: RowKey,
+    ) -> Result<(Vec<Option<Row>>, Option<Row>), StoreError> {
+        let all: Vec<_> = keys.iter().cloned().chain([beside]).collect();
+        let mut rows = self.store.inner.meta.get(&all).await?;
+        let beside = rows.pop().flatten();
+        self.expect(keys, &rows);
+        Ok((rows, beside))
     }
 
     /// Reads one row.

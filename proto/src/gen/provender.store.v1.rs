@@ -47,6 +47,9 @@ pub struct BlobRow {
     pub nonce: u64,
     #[prost(uint64, tag = "2")]
     pub published_ms: u64,
+    /// its position in the log of lost digests; 0 if it is not lost
+    #[prost(uint64, tag = "5")]
+    pub lost: u64,
     #[prost(oneof = "blob_row::Place", tags = "3, 4")]
     pub place: ::core::option::Option<blob_row::Place>,
 }
@@ -67,6 +70,18 @@ pub mod blob_row {
         #[prost(message, tag = "4")]
         Backend(Backend),
     }
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct LostRow {
+    #[prost(message, optional, tag = "1")]
+    pub digest: ::core::option::Option<super::super::v1::Digest>,
+    #[prost(uint64, tag = "2")]
+    pub found_ms: u64,
+    /// else missing
+    #[prost(bool, tag = "3")]
+    pub corrupt: bool,
+    #[prost(string, tag = "4")]
+    pub why: ::prost::alloc::string::String,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct HoldingRow {

@@ -10,13 +10,13 @@ use tempfile::TempDir;
 use crate::world::{World, folder, odd_folder, snapshot};
 
 /// A world whose store is also mounted; what is left mounted by a daemon that was killed goes with it.
-struct Mounted {
+pub(crate) struct Mounted {
     world: World,
     place: TempDir,
 }
 
 impl Mounted {
-    fn new() -> Mounted {
+    pub(crate) fn new() -> Mounted {
         let place = folder();
         let world = World::with("", &["--mount", place.path().join("m").to_str().unwrap()]);
         Mounted { world, place }
@@ -26,7 +26,11 @@ impl Mounted {
         self.place.path().join("m")
     }
 
-    fn at(&self, path: &str) -> PathBuf {
+    pub(crate) fn world(&self) -> &World {
+        &self.world
+    }
+
+    pub(crate) fn at(&self, path: &str) -> PathBuf {
         self.point().join(path)
     }
 }

@@ -106,6 +106,7 @@ async fn is_unavailable(blobs: &dyn Blobs, location: &Location) {
     }
     unavailable(blobs.open(location, 0..1).await);
     unavailable(blobs.file(location).await);
+    unavailable(blobs.prove().await);
     unavailable(blobs.stat(&[*location]).await);
     unavailable(blobs.list(None, 1).await);
     unavailable(blobs.remove(location).await);

@@ -1,0 +1,68 @@
+//! An engine that counts its reads.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use async_trait::async_trait;
+use provender_core::batch::{Batch, BatchId, Fate, Row, RowKey, Version};
+use provender_core::time::Timestamp;
+
+use crate::meta::{Changes, CommitError, Meta, MetaError, Page, Scan};
+
+#[derive(Debug)]
+pub(super) struct Counting {
+    inner: Arc<dyn Meta>,
+    reads: AtomicUsize,
+}
+
+impl Counting {
+    pub(super) fn new(inner: Arc<dyn Meta>) -> Counting {
+        Counting { inner, reads: AtomicUsize::new(0) }
+    }
+
+    /// Reads since the last reset: calls, each of which gets or scans many rows.
+    pub(super) fn reads(&self) -> usize {
+        self.reads.load(Ordering::SeqCst)
+    }
+
+    pub(super) fn reset(&self) {
+        self.reads.store(0, Ordering::SeqCst);
+    }
+}
+
+#[async_trait]
+impl Meta for Counting {
+    async fn get(&self, keys: &[RowKey]) -> Result<Vec<Option<Row>>, MetaError> {
+        self.reads.fetch_add(1, Ordering::SeqCst);
+        self.inner.get(keys).await
+    }
+
+    async fn scan(&self, scan: &Scan) -> Result<Page, MetaError> {
+        self.reads.fetch_add(1, Ordering::SeqCst);
+        self.inner.scan(scan).await
+    }
+
+    async fn commit(&self, batch: Batch) -> Result<Version, CommitError> {
+        self.inner.commit(batch).await
+    }
+
+    async fn resolve(&self, id: BatchId) -> Result<Fate, MetaError> {
+        self.inner.resolve(id).await
+    }
+
+    async fn changes(&self, after: Version, limit: usize) -> Result<Changes, MetaError> {
+        self.inner.changes(after, limit).await
+    }
+
+    async fn changed(&self, after: Version) {
+        self.inner.changed(after).await;
+    }
+
+    async fn trim(&self, feed: Version, made_before: Timestamp) -> Result<(), MetaError> {
+        self.inner.trim(feed, made_before).await
+    }
+
+    async fn head(&self) -> Result<Version, MetaError> {
+        self.inner.head().await
+    }
+}
