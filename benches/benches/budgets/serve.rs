@@ -149,6 +149,15 @@ impl Tasks for Nothing {
     ) -> std::result::Result<Response<v1::RegisterReply>, Status> {
         none()
     }
+
+    type InvalidateStream = Empty<v1::InvalidateReply>;
+
+    async fn invalidate(
+        &self,
+        _: Request<v1::InvalidateRequest>,
+    ) -> std::result::Result<Response<Self::InvalidateStream>, Status> {
+        none()
+    }
 }
 
 #[tonic::async_trait]
