@@ -321,7 +321,11 @@ fn end(
         return Err(Refused::ended(execution));
     }
     let execution = Execution { ended: Some(now), state, reason, outcome, ..execution.clone() };
-    let last = Some(Last { execution: execution.id, state, at: now });
+    // While there is a record that is the answer, a check's end is no news of the key: should the record be lost later, that is.
+    let last = match known.answer() {
+        Some(_) => known.row.last.clone(),
+        None => Some(Last { execution: execution.id, state, at: now }),
+    };
     Ok(Ended { execution, row: KeyRow { last, ..known.row.clone() }, recorded: false })
 }
 
