@@ -2,7 +2,7 @@
 //!
 //! Small blobs (to [`INLINE_MAX`]) are rows, so that thousands become durable in one commit; larger ones are in the blob
 //! backend, one location each. Invariants: the row of a blob is written after its bytes are durable, in the same batch as its
-//! aliases; a space is told of a blob only if it holds it; every byte that leaves is checked; what is found [`lost`](super::lost)
+//! aliases; a space is told of a blob only if it holds it; every byte that leaves is checked; what is found `lost`
 //! counts as missing until it is stored anew, at another location.
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -74,7 +74,7 @@ fn a_deleted_file_and_a_flipped_byte_are_found_out_and_made_anew() {
                 assert!(string(&line["reason"]).starts_with(&reason) && line["outputs"].is_null(), "{line}");
             }
             // From now on nobody gets it, by whatever way, and the name has no latest.
-            world.cli(&["cat", "test:a", "out"]).says(&[say, "found at"]);
+            world.cli(&["cat", "test:a", "out"]).code(1).says(&["LOST", &reason]);
             eventually("the name has no latest", || !shown.exists());
             world.cli(&["get", "name-a", "got"]).code(1).says(&["LOST", &hex]);
             // What does not refer to it is as it was.
