@@ -61,11 +61,6 @@ impl Sightings {
         self.seen.remove(row);
     }
 
-    /// Forgets the leases of which `stands` is not true.
-    pub fn retain(&mut self, stands: impl Fn(&RowKey) -> bool) {
-        self.seen.retain(|row, _| stands(row));
-    }
-
     /// How many leases are seen.
     pub fn len(&self) -> usize {
         self.seen.len()

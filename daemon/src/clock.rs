@@ -2,9 +2,10 @@
 
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use provender_core::{BatchId, Timestamp};
+use tokio::time::Instant;
 
 /// The wall clock. For people: nothing is decided by comparing it with another host's.
 #[allow(clippy::disallowed_methods)]
@@ -19,7 +20,8 @@ pub fn a_day_ago() -> SystemTime {
     SystemTime::now().checked_sub(Duration::from_secs(24 * 3600)).unwrap_or(SystemTime::UNIX_EPOCH)
 }
 
-/// Time since this process first asked, by the monotonic clock: what leases expire by.
+/// Time since this process first asked, by the monotonic clock: what leases expire by. It is tokio's, so that a simulation can pause
+/// it.
 pub fn monotonic() -> Duration {
     static START: LazyLock<Instant> = LazyLock::new(Instant::now);
     START.elapsed()

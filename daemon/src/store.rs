@@ -33,6 +33,7 @@ pub use blobs::{Content, INLINE_MAX, Upload};
 pub use catalog::{Described, Named, Registered};
 pub use error::{StoreError, chain};
 pub use invalidate::{Invalidate, Invalidation, Part, Voided};
+pub use leases::Follower;
 pub use lineage::{Asked, Piece, Walk};
 pub use lost::lost;
 pub use tasks::{Answer, Begin};
@@ -78,8 +79,17 @@ impl Store {
         let damaged =
             |what: &str| StoreError::Row { what: format!("the store's {what}"), why: "it is unreadable".into() };
         let known = fact(&*meta, "blobs").await?.map(|id| id.parse::<StoreId>().map_err(|_| damaged("blob store id")));
-        let known = known.transpose()?;
-        let blobs = provender_blobs::open(blobs, known).await?;
+        let blobs = provender_blobs::open(blobs, known.transpose()?).await?;
+        Store::over(meta, blobs, aliases, metrics).await
+    }
+
+    /// The same over a blob store that is open.
+    pub async fn over(
+        meta: Arc<dyn Meta>,
+        blobs: Arc<dyn Blobs>,
+        aliases: Vec<HashFunction>,
+        metrics: Arc<Metrics>,
+    ) -> Result<Store, StoreError> {
         // Another daemon may be making the same facts now: the first one's stay.
         let (id, incarnation) = (provender_core::digest::hex(&crate::clock::random::<16>()), "1".to_owned());
         for (name, value) in [

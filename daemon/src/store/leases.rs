@@ -3,9 +3,11 @@
 //! Every daemon on one metadata store runs it, so a lease expires whichever of them still lives. The rule of expiry is
 //! [`provender_core::lease::Sightings`].
 
+use std::convert::Infallible;
 use std::time::Duration;
 
-use provender_core::batch::{Change, RowKey, Table, Version};
+use futures::{StreamExt, stream};
+use provender_core::batch::{Change, Row, RowKey, Table, Version};
 use provender_core::lease::{Lease, Sightings};
 use provender_core::{Timestamp, rows, transition};
 use provender_proto::rows as values;
@@ -19,6 +21,8 @@ use crate::meta::{MetaError, Scan};
 const PAGE: usize = 1_000;
 /// How long the change feed reaches back, at least half of it.
 const KEPT: Duration = Duration::from_secs(24 * 3600);
+/// How many expired leases are taken at once.
+const AT_ONCE: usize = 64;
 /// How long to wait after the metadata engine failed.
 const PAUSE: Duration = Duration::from_secs(1);
 
@@ -27,11 +31,27 @@ impl Store {
     pub async fn watch(self) {
         loop {
             // Sightings end with a failure: while the engine was out of reach nobody could beat, so that time must not count.
-            if let Err(error) = self.follow(&mut Sightings::default()).await {
-                tracing::warn!(error = %super::error::chain(&error), "following the change feed failed; trying again");
-                tokio::time::sleep(PAUSE).await;
-            }
+            let Err(error) = self.keep_watch().await;
+            tracing::warn!(error = %super::error::chain(&error), "following the change feed failed; trying again");
+            tokio::time::sleep(PAUSE).await;
         }
+    }
+
+    async fn keep_watch(&self) -> Result<Infallible, StoreError> {
+        let mut follower = self.follow(clock::monotonic).await?;
+        loop {
+            follower.changed(clock::monotonic).await;
+            follower.step(clock::monotonic).await?;
+        }
+    }
+
+    /// One who follows the feed from now on, having seen the leases that there are. `time` is a monotonic clock.
+    pub async fn follow(&self, time: impl Fn() -> Duration) -> Result<Follower, StoreError> {
+        let cursor = self.inner.meta.head().await?;
+        let mut follower = Follower { store: self.clone(), cursor, sightings: Sightings::default() };
+        follower.see_all(&time).await?;
+        self.inner.feed.all_changed();
+        Ok(follower)
     }
 
     /// Forgets, now and then, what dead daemons left in staging, and what the change feed holds beyond what any follower needs.
@@ -61,94 +81,6 @@ impl Store {
         }
     }
 
-    async fn follow(&self, sightings: &mut Sightings) -> Result<(), StoreError> {
-        let meta = &self.inner.meta;
-        let mut cursor = meta.head().await?;
-        self.see_all(sightings).await?;
-        self.inner.feed.all_changed();
-        loop {
-            let due = sightings.next().map_or(PAUSE * 60, |due| due.saturating_sub(clock::monotonic()));
-            tokio::select! {
-                () = meta.changed(cursor) => {}
-                () = tokio::time::sleep(due) => {}
-            }
-            // What happened comes before what did not: a beat that is in the feed counts.
-            loop {
-                let page = match meta.changes(cursor, PAGE).await {
-                    Err(MetaError::Trimmed { .. }) => return Ok(()),
-                    page => page?,
-                };
-                for change in &page.changes {
-                    self.take_in(sightings, change).await?;
-                }
-                if page.cursor <= cursor || page.changes.is_empty() {
-                    cursor = page.cursor.max(cursor);
-                    break;
-                }
-                cursor = page.cursor;
-            }
-            for (row, version) in sightings.expired(clock::monotonic()) {
-                match self.expire(&row, version).await {
-                    Ok(()) => {}
-                    // The engine fails, and may have failed the holder as well.
-                    Err(
-                        error @ (StoreError::Meta(_) | StoreError::Undecided { .. } | StoreError::Contended { .. }),
-                    ) => {
-                        return Err(error);
-                    }
-                    Err(error) => {
-                        tracing::error!(?row, error = %super::error::chain(&error), "an expired lease cannot be taken");
-                    }
-                }
-                sightings.gone(&row);
-            }
-            self.inner.metrics.leases.set(sightings.len() as i64);
-        }
-    }
-
-    async fn take_in(&self, sightings: &mut Sightings, change: &Change) -> Result<(), StoreError> {
-        match change.key.table {
-            Table::Lease if change.deleted => sightings.gone(&change.key),
-            Table::Lease => match self.inner.meta.get(std::slice::from_ref(&change.key)).await?.pop().flatten() {
-                Some(row) => self.see(sightings, change.key.clone(), row.version, row.value)?,
-                None => sightings.gone(&change.key),
-            },
-            _ => {}
-        }
-        self.inner.feed.changed(&change.key);
-        Ok(())
-    }
-
-    async fn see_all(&self, sightings: &mut Sightings) -> Result<(), StoreError> {
-        let mut scan = Scan::prefix(Table::Lease, "");
-        let mut found = std::collections::HashSet::new();
-        loop {
-            let page = self.inner.meta.scan(&scan).await?;
-            scan.after = page.rows.last().map(|(key, _)| key.clone());
-            for (key, row) in page.rows {
-                let key = RowKey { table: Table::Lease, key };
-                found.insert(key.clone());
-                self.see(sightings, key, row.version, row.value)?;
-            }
-            if !page.more {
-                sightings.retain(|row| found.contains(row));
-                return Ok(());
-            }
-        }
-    }
-
-    fn see(
-        &self,
-        sightings: &mut Sightings,
-        key: RowKey,
-        version: Version,
-        value: bytes::Bytes,
-    ) -> Result<(), StoreError> {
-        let lease: Lease = values::lease_from(value).map_err(StoreError::row(format!("{key:?}")))?;
-        sightings.saw(key, version, lease.ttl, clock::monotonic());
-        Ok(())
-    }
-
     /// Takes a lease that stands at `version` from its holder; does nothing if it moved on.
     async fn expire(&self, row: &RowKey, version: Version) -> Result<(), StoreError> {
         let Some((space, key)) = rows::parse_key(&row.key) else {
@@ -171,6 +103,113 @@ impl Store {
             tracing::info!(key = %ended.key, execution = %ended.id, "lease expired; the execution is abandoned");
             self.inner.metrics.ended.with_label_values(&["ABANDONED"]).inc();
         }
+        Ok(())
+    }
+}
+
+/// What one daemon has taken in of the feed, and the leases that it has seen.
+#[derive(Debug)]
+pub struct Follower {
+    store: Store,
+    cursor: Version,
+    sightings: Sightings,
+}
+
+impl Follower {
+    /// Returns when there may be something to do: the feed has grown, or a lease is due.
+    pub async fn changed(&self, time: impl Fn() -> Duration) {
+        let due = self.sightings.next().map_or(PAUSE * 60, |due| due.saturating_sub(time()));
+        tokio::select! {
+            () = self.store.inner.meta.changed(self.cursor) => {}
+            () = tokio::time::sleep(due) => {}
+        }
+    }
+
+    /// Takes in what the feed holds, wakes who waits for it, and takes the leases that are due from their holders. After an error
+    /// it must not be used any more: what it has seen may be old.
+    pub async fn step(&mut self, time: impl Fn() -> Duration) -> Result<(), StoreError> {
+        // What happened comes before what did not: a beat that is in the feed counts.
+        self.take_in(&time).await?;
+        let mut expiring = stream::iter(self.sightings.expired(time()))
+            .map(|(row, version)| {
+                let store = &self.store;
+                async move { (store.expire(&row, version).await, row) }
+            })
+            .buffer_unordered(AT_ONCE);
+        let mut done = Vec::new();
+        while let Some((result, row)) = expiring.next().await {
+            match result {
+                Ok(()) => {}
+                // The engine fails, and may have failed the holder as well.
+                Err(error @ (StoreError::Meta(_) | StoreError::Undecided { .. } | StoreError::Contended { .. })) => {
+                    return Err(error);
+                }
+                Err(error) => {
+                    tracing::error!(?row, error = %super::error::chain(&error), "an expired lease cannot be taken");
+                }
+            }
+            done.push(row);
+        }
+        drop(expiring);
+        done.iter().for_each(|row| self.sightings.gone(row));
+        self.store.inner.metrics.leases.set(self.sightings.len() as i64);
+        Ok(())
+    }
+
+    async fn take_in(&mut self, time: &impl Fn() -> Duration) -> Result<(), StoreError> {
+        loop {
+            let page = match self.store.inner.meta.changes(self.cursor, PAGE).await {
+                // It was left behind for a day.
+                Err(MetaError::Trimmed { .. }) => {
+                    *self = self.store.follow(time).await?;
+                    return Ok(());
+                }
+                page => page?,
+            };
+            for change in &page.changes {
+                if change.key.table == Table::Lease {
+                    self.lease_changed(change, time).await?;
+                }
+                self.store.inner.feed.changed(&change.key);
+            }
+            let more = page.cursor > self.cursor && !page.changes.is_empty();
+            self.cursor = page.cursor.max(self.cursor);
+            if !more {
+                return Ok(());
+            }
+        }
+    }
+
+    async fn lease_changed(&mut self, change: &Change, time: &impl Fn() -> Duration) -> Result<(), StoreError> {
+        let row = match change.deleted {
+            true => None,
+            false => self.store.inner.meta.get(std::slice::from_ref(&change.key)).await?.pop().flatten(),
+        };
+        match row {
+            Some(row) => self.see(change.key.clone(), row, time)?,
+            None => self.sightings.gone(&change.key),
+        }
+        Ok(())
+    }
+
+    async fn see_all(&mut self, time: &impl Fn() -> Duration) -> Result<(), StoreError> {
+        let mut scan = Scan::prefix(Table::Lease, "");
+        loop {
+            let page = self.store.inner.meta.scan(&scan).await?;
+            scan.after = page.rows.last().map(|(key, _)| key.clone());
+            for (key, row) in page.rows {
+                self.see(RowKey { table: Table::Lease, key }, row, time)?;
+            }
+            if !page.more {
+                return Ok(());
+            }
+        }
+    }
+
+    /// The clock is read after the row: a lease lasts from its first sight, never from before.
+    fn see(&mut self, key: RowKey, row: Row, time: &impl Fn() -> Duration) -> Result<(), StoreError> {
+        let lease: Lease = values::lease_from(row.value).map_err(StoreError::row(format!("{key:?}")))?;
+        self.sightings.saw(key, row.version, lease.ttl, time());
         Ok(())
     }
 }
