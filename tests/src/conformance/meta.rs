@@ -13,7 +13,7 @@ mod preconditions;
 mod rows;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -93,10 +93,11 @@ pub(crate) fn name(n: usize) -> Bytes {
 
 /// A new batch made at `millis`.
 pub(crate) fn made_at(millis: u64) -> Batch {
-    static COUNT: AtomicU64 = AtomicU64::new(1);
+    static COUNT: AtomicU32 = AtomicU32::new(1);
     let mut random = [0; 10];
     getrandom::fill(&mut random).unwrap();
-    random[..8].copy_from_slice(&COUNT.fetch_add(1, Ordering::Relaxed).to_be_bytes());
+    // In order; and what is left to chance keeps the ids of several processes on one storage apart.
+    random[..4].copy_from_slice(&COUNT.fetch_add(1, Ordering::Relaxed).to_be_bytes());
     Batch::new(BatchId::new(Timestamp::from_millis(millis), random))
 }
 

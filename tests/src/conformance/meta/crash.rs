@@ -63,8 +63,15 @@ pub async fn a_killed_writer_leaves_what_was_acknowledged(storage: &dyn Storage,
         let head = meta.head().await.unwrap();
         for (&(round, task, n), &version) in &acknowledged {
             for key in rows(round, task, n) {
-                let row = get(&*meta, &key).await.unwrap_or_else(|| panic!("{key:?} was acknowledged"));
-                assert!(row.version == version && version <= head, "{key:?} is at {:?}", row.version);
+                let row = get(&*meta, &key).await;
+                let found = row.as_ref().map(|row| row.version);
+                if found != Some(version) || version > head {
+                    // What a second look sees tells a lost row from one that comes late.
+                    let (again, now) = (get(&*meta, &key).await.map(|row| row.version), meta.head().await);
+                    panic!(
+                        "{key:?} was acknowledged at {version:?}, is at {found:?}, then {again:?}; {head:?}, {now:?}"
+                    );
+                }
             }
         }
         for task in 0..TASKS {
