@@ -61,6 +61,11 @@ pub(crate) enum Command {
     /// now. Executions and what they made stay in the history. Who is running an invalidated key loses its lease, and its command is
     /// stopped. Exit code 1: there was nothing to invalidate.
     Invalidate(Invalidate),
+    /// Declare that records are not to be kept: by key, by name
+    ///
+    /// Their keys say EVICTED, and the next run runs. Unlike `invalidate` it says nothing against what was made: what was made from it stays
+    /// as it is, and who is running the key goes on. Exit code 1: there was nothing to evict.
+    Evict(Evict),
     /// Store a file or folder
     Put(Put),
     /// Restore a file or folder
@@ -242,6 +247,19 @@ pub(crate) struct Invalidate {
     #[arg(long, value_name = "TEXT")]
     pub(crate) reason: Option<String>,
     /// Say what would be invalidated, and change nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Evict {
+    /// Keys and names; NAME@N and exec:ID if those are still their keys' records
+    #[arg(required = true, value_name = "KEY|NAME|REF", value_parser = reference)]
+    pub(crate) references: Vec<Ref>,
+    /// Why; it is shown with the verdict
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) reason: Option<String>,
+    /// Say what would be evicted, and change nothing
     #[arg(long)]
     pub(crate) dry_run: bool,
 }

@@ -31,7 +31,7 @@ use crate::remote::{Address, Remote};
 pub use blobs::Download;
 pub use catalog::{Described, Named, Registered, Task};
 pub use invalidate::{Invalidate, Voided};
-pub use tasks::{Answer, Begin, Begun};
+pub use tasks::{Begin, Begun};
 
 /// How long a connection may take to be made.
 const CONNECT: Duration = Duration::from_secs(5);

@@ -13,6 +13,6 @@ pub mod remote;
 pub mod run;
 pub mod transfer;
 
-pub use client::{Answer, Begin, Begun, Client, Described, Download, Invalidate, Named, Registered, Task, Voided};
+pub use client::{Begin, Begun, Client, Described, Download, Invalidate, Named, Registered, Task, Voided};
 pub use error::ClientError;
 pub use remote::Remote;

@@ -148,6 +148,19 @@ pub struct Executor {
     pub pid: u32,
 }
 
+impl fmt::Display for Executor {
+    /// A clause for people: who, where, with what.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Executor { program, user, host, pid } = self;
+        let word = |text: &str| if text.is_empty() { "?".to_owned() } else { text.to_owned() };
+        write!(f, "{}@{} ({}", word(user), word(host), word(program))?;
+        if *pid > 0 {
+            write!(f, ", process {pid}")?;
+        }
+        write!(f, ")")
+    }
+}
+
 /// What an attempt took.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Usage {
@@ -206,6 +219,8 @@ pub struct Execution {
     pub state: State,
     /// Why it is not a success, for people.
     pub reason: Option<String>,
+    /// Of a failure: the rule of the success policy that was broken (see [`crate::policy::Violation::rule`]).
+    pub rule: Option<String>,
     /// What it reported.
     pub outcome: Outcome,
     /// The folder that shows it in the mounted view, once it has ended in success or failure.
@@ -236,6 +251,7 @@ impl Execution {
             ended: None,
             state: State::Running,
             reason: None,
+            rule: None,
             outcome: Outcome::default(),
             folder: None,
             attested: false,

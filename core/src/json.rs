@@ -74,6 +74,7 @@ pub fn execution(execution: &Execution) -> Value {
         "name": execution.name.as_str(),
         "verdict": execution.state.verdict().as_str(),
         "reason": execution.reason,
+        "rule": execution.rule,
         "spec": execution.spec.hex(),
         "began": execution.began.to_string(),
         "ended": execution.ended.map(|at| at.to_string()),

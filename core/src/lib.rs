@@ -4,6 +4,7 @@
 //! Invariant: same arguments, same answer. It must not know I/O, async, clocks or randomness: `now` and fresh ids are
 //! arguments (`clippy.toml` bans the rest).
 
+pub mod answer;
 pub mod batch;
 pub mod blob;
 pub mod diff;
@@ -27,6 +28,7 @@ pub mod transition;
 pub mod tree;
 pub mod view;
 
+pub use answer::Answer;
 pub use batch::{Batch, BatchId, RowKey, Table, Version};
 pub use digest::Digest;
 pub use execution::{Execution, ExecutionId, Verdict};

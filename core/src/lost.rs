@@ -99,7 +99,8 @@ impl Hits {
         if self.count > self.named.len() {
             reason.push_str(&format!("; and {} more blobs", self.count - self.named.len()));
         }
-        Some((Void { verdict: Verdict::Lost, reason, at: first_loss.found }, first.saturating_sub(1)))
+        let (at, blob) = (first_loss.found, Some(first_loss.digest));
+        Some((Void { verdict: Verdict::Lost, reason, at, blob, rule: None }, first.saturating_sub(1)))
     }
 }
 
@@ -174,7 +175,8 @@ mod tests {
         let (outputs, closure) = (Digest::of(b"o"), Digest::of(b"c"));
         let committed = Timestamp::from_millis(5);
         let record = Record { execution: id, outputs, closure, committed, stamp: 0, void: None };
-        let void = Void { verdict: Verdict::Lost, reason: "r".into(), at: Timestamp::from_millis(10) };
+        let void =
+            Void { verdict: Verdict::Lost, reason: "r".into(), at: Timestamp::from_millis(10), blob: None, rule: None };
         for (state, verdict) in [
             (State::Succeeded, Verdict::Lost),
             (State::Failed, Verdict::Failed),

@@ -65,12 +65,29 @@ pub enum Violation {
     Empty,
 }
 
+impl Violation {
+    /// The rule that was broken, for programs: `exit_codes`, `outputs`, `least_size` or `not_empty`.
+    pub fn rule(&self) -> &'static str {
+        match self {
+            Violation::Exit { .. } => "exit_codes",
+            Violation::Missing { .. } => "outputs",
+            Violation::Small { .. } => "least_size",
+            Violation::Empty => "not_empty",
+        }
+    }
+}
+
+/// Judges how a command ended, by itself.
+pub fn judge_exit(policy: &Policy, exit: Exit) -> Result<(), Violation> {
+    match exit {
+        Exit::Code(code) if policy.exit_codes.contains(&code) => Ok(()),
+        _ => Err(Violation::Exit { exit }),
+    }
+}
+
 /// Judges an attempt: the first thing that keeps it from being a success, if any.
 pub fn judge(policy: &Policy, declared: &[Bytes], exit: Exit, found: &Found) -> Result<(), Violation> {
-    match exit {
-        Exit::Code(code) if policy.exit_codes.contains(&code) => {}
-        _ => return Err(Violation::Exit { exit }),
-    }
+    judge_exit(policy, exit)?;
     let least = |path: &Bytes| policy.required.get(path).copied().unwrap_or(0);
     for path in declared.iter().chain(policy.required.keys()) {
         match found.paths.get(path).copied().flatten() {

@@ -12,7 +12,7 @@ use crate::digest::Digest;
 use crate::execution::{Execution, ExecutionId, Executor, Outcome, State, Verdict};
 use crate::key::TaskKey;
 use crate::lease::Lease;
-use crate::policy::{self, Found};
+use crate::policy::{self, Found, Policy};
 use crate::spec::Spec;
 use crate::time::Timestamp;
 
@@ -46,6 +46,10 @@ pub struct Void {
     pub reason: String,
     /// When.
     pub at: Timestamp,
+    /// Of `Lost`: the first blob that is.
+    pub blob: Option<Digest>,
+    /// Of `Evicted`: the rule by which it was collected.
+    pub rule: Option<String>,
 }
 
 /// The last execution of a key that came to an end, and how.
@@ -268,7 +272,9 @@ pub fn commit(
         return end(known, execution, State::Failed, Some("the command never ran".into()), outcome, now);
     };
     if let Err(violation) = policy::judge(&spec.policy, &spec.outputs, exit, &evidence.found) {
-        return end(known, execution, State::Failed, Some(violation.to_string()), outcome, now);
+        let mut ended = end(known, execution, State::Failed, Some(violation.to_string()), outcome, now)?;
+        ended.execution.rule = Some(violation.rule().to_owned());
+        return Ok(ended);
     }
     let mut ended = end(known, execution, State::Succeeded, None, outcome, now)?;
     match known.answer() {
@@ -289,17 +295,21 @@ pub fn commit(
     Ok(ended)
 }
 
-/// Fails: the executor says that it will not commit, and why.
+/// Fails: the executor says that it will not commit, and why. That its command ended as the policy does not allow is seen here.
 pub fn fail(
     known: &Known,
     execution: &Execution,
+    policy: &Policy,
     reason: String,
     outcome: Outcome,
     incarnation: u64,
     now: Timestamp,
 ) -> Result<Ended, Refused> {
     holds(known, execution, incarnation)?;
-    end(known, execution, State::Failed, Some(reason), outcome, now)
+    let broken = outcome.exit.and_then(|exit| policy::judge_exit(policy, exit).err());
+    let mut ended = end(known, execution, State::Failed, Some(reason), outcome, now)?;
+    ended.execution.rule = broken.map(|violation| violation.rule().to_owned());
+    Ok(ended)
 }
 
 /// The lease, seen unchanged for its TTL, is taken from its holder.

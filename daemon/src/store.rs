@@ -7,13 +7,16 @@
 mod blobs;
 mod catalog;
 mod closure;
+mod commit;
 mod error;
 mod feed;
 mod folders;
+mod history;
 mod invalidate;
 mod latest;
 mod leases;
 mod lineage;
+mod lookup;
 mod lost;
 mod provenance;
 mod register;
@@ -36,7 +39,7 @@ pub use invalidate::{Invalidate, Invalidation, Part, Voided};
 pub use leases::Follower;
 pub use lineage::{Asked, Piece, Walk};
 pub use lost::lost;
-pub use tasks::{Answer, Begin};
+pub use tasks::Begin;
 pub use transact::Txn;
 
 /// The layout that this version reads and writes; one number for rows and files.

@@ -16,8 +16,10 @@ use provender_core::{Digest, Execution, ExecutionId, Timestamp, Verdict};
 
 use crate::v1;
 
+mod answer;
 mod provenance;
 
+pub use answer::{answer_from, answer_to};
 pub use provenance::{
     branch_from, branch_to, lineage_edge_from, lineage_edge_to, lineage_node_from, lineage_node_to, origin_from,
     origin_to, place_from, place_to,
@@ -368,6 +370,7 @@ pub fn execution_to(execution: &Execution) -> v1::Execution {
         folder: execution.folder.clone(),
         attested: execution.attested,
         diverges_from: execution.diverges_from.map(id_to).unwrap_or_default(),
+        rule: execution.rule.clone(),
     }
 }
 
@@ -387,6 +390,7 @@ pub fn execution_from(execution: &v1::Execution) -> Result<Execution, Invalid> {
         folder: execution.folder.clone(),
         attested: execution.attested,
         diverges_from: optional_id("execution.diverges_from", &execution.diverges_from)?,
+        rule: execution.rule.clone(),
     })
 }
 
@@ -403,6 +407,7 @@ pub fn record_to(record: &Record) -> v1::Record {
             verdict: verdict_to(void.verdict).into(),
             reason: void.reason.clone(),
             at_ms: void.at.millis(),
+            rule: void.rule.clone(),
         }),
     }
 }
@@ -411,7 +416,9 @@ pub fn record_to(record: &Record) -> v1::Record {
 pub fn record_from(record: &v1::Record) -> Result<Record, Invalid> {
     let void = record.void.as_ref().map(|void| {
         let at = Timestamp::from_millis(void.at_ms);
-        Ok(Void { verdict: verdict_from(void.verdict)?, reason: void.reason.clone(), at })
+        let (reason, rule) = (void.reason.clone(), void.rule.clone());
+        // A loss is found at each lookup and not stored.
+        Ok(Void { verdict: verdict_from(void.verdict)?, reason, at, blob: None, rule })
     });
     Ok(Record {
         execution: execution_id("record.execution", &record.execution)?,

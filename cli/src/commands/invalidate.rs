@@ -1,4 +1,4 @@
-//! `provender invalidate`.
+//! `provender invalidate`, and `provender evict`, which asks the same way.
 
 use std::process::ExitCode;
 
@@ -13,27 +13,43 @@ use crate::fault::{Fault, NO};
 use crate::print;
 
 pub(crate) async fn invalidate(session: &Session, args: args::Invalidate) -> Result<ExitCode, Fault> {
-    let client = session.client().await?;
-    let mut what = Invalidate {
+    let what = Invalidate {
         downstream: args.downstream,
         dry_run: args.dry_run,
         reason: args.reason.unwrap_or_default(),
         by: executor("provender invalidate"),
         ..Invalidate::default()
     };
-    for reference in args.references {
+    void(session, args.references, what).await
+}
+
+pub(crate) async fn evict(session: &Session, args: args::Evict) -> Result<ExitCode, Fault> {
+    let what = Invalidate {
+        evict: true,
+        dry_run: args.dry_run,
+        reason: args.reason.unwrap_or_default(),
+        by: executor("provender evict"),
+        ..Invalidate::default()
+    };
+    void(session, args.references, what).await
+}
+
+async fn void(session: &Session, references: Vec<Ref>, mut what: Invalidate) -> Result<ExitCode, Fault> {
+    let client = session.client().await?;
+    for reference in references {
         match reference {
             Ref::Key(key) => what.keys.push(key),
             Ref::Name { name, nth: None } => what.names.push(name),
             other => what.keys.push(key_of(&client, &other).await?),
         }
     }
+    let (does, dry_run) = (if what.evict { Verdict::Evicted } else { Verdict::Invalidated }, what.dry_run);
     let mut any = false;
     let truncated = client
         .invalidate(what, |voided| {
             // What was void before is as it was asked to be.
-            any |= changed(&voided) || voided.verdict == Verdict::Invalidated;
-            show(session, &voided, args.dry_run)
+            any |= changed(&voided) || voided.verdict == does;
+            show(session, &voided, does, dry_run)
         })
         .await?;
     if truncated {
@@ -51,7 +67,7 @@ async fn key_of(client: &Client, reference: &Ref) -> Result<TaskKey, Fault> {
     let answer = client.lookup(std::slice::from_ref(&key)).await?.pop();
     match answer.filter(|answer| answer.execution == Some(task.execution.id)) {
         Some(_) => Ok(key),
-        None => Err(Fault::no(format!("{reference} is not what stands for {key}; to invalidate that, give the key"))),
+        None => Err(Fault::no(format!("{reference} is not what stands for {key}; to mean that, give the key"))),
     }
 }
 
@@ -59,7 +75,7 @@ fn changed(voided: &Voided) -> bool {
     voided.record.is_some() || voided.withdrawn.is_some()
 }
 
-fn show(session: &Session, voided: &Voided, dry_run: bool) -> Result<(), Fault> {
+fn show(session: &Session, voided: &Voided, does: Verdict, dry_run: bool) -> Result<(), Fault> {
     let (key, name) = (voided.key.as_ref().map(|key| key.as_str()), voided.name.as_ref().map(|name| name.as_str()));
     if session.json {
         return print::item(&json!({
@@ -78,15 +94,17 @@ fn show(session: &Session, voided: &Voided, dry_run: bool) -> Result<(), Fault> 
     if !changed(voided) {
         let reason = if voided.reason.is_empty() { String::new() } else { format!(" ({})", voided.reason) };
         session.say(match voided.verdict {
-            Verdict::Invalidated => format!("{} is void already{reason}", key.or(name).unwrap_or_default()),
+            Verdict::Invalidated | Verdict::Evicted => {
+                format!("{} is void already{reason}", key.or(name).unwrap_or_default())
+            }
             verdict if key.is_some() => format!("{} has no record: it is {verdict}{reason}", key.unwrap_or_default()),
-            _ => format!("{}: nothing to invalidate{reason}", name.unwrap_or_default()),
+            _ => format!("{}: nothing to be done{reason}", name.unwrap_or_default()),
         });
         return Ok(());
     }
     let would = if dry_run { "would be " } else { "" };
     let name = name.map(|name| format!("  {name}")).unwrap_or_default();
-    for (id, what) in [(voided.record, "INVALIDATED"), (voided.withdrawn, "WITHDRAWN")] {
+    for (id, what) in [(voided.record, does.as_str()), (voided.withdrawn, "WITHDRAWN")] {
         if let Some(id) = id {
             print::line(format!("{would}{what:<11} {}{name}  exec:{id}", key.unwrap_or_default()))?;
         }

@@ -2,8 +2,8 @@
 
 use std::process::ExitCode;
 
-use provender_client::{Answer, ClientError, Described};
-use provender_core::{Ref, Verdict, json};
+use provender_client::{ClientError, Described};
+use provender_core::{Answer, Ref, Verdict, json};
 use serde_json::json;
 
 use super::Session;
@@ -40,13 +40,7 @@ pub(crate) async fn status(session: &Session, args: Status) -> Result<ExitCode, 
             Some(key) => client.lookup(std::slice::from_ref(key)).await?.pop(),
             None => None,
         };
-        let unknown = || Answer {
-            verdict: Verdict::Unknown,
-            execution: None,
-            outputs: None,
-            reason: "nothing of that name is recorded".into(),
-        };
-        let answer = answer.unwrap_or_else(unknown);
+        let answer = answer.unwrap_or_else(|| Answer::unknown("nothing of that name is recorded"));
         all &= answer.verdict == Verdict::Succeeded;
         if session.json {
             print::item(&json!({
@@ -57,6 +51,9 @@ pub(crate) async fn status(session: &Session, args: Status) -> Result<ExitCode, 
                 "execution": answer.execution.map(|id| id.to_string()),
                 "diverges_from": diverges_from.map(|id| id.to_string()),
                 "outputs": answer.outputs.as_ref().map(json::digest),
+                "at": answer.at.map(|at| at.to_string()),
+                "blob": answer.blob.as_ref().map(json::digest),
+                "rule": answer.rule,
                 "reason": Some(answer.reason).filter(|reason| !reason.is_empty()),
             }))?;
         } else {

@@ -18,6 +18,8 @@ pub struct Invalidate {
     pub names: Vec<Name>,
     /// And all that was made from what those made.
     pub downstream: bool,
+    /// Make the records EVICTED, as collected by hand, instead of INVALIDATED, and leave who is at their keys alone.
+    pub evict: bool,
     /// Say what would be invalidated, and change nothing.
     pub dry_run: bool,
     /// Why, for people; cut to 256 bytes.
@@ -61,6 +63,7 @@ impl Client {
             dry_run: what.dry_run,
             reason: what.reason,
             by: Some(convert::executor_to(&what.by)),
+            evict: what.evict,
         };
         let mut replies = self.tasks.clone().invalidate(request).await.map_err(self.failed())?.into_inner();
         let mut truncated = false;

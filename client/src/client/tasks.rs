@@ -5,26 +5,13 @@ use std::time::Duration;
 use prost::Message;
 use provender_core::execution::{Executor, Outcome};
 use provender_core::key::TaskKey;
-use provender_core::{Digest, Execution, ExecutionId, Spec, Verdict};
+use provender_core::{Answer, Execution, ExecutionId, Spec};
 use provender_proto::convert::{self, Invalid};
 use provender_proto::v1::begin_reply::Reply;
 use provender_proto::{MAX_BATCH_BYTES, MAX_REGISTERED, v1};
 
 use super::Client;
 use crate::error::ClientError;
-
-/// What a lookup says of a key.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Answer {
-    /// The verdict.
-    pub verdict: Verdict,
-    /// The execution that it rests on.
-    pub execution: Option<ExecutionId>,
-    /// The outputs of a success.
-    pub outputs: Option<Digest>,
-    /// Why it is not SUCCEEDED, for people.
-    pub reason: String,
-}
 
 /// What `begin` says; `Busy` may come first, the others are the last word.
 #[derive(Debug, Clone, PartialEq)]
@@ -66,16 +53,7 @@ impl Client {
         let keys = keys.iter().map(TaskKey::to_string).collect();
         let request = v1::LookupRequest { space: self.space(), keys };
         let reply = self.tasks.clone().lookup(request).await.map_err(self.failed())?.into_inner();
-        let answer = |answer: v1::lookup_reply::Answer| {
-            let id = Some(&answer.execution).filter(|id| !id.is_empty());
-            Ok(Answer {
-                verdict: convert::verdict_from(answer.verdict)?,
-                execution: id.map(|id| convert::execution_id("execution", id)).transpose()?,
-                outputs: answer.outputs.as_ref().map(|digest| convert::digest_from("outputs", digest)).transpose()?,
-                reason: answer.reason,
-            })
-        };
-        reply.answers.into_iter().map(answer).collect()
+        Ok(reply.answers.into_iter().map(convert::answer_from).collect::<Result<_, _>>()?)
     }
 
     /// Asks for a hit or a lease. `busy` hears who is waited for; the return is the last word, `Busy` only without `wait`.

@@ -13,7 +13,7 @@ use std::time::Duration;
 use futures::stream::{self, FuturesUnordered, StreamExt};
 use provender_core::execution::Executor;
 use provender_core::key::TaskKey;
-use provender_core::{Spec, Verdict};
+use provender_core::{Answer, Spec, Verdict};
 use provender_proto::MAX_KEYS;
 use tokio::sync::Semaphore;
 
@@ -24,7 +24,7 @@ use super::scratch::{Source, SourceError};
 use super::spec::{Made, spec};
 use super::stop::Stop;
 use super::task::End;
-use crate::client::{Answer, Client};
+use crate::client::Client;
 use crate::files::HashCache;
 use crate::process::Signals;
 use crate::run::{RunError, blocking, start, unless_interrupted};

@@ -1,7 +1,8 @@
-//! Invalidation: somebody says that what a key stands for is not to be relied on, whatever was recorded.
+//! Invalidation: somebody says that what a key stands for is not to be relied on, whatever was recorded. And eviction: it was right, but
+//! is kept no longer.
 //!
 //! Invariants: executions and the record stay, for history; a record that is no answer already stays as it was voided first, except a
-//! lost one, which could heal; whoever is at the key loses the lease, and is told by whom. It must not know how keys are chosen.
+//! lost one, which could heal; whoever is at a key that is invalidated loses the lease, and is told by whom, while an eviction leaves them alone. It must not know how keys are chosen.
 
 use super::{Known, Last, Record, Void};
 use crate::execution::{Execution, ExecutionId, Executor, State, Verdict};
@@ -14,6 +15,8 @@ pub struct Cause {
     pub by: Executor,
     /// Why; may be empty.
     pub text: String,
+    /// The rule by which it is collected, if it is.
+    pub rule: Option<String>,
 }
 
 impl Cause {
@@ -32,8 +35,8 @@ pub struct Invalidated {
     pub record: Option<Record>,
     /// The execution that held the lease, abandoned now. The lease goes.
     pub withdrawn: Option<Execution>,
-    /// What the key's row says after it.
-    pub row: super::KeyRow,
+    /// What the key's rows say after it.
+    pub after: Known,
 }
 
 impl Invalidated {
@@ -57,7 +60,8 @@ pub fn holder(known: &Known) -> Option<ExecutionId> {
 /// Invalidates a key. `holder` is the execution that its lease names (see [`holder()`]). Asked again, it changes nothing more.
 pub fn invalidate(known: &Known, holder: Option<&Execution>, cause: &Cause, now: Timestamp) -> Invalidated {
     let mut row = known.row.clone();
-    let holder = holder.filter(|execution| execution.state == State::Running);
+    let evicts = cause.rule.is_some();
+    let holder = holder.filter(|execution| execution.state == State::Running && !evicts);
     let withdrawn = holder.map(|execution| Execution {
         state: State::Abandoned,
         ended: Some(now),
@@ -68,14 +72,20 @@ pub fn invalidate(known: &Known, holder: Option<&Execution>, cause: &Cause, now:
     if stands(known)
         && let Some(record) = &mut row.record
     {
-        let reason = cause.reason("invalidated", now);
-        record.void = Some(Void { verdict: Verdict::Invalidated, reason, at: now });
+        let (verdict, did) = match evicts {
+            true => (Verdict::Evicted, "evicted"),
+            false => (Verdict::Invalidated, "invalidated"),
+        };
+        let (reason, rule) = (cause.reason(did, now), cause.rule.clone());
+        record.void = Some(Void { verdict, reason, at: now, blob: None, rule });
         voided = Some(record.clone());
         row.last = None;
     } else if let Some(execution) = &withdrawn {
         row.last = Some(Last { execution: execution.id, state: execution.state, at: now });
     }
-    Invalidated { record: voided, withdrawn, row }
+    let changes = voided.is_some() || withdrawn.is_some();
+    let lease = known.lease.clone().filter(|_| evicts || !changes);
+    Invalidated { record: voided, withdrawn, after: Known { row, lease } }
 }
 
 #[cfg(test)]
@@ -89,7 +99,7 @@ mod tests {
 
     fn cause() -> Cause {
         let by = Executor { user: "eve".into(), host: "here".into(), ..Executor::default() };
-        Cause { by, text: "bad compiler".into() }
+        Cause { by, text: "bad compiler".into(), rule: None }
     }
 
     fn at(millis: u64) -> Timestamp {
@@ -97,7 +107,7 @@ mod tests {
     }
 
     fn record(void: Option<Verdict>) -> Record {
-        let void = void.map(|verdict| Void { verdict, reason: "before".into(), at: at(1) });
+        let void = void.map(|verdict| Void { verdict, reason: "before".into(), at: at(1), blob: None, rule: None });
         let digest = Digest::of(b"");
         Record { execution: ExecutionId([1; 16]), outputs: digest, closure: digest, committed: at(0), stamp: 0, void }
     }
@@ -118,11 +128,11 @@ mod tests {
             let void = done.record.as_ref().and_then(|record| record.void.clone()).expect("it is void");
             assert_eq!((void.verdict, void.at), (Verdict::Invalidated, at(5)));
             assert_eq!(void.reason, "invalidated by eve@here at 1970-01-01T00:00:00.005Z: bad compiler");
-            let known = Known { row: done.row, lease: None };
+            let known = done.after;
             assert_eq!((known.verdict(), known.evidence()), (Verdict::Invalidated, Some(ExecutionId([1; 16]))));
             assert!(known.answer().is_none() && known.row.record == done.record && done.withdrawn.is_none());
             let again = invalidate(&known, None, &cause(), at(6));
-            assert!(!again.changes() && again.row == known.row, "twice is once");
+            assert!(!again.changes() && again.after == known, "twice is once");
         }
     }
 
@@ -132,7 +142,7 @@ mod tests {
             let last = Some(Last { execution: ExecutionId([2; 16]), state: State::Failed, at: at(3) });
             let known = Known { row: KeyRow { record, last, spec: None }, lease: None };
             let done = invalidate(&known, None, &cause(), at(5));
-            assert!(!done.changes() && done.row == known.row);
+            assert!(!done.changes() && done.after == known);
         }
     }
 
@@ -149,10 +159,26 @@ mod tests {
             let done = invalidate(&known, Some(&execution), &cause(), at(5));
             let withdrawn = done.withdrawn.expect("it held the lease");
             assert_eq!((withdrawn.state, withdrawn.ended), (State::Abandoned, Some(at(5))));
-            let known = Known { row: done.row, lease: None };
-            assert_eq!(known.verdict(), verdict);
+            let known = done.after;
+            assert_eq!((known.verdict(), known.lease.is_none()), (verdict, true));
             let refused = crate::transition::heartbeat(&known, &withdrawn, 0).expect_err("it is fenced").to_string();
             assert!(refused.contains("withdrawn by eve@here") && refused.ends_with("bad compiler"), "{refused}");
+        }
+    }
+
+    #[test]
+    fn an_eviction_says_by_which_rule_and_leaves_who_is_at_it_alone() {
+        let (lease, execution) = running(7);
+        let cause = Cause { rule: Some("by hand".into()), ..cause() };
+        for lease in [None, Some(lease)] {
+            let known = Known { row: KeyRow { record: Some(record(None)), ..KeyRow::default() }, lease: lease.clone() };
+            let done = invalidate(&known, lease.is_some().then_some(&execution), &cause, at(5));
+            let void = done.record.as_ref().and_then(|record| record.void.clone()).expect("it is void");
+            assert_eq!((void.verdict, void.rule.as_deref()), (Verdict::Evicted, Some("by hand")));
+            assert_eq!(void.reason, "evicted by eve@here at 1970-01-01T00:00:00.005Z: bad compiler");
+            assert_eq!((done.withdrawn, &done.after.lease), (None, &lease));
+            let verdict = if lease.is_some() { Verdict::Running } else { Verdict::Evicted };
+            assert_eq!(done.after.verdict(), verdict);
         }
     }
 }

@@ -77,7 +77,7 @@ impl World {
         let holder = holder.and_then(|id| self.executions.get(&id));
         let done = invalidate(&self.known, holder, &Cause::default(), now);
         if done.changes() {
-            self.known = Known { row: done.row.clone(), lease: None };
+            self.known = done.after.clone();
         }
         if let Some(withdrawn) = &done.withdrawn {
             self.executions.insert(withdrawn.id.0[0], withdrawn.clone());
@@ -168,7 +168,7 @@ proptest! {
                 }
                 Event::Fail(id) => {
                     let ended = world.end(id, |known, execution, incarnation, now| {
-                        fail(known, execution, "why".into(), Outcome::default(), incarnation, now)
+                        fail(known, execution, &request(id).spec.policy, "why".into(), Outcome::default(), incarnation, now)
                     });
                     prop_assert_eq!(ended.is_some(), holder == Some(id));
                 }
@@ -266,7 +266,7 @@ fn a_check_that_fails_or_dies_leaves_the_record_and_one_whose_record_is_void_bec
     assert_eq!((world.executions[&2].state, world.executions[&3].state), (State::Failed, State::Abandoned));
     assert_eq!((world.known.verdict(), &world.known.row.record), (Verdict::Succeeded, &record));
     world.ask(&check(4));
-    let void = Void { verdict: Verdict::Lost, reason: "test".into(), at: Timestamp::default() };
+    let void = Void { verdict: Verdict::Lost, reason: "test".into(), at: Timestamp::default(), blob: None, rule: None };
     world.known.row.record.as_mut().expect("there is one").void = Some(void);
     assert!(matches!(world.begin(5), Begun::Busy(_)), "it is an attempt like any other now");
     assert!(world.commit(4, 0, true, 1).expect("it holds the lease").recorded);

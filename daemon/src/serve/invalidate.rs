@@ -30,7 +30,8 @@ impl Front {
         let asked = asked(request)?;
         let by = &asked.cause.by;
         let (keys, names, downstream, dry_run) = (asked.keys.len(), asked.names.len(), asked.downstream, asked.dry_run);
-        tracing::info!(keys, names, downstream, dry_run, user = by.user, host = by.host, "invalidating");
+        let evict = asked.cause.rule.is_some();
+        tracing::info!(keys, names, downstream, dry_run, evict, user = by.user, host = by.host, "invalidating");
         let invalidation = self.store.invalidate(&space, asked, MAX_LINEAGE);
         let (replies, stream) = mpsc::channel(2);
         tokio::spawn(async move {
@@ -55,7 +56,11 @@ fn asked(request: v1::InvalidateRequest) -> Result<Invalidate, Invalid> {
         names: request.names.iter().map(|name| convert::name(name)).collect::<Result<_, _>>()?,
         downstream: request.downstream,
         dry_run: request.dry_run,
-        cause: Cause { by, text: convert::cut(request.reason, MAX_REASON) },
+        cause: Cause {
+            by,
+            text: convert::cut(request.reason, MAX_REASON),
+            rule: request.evict.then(|| "by hand".to_owned()),
+        },
     })
 }
 

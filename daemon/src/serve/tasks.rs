@@ -37,13 +37,7 @@ impl Tasks for Front {
             }
             let keys = request.keys.iter().map(|key| convert::key(key)).collect::<Result<Vec<_>, _>>()?;
             let answers = self.store.lookup(&convert::space(&request.space)?, &keys).await?;
-            let answers = answers.into_iter().map(|answer| v1::lookup_reply::Answer {
-                verdict: convert::verdict_to(answer.verdict).into(),
-                execution: answer.execution.map(convert::id_to).unwrap_or_default(),
-                outputs: answer.outputs.as_ref().map(convert::digest_to),
-                reason: answer.reason,
-            });
-            Ok(v1::LookupReply { answers: answers.collect() })
+            Ok(v1::LookupReply { answers: answers.into_iter().map(convert::answer_to).collect() })
         })
         .await
     }

@@ -5,11 +5,11 @@ use provender_core::batch::Table;
 use provender_core::execution::State;
 use provender_core::key::TaskKey;
 use provender_core::name::{Name, Space};
-use provender_core::{Digest, Execution, ExecutionId, Ref, Spec, rows};
+use provender_core::{Answer, Digest, Execution, ExecutionId, Ref, Spec, rows};
 use provender_proto::convert::Invalid;
 use provender_proto::rows as values;
 
-use super::{Answer, Store, StoreError};
+use super::{Store, StoreError};
 use crate::meta::Scan;
 
 /// How many history rows are looked through at once.

@@ -1,4 +1,5 @@
-//! Invalidation: what the store is told not to rely on any more, by key, by name, and all that was made from it.
+//! Invalidation: what the store is told not to rely on any more, by key, by name, and all that was made from it; and eviction by hand, of
+//! what it is not to keep.
 //!
 //! Owns [`Invalidation`]. Invariants: what is said of a key was decided and written in one transaction; asked again, it changes
 //! nothing more, so one that was cut off is begun again; a dry run reads and decides the same, and writes nothing; memory is bounded
@@ -14,11 +15,11 @@ use provender_core::execution::State;
 use provender_core::key::TaskKey;
 use provender_core::name::{Name, Space};
 use provender_core::transition::{self, Cause, Ended, Known, invalidate as rule};
-use provender_core::{Execution, ExecutionId, Verdict, rows};
+use provender_core::{Answer, Execution, ExecutionId, Verdict, rows};
 use provender_proto::rows as values;
 
 use super::lineage::Walk;
-use super::tasks::{decode_known, known_rows, reason};
+use super::lookup::{decode_known, known_rows};
 use super::{Store, StoreError};
 use crate::clock;
 use crate::meta::Scan;
@@ -133,7 +134,7 @@ impl Store {
         if asked.downstream {
             steps.push_back(Step::Down);
         }
-        if asked.downstream || !nothing.is_empty() {
+        if asked.cause.rule.is_none() && (asked.downstream || !nothing.is_empty()) {
             steps.push_back(Step::Running(None));
         }
         steps.push_back(Step::Names);
@@ -196,7 +197,9 @@ impl Invalidation {
         for entry in &voided {
             match entry.record.is_some() {
                 true => _ = self.nothing.remove(&name),
-                false if entry.verdict == Verdict::Invalidated => _ = self.void_before.insert(name.clone()),
+                false if matches!(entry.verdict, Verdict::Invalidated | Verdict::Evicted) => {
+                    _ = self.void_before.insert(name.clone())
+                }
                 false => {}
             }
         }
@@ -237,7 +240,7 @@ impl Invalidation {
         let (nothing, void_before) = (std::mem::take(&mut self.nothing), &self.void_before);
         let entry = |name: Name| {
             let (verdict, reason) = match void_before.contains(&name) {
-                true => (Verdict::Invalidated, "its records were invalidated before"),
+                true => (Verdict::Invalidated, "its records were made void before"),
                 false => (Verdict::Unknown, "no record stands under this name"),
             };
             let (reason, name) = (reason.to_owned(), Some(name));
@@ -317,12 +320,14 @@ impl Invalidation {
                     }
                     match done.withdrawn {
                         Some(execution) => {
-                            let ended = Ended { execution, row: done.row, recorded: false };
+                            let ended = Ended { execution, row: done.after.row, recorded: false };
                             store.write_end(&mut txn, space, ended).await?;
                         }
                         None => {
-                            txn.put(rows::key(space, key), values::key_to(&done.row));
-                            txn.delete(rows::lease(space, key));
+                            txn.put(rows::key(space, key), values::key_to(&done.after.row));
+                            if done.after.lease.is_none() {
+                                txn.delete(rows::lease(space, key));
+                            }
                         }
                     }
                 }
@@ -347,21 +352,18 @@ fn entry(
     made: &std::collections::BTreeMap<ExecutionId, Execution>,
 ) -> Voided {
     let record = done.record.as_ref().map(|record| record.execution);
-    let after = match done.changes() {
-        true => Known { row: done.row.clone(), lease: None },
-        false => known.clone(),
-    };
+    let after = Answer::of(&done.after);
     let of = done.withdrawn.as_ref().filter(|_| record.is_none());
     let of = of.or_else(|| known.row.record.as_ref().and_then(|record| made.get(&record.execution)));
     let withdrawn = done.withdrawn.as_ref();
-    let why = withdrawn.filter(|_| after.verdict() == Verdict::Abandoned);
-    let why = why.and_then(|execution| execution.reason.clone()).unwrap_or_else(|| reason(&after));
+    let why = withdrawn.filter(|_| after.verdict == Verdict::Abandoned);
+    let why = why.and_then(|execution| execution.reason.clone()).unwrap_or(after.reason);
     Voided {
         key: Some(key.clone()),
         name: of.map(|execution| execution.name.clone()),
         record,
         withdrawn: withdrawn.map(|execution| execution.id),
-        verdict: after.verdict(),
+        verdict: after.verdict,
         reason: why,
         downstream: false,
     }

@@ -12,7 +12,7 @@ use provender_core::lease::{Lease, Sightings};
 use provender_core::{Timestamp, rows, transition};
 use provender_proto::rows as values;
 
-use super::tasks::Standing;
+use super::lookup::Standing;
 use super::{Store, StoreError};
 use crate::clock;
 use crate::meta::{MetaError, Scan};

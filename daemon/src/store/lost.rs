@@ -245,7 +245,8 @@ impl Store {
             // What it refers to is not known any more, so nothing can be said to be whole. It has entered the log just now.
             Err(error @ (StoreError::Lost { .. } | StoreError::NotFound { .. })) => {
                 let reason = format!("the list of the blobs that it refers to cannot be read: {error}");
-                Ok(Some((Void { verdict: Verdict::Lost, reason, at: clock::now() }, record.stamp)))
+                let (at, blob) = (clock::now(), Some(*closure));
+                Ok(Some((Void { verdict: Verdict::Lost, reason, at, blob, rule: None }, record.stamp)))
             }
             Err(other) => Err(other),
         }

@@ -8,11 +8,11 @@ use provender_core::batch::Row;
 use provender_core::key::TaskKey;
 use provender_core::name::{NameRow, Space};
 use provender_core::transition::{self, KeyRow};
-use provender_core::{Digest, Spec, rows};
+use provender_core::{Answer, Digest, Spec, rows};
 use provender_proto::rows as values;
 
 use super::catalog::{Described, Registered};
-use super::{Answer, Store, StoreError};
+use super::{Store, StoreError};
 
 /// How many keys are registered in one batch.
 const BATCH: usize = 500;

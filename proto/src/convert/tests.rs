@@ -45,6 +45,7 @@ fn a_full_execution_and_record_round_trip() {
         ended: Some(Timestamp::from_millis(6)),
         state: State::Failed,
         reason: Some("why".into()),
+        rule: Some("outputs".into()),
         outcome: Outcome {
             exit: Some(Exit::Signal(9)),
             usage: Usage { wall_ms: 1, user_ms: 2, system_ms: 3, peak_rss: 4 },
@@ -63,7 +64,13 @@ fn a_full_execution_and_record_round_trip() {
         closure: digest(2),
         committed: Timestamp::from_millis(3),
         stamp: 4,
-        void: Some(Void { verdict: Verdict::Evicted, reason: "r".into(), at: Timestamp::from_millis(5) }),
+        void: Some(Void {
+            verdict: Verdict::Evicted,
+            reason: "r".into(),
+            at: Timestamp::from_millis(5),
+            blob: None,
+            rule: Some("x".into()),
+        }),
     };
     assert_eq!(record_from(&record_to(&record)), Ok(record));
 }

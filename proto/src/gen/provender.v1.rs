@@ -214,6 +214,9 @@ pub struct Execution {
     /// empty if it does not
     #[prost(bytes = "bytes", tag = "13")]
     pub diverges_from: ::prost::bytes::Bytes,
+    /// of the success policy, that was broken: exit_codes, outputs, least_size or not_empty
+    #[prost(string, optional, tag = "14")]
+    pub rule: ::core::option::Option<::prost::alloc::string::String>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Record {
@@ -239,6 +242,9 @@ pub struct Void {
     pub reason: ::prost::alloc::string::String,
     #[prost(uint64, tag = "3")]
     pub at_ms: u64,
+    /// of EVICTED
+    #[prost(string, optional, tag = "4")]
+    pub rule: ::core::option::Option<::prost::alloc::string::String>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Lease {
@@ -361,6 +367,15 @@ pub mod lookup_reply {
         /// why it is not SUCCEEDED, for people
         #[prost(string, tag = "4")]
         pub reason: ::prost::alloc::string::String,
+        /// since when it is so; 0 of UNKNOWN
+        #[prost(uint64, tag = "5")]
+        pub at_ms: u64,
+        /// of LOST: the first lost blob
+        #[prost(message, optional, tag = "6")]
+        pub blob: ::core::option::Option<super::Digest>,
+        /// of FAILED: the rule of the success policy that was broken, if one was; of EVICTED: by which it was collected
+        #[prost(string, optional, tag = "7")]
+        pub rule: ::core::option::Option<::prost::alloc::string::String>,
     }
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -506,6 +521,9 @@ pub struct InvalidateRequest {
     pub reason: ::prost::alloc::string::String,
     #[prost(message, optional, tag = "7")]
     pub by: ::core::option::Option<Executor>,
+    /// the records were right and are to be collected: EVICTED instead of INVALIDATED; no lease is withdrawn
+    #[prost(bool, tag = "8")]
+    pub evict: bool,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct InvalidateReply {

@@ -12,7 +12,7 @@ const MANY: usize = 1_000_000;
 fn keys(keys: &[&str]) -> Invalidate {
     let by = Executor { user: "eve".into(), host: "here".into(), ..Executor::default() };
     let keys = keys.iter().map(|key| key.parse().unwrap()).collect();
-    Invalidate { keys, cause: Cause { by, text: "bad compiler".into() }, ..Invalidate::default() }
+    Invalidate { keys, cause: Cause { by, text: "bad compiler".into(), rule: None }, ..Invalidate::default() }
 }
 
 fn names(names: &[&str]) -> Invalidate {

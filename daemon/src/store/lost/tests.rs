@@ -10,12 +10,12 @@ use provender_core::execution::{Log, Outcome, State};
 use provender_core::name::Name;
 use provender_core::transition::Request;
 use provender_core::tree::Tree;
-use provender_core::{ExecutionId, Node, Ref};
+use provender_core::{Answer, ExecutionId, Node, Ref};
 use tempfile::TempDir;
 
 use self::counting::Counting;
 use super::super::tests::{begin, outcome, request};
-use super::super::{Answer, Begin, Content};
+use super::super::{Begin, Content};
 use super::*;
 use crate::meta::{self, Memory, Meta, MetaConfig};
 use crate::metrics::Metrics;

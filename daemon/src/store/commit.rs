@@ -1,0 +1,146 @@
+//! Committing: the facts that a commit is judged by, and the provenance that comes before its record.
+//!
+//! Invariants: the record comes last, in a batch that is small whatever the task made; before it stand its closure, its edges, and
+//! every blob. What is committed is what this execution names, wherever it was uploaded from.
+
+use std::collections::BTreeSet;
+
+use bytes::Bytes;
+use provender_core::execution::{Outcome, State};
+use provender_core::name::Space;
+use provender_core::transition::{self, Evidence, Known, Record};
+use provender_core::tree::Tree;
+use provender_core::{Digest, Execution, ExecutionId, Spec, rows};
+
+use super::lookup::Standing;
+use super::{Store, StoreError};
+use crate::clock;
+
+/// How many provenance edges are written at once.
+const EDGES: usize = 1_000;
+
+/// What was found out for a commit.
+struct Gathered {
+    evidence: Evidence,
+    /// The root and what stands at the declared paths: what this execution will be known to have made.
+    made: BTreeSet<Digest>,
+}
+
+impl Store {
+    /// Ends an execution as a success if all holds, else as a failure with the reason. Says also whether it became the record.
+    /// Asked again after a lost answer, it answers the same.
+    pub async fn commit(
+        &self,
+        space: &Space,
+        id: ExecutionId,
+        outcome: &Outcome,
+    ) -> Result<(Execution, bool), StoreError> {
+        let asked = outcome;
+        let spec = &self.execution_and_spec(space, id).await?.1;
+        // First without a walk: an executor that was fenced out shall not cost one.
+        let ended = self
+            .transact(|mut txn| async move {
+                let execution = self.execution_in(&mut txn, space, id).await?;
+                let Standing { known, incarnation, .. } = self.known(&mut txn, space, &execution.key).await?;
+                let ended = ended_so(&known, &execution, asked);
+                if ended.is_none() {
+                    transition::heartbeat(&known, &execution, incarnation)?;
+                }
+                Ok((txn, ended))
+            })
+            .await?;
+        if let Some(ended) = ended {
+            return Ok(ended);
+        }
+        let mut outcome = outcome.clone();
+        let root = match outcome.outputs {
+            Some(root) => root,
+            None => {
+                let empty =
+                    Tree::new().encode().map_err(|source| StoreError::Tree { digest: Digest::of(b""), source })?;
+                self.put_small(space, vec![empty]).await?[0]
+            }
+        };
+        outcome.outputs = Some(root);
+        let gathered = self.evidence(space, spec, &outcome, root).await?;
+        // Edges come before the record, in pieces; whoever walks them passes over consumers that did not succeed.
+        self.write_edges(space, id, spec, &gathered.made).await?;
+        let (outcome, evidence) = (&outcome, &gathered.evidence);
+        let ended = self
+            .transact(|mut txn| async move {
+                let execution = self.execution_in(&mut txn, space, id).await?;
+                let Standing { known, incarnation, lost, .. } = self.known(&mut txn, space, &execution.key).await?;
+                // The same call, sent twice, may have been carried out meanwhile.
+                if let Some(ended) = ended_so(&known, &execution, asked) {
+                    return Ok((txn, ended));
+                }
+                let now = clock::now();
+                let mut tested = known.clone();
+                let (key, one) = (std::slice::from_ref(&execution.key), std::slice::from_mut(&mut tested));
+                self.test_records(space, key, one, lost).await?;
+                let (outcome, recorded) = (outcome.clone(), known.row.record);
+                let mut ended = transition::commit(&tested, &execution, spec, outcome, evidence, incarnation, now)?;
+                if !ended.recorded {
+                    // That it is LOST is found out each time and not written down.
+                    ended.row.record = recorded;
+                }
+                let recorded = ended.recorded;
+                let execution = self.write_end(&mut txn, space, ended).await?;
+                Ok((txn, (execution, recorded)))
+            })
+            .await?;
+        self.inner.metrics.ended.with_label_values(&[ended.0.state.verdict().as_str()]).inc();
+        Ok(ended)
+    }
+
+    async fn evidence(
+        &self,
+        space: &Space,
+        spec: &Spec,
+        outcome: &Outcome,
+        root: Digest,
+    ) -> Result<Gathered, StoreError> {
+        // Before anything is looked at: what is lost later is newer than this stamp.
+        let stamp = self.lost_head().await?;
+        let logs = [outcome.stdout, outcome.stderr].into_iter().flatten().map(|log| log.digest);
+        let walked = self.walk(space, root, logs, spec).await?;
+        let paths = spec.outputs.iter().chain(spec.policy.required.keys());
+        let (found, mut made) = self.find_paths(space, root, paths).await?;
+        made.insert(root);
+        let closure = self.put_bytes(space, walked.encode()).await?;
+        Ok(Gathered { evidence: Evidence { outputs: root, closure, found, stamp }, made })
+    }
+
+    /// Who consumed what, and who made what.
+    async fn write_edges(
+        &self,
+        space: &Space,
+        id: ExecutionId,
+        spec: &Spec,
+        made: &BTreeSet<Digest>,
+    ) -> Result<(), StoreError> {
+        let mut edges: Vec<_> = made.iter().map(|digest| rows::producer(space, digest, id)).collect();
+        for (name, input) in &spec.inputs {
+            let digest = input.content.as_ref().and_then(|node| node.digest());
+            edges.extend(input.key.as_ref().map(|producer| rows::consumer_of_key(space, producer, id, name)));
+            edges.extend(digest.map(|digest| rows::consumer_of_digest(space, &digest, id, name)));
+        }
+        for piece in edges.chunks(EDGES) {
+            self.transact(|mut txn| {
+                piece.iter().for_each(|edge| txn.put(edge.clone(), Bytes::new()));
+                async move { Ok((txn, ())) }
+            })
+            .await?;
+        }
+        self.write_makers(space, id, made).await
+    }
+}
+
+/// The answer to a commit that was already carried out, if this is one.
+fn ended_so(known: &Known, execution: &Execution, outcome: &Outcome) -> Option<(Execution, bool)> {
+    let outputs = outcome.outputs.or(execution.outcome.outputs);
+    let same = execution.outcome == Outcome { outputs, ..outcome.clone() };
+    let ended = matches!(execution.state, State::Succeeded | State::Failed);
+    let recorded = known.row.record.as_ref().is_some_and(|record: &Record| record.execution == execution.id);
+    (same && ended).then(|| (execution.clone(), recorded))
+}

@@ -1,0 +1,126 @@
+//! What is shown of an execution: its rows as it begins and ends, in histories, under names, in folders of the view.
+//!
+//! Invariant: whatever an execution made, its end is as many rows.
+
+use bytes::Bytes;
+use provender_core::batch::Table;
+use provender_core::execution::State;
+use provender_core::key::TaskKey;
+use provender_core::name::{Name, NameRow, Space};
+use provender_core::transition::Ended;
+use provender_core::{Execution, ExecutionId, Spec, Timestamp, rows, view};
+use provender_proto::{convert, rows as values};
+
+use super::{Store, StoreError, Txn};
+
+impl Store {
+    /// The rows of a begun execution.
+    pub(super) async fn write_begin(
+        &self,
+        txn: &mut Txn,
+        space: &Space,
+        execution: &Execution,
+        spec: &Spec,
+    ) -> Result<(), StoreError> {
+        let (id, began) = (execution.id, execution.began);
+        let row = rows::execution(space, id);
+        if txn.get_one(row.clone()).await?.is_some() {
+            let why = "this execution has ended; a new attempt takes a new id";
+            return Err(convert::Invalid::new("execution", why).into());
+        }
+        txn.put(row, values::execution_to(execution));
+        let (spec_row, name_row) = (rows::spec(space, &execution.spec), rows::name(space, &execution.name));
+        // These two are never deleted or made to differ by others, so they are no reason to collide.
+        let there = self.inner.meta.get(&[spec_row.clone(), name_row.clone()]).await?;
+        if there[0].is_none() {
+            txn.put(spec_row, values::spec_to(spec));
+        }
+        if there[1].is_none() {
+            txn.get_one(name_row.clone()).await?;
+            txn.put(name_row, values::name_to(&NameRow::default()));
+        }
+        txn.put(rows::key_history(space, &execution.key, began, id), Bytes::new());
+        txn.put(rows::name_history(space, &execution.name, began, id), Bytes::new());
+        Ok(())
+    }
+
+    /// The rows of an ended execution: as many whatever it made.
+    pub(super) async fn write_end(&self, txn: &mut Txn, space: &Space, ended: Ended) -> Result<Execution, StoreError> {
+        let Ended { mut execution, row, recorded } = ended;
+        let at = execution.ended.unwrap_or_default();
+        let key = execution.key.clone();
+        let succeeded = execution.state == State::Succeeded;
+        let table = if succeeded { Table::Folder } else { Table::FailedFolder };
+        let folder = self.new_folder(txn, space, table, &execution.name, &key, at, execution.id).await?;
+        execution.folder = Some(folder.clone());
+        txn.put(rows::key(space, &key), values::key_to(&row));
+        txn.delete(rows::lease(space, &key));
+        if recorded {
+            txn.put(rows::name_record(space, &execution.name, at, execution.id), folder);
+            txn.put(rows::name(space, &execution.name), values::name_to(&latest(execution.id)));
+        } else if !succeeded {
+            txn.put(rows::failed_name(space, &execution.name), values::failed_name_to(at));
+        } else if let (None, Some(record)) = (execution.diverges_from, &row.record) {
+            // The same again: as good as a hit.
+            let record = self.execution_in(txn, space, record.execution).await?;
+            self.show(txn, space, &execution.name, &record, at).await?;
+        }
+        txn.put(rows::execution(space, execution.id), values::execution_to(&execution));
+        Ok(execution)
+    }
+
+    /// Makes a success the `latest` of a name, under which it may not have been asked for before.
+    pub(super) async fn show(
+        &self,
+        txn: &mut Txn,
+        space: &Space,
+        name: &Name,
+        execution: &Execution,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        let row = rows::name(space, name);
+        let found = self.inner.meta.get(std::slice::from_ref(&row)).await?.pop().flatten();
+        let found = found.map(|found| values::name_from(found.value).map_err(StoreError::row(name))).transpose()?;
+        if found.is_some_and(|found| found.latest == Some(execution.id)) {
+            return Ok(());
+        }
+        let at = execution.ended.unwrap_or(now);
+        let listed = rows::name_record(space, name, at, execution.id);
+        if txn.get_one(listed.clone()).await?.is_none() {
+            let folder = self.new_folder(txn, space, Table::Folder, name, &execution.key, at, execution.id).await?;
+            txn.put(listed, folder);
+        }
+        txn.put(row, values::name_to(&latest(execution.id)));
+        Ok(())
+    }
+
+    /// Takes the first free folder of the view for an execution.
+    #[expect(clippy::too_many_arguments, reason = "they are the parts of one row")]
+    async fn new_folder(
+        &self,
+        txn: &mut Txn,
+        space: &Space,
+        table: Table,
+        name: &Name,
+        key: &TaskKey,
+        at: Timestamp,
+        id: ExecutionId,
+    ) -> Result<String, StoreError> {
+        let mut n = 1;
+        loop {
+            let folder = view::folder(at, key.id(), n);
+            let row = rows::folder(space, table, name, &folder);
+            // Only the free one is a precondition: taken ones stay taken.
+            if self.inner.meta.get(std::slice::from_ref(&row)).await?.pop().flatten().is_none() {
+                txn.get_one(row.clone()).await?;
+                txn.put(row, Bytes::copy_from_slice(&id.0));
+                return Ok(folder);
+            }
+            n += 1;
+        }
+    }
+}
+
+fn latest(id: ExecutionId) -> NameRow {
+    NameRow { latest: Some(id), registered: None }
+}
