@@ -59,7 +59,7 @@ async fn rate(client: &Client, keys: &[TaskKey], callers: usize) -> Result<f64> 
 }
 
 /// Makes a key's record.
-async fn succeed(client: &Client, key: &TaskKey, n: u64) -> Result<()> {
+pub(crate) async fn succeed(client: &Client, key: &TaskKey, n: u64) -> Result<()> {
     let mut id = [0; 16];
     id[8..].copy_from_slice(&n.to_be_bytes());
     let (execution, spec, executor) = (ExecutionId(id), Spec::new(Name::new("bench/lookup")?), Executor::default());

@@ -3,6 +3,7 @@
 //! Every figure is measured beside its limit, turn by turn, in the same run, so that a busy machine slows both. It prints one
 //! table and the load, and a miss is no failure: a bench is no test. `docs/performance.md` has the figures and what they mean.
 
+mod batch;
 mod ingest;
 mod lookup;
 mod serve;
@@ -37,6 +38,9 @@ async fn main() -> Result<()> {
     table::print(&small::measure().await?);
     for callers in lookup::CALLERS {
         table::print(&lookup::measure(callers).await?);
+    }
+    for engine in [batch::Engine::Rocks, batch::Engine::Postgres] {
+        batch::measure(engine, dir.path()).await?.iter().for_each(table::print);
     }
     println!(
         "\nRates are medians of the rounds, ratios medians of the rounds' ratios; the first limit named is the one that counts."

@@ -37,6 +37,12 @@ pub(crate) struct Server {
 impl Server {
     /// A daemon over the data in `dir`.
     pub(crate) async fn daemon(dir: &str) -> Result<Server> {
+        Server::configured(dir, "").await
+    }
+
+    /// The same with a configuration of its own, in TOML.
+    pub(crate) async fn configured(dir: &str, config: &str) -> Result<Server> {
+        std::fs::write(config_of(dir), config)?;
         Server::spawn(DAEMON, dir, &format!("{dir}/provender.sock")).await
     }
 
@@ -68,6 +74,10 @@ impl Drop for Server {
     }
 }
 
+fn config_of(dir: &str) -> String {
+    format!("{dir}.toml")
+}
+
 /// What the child does.
 pub(crate) async fn serve(kind: &str, dir: &Path) -> Result<()> {
     let stop = CancellationToken::new();
@@ -82,7 +92,7 @@ pub(crate) async fn serve(kind: &str, dir: &Path) -> Result<()> {
     };
     if kind == DAEMON {
         let flags = Flags {
-            config: None,
+            config: Some(config_of(&dir.display().to_string()).into()),
             data: Some(dir.into()),
             listen: None,
             insecure: false,
@@ -111,8 +121,11 @@ fn none<T>() -> std::result::Result<Response<T>, Status> {
 
 #[tonic::async_trait]
 impl Tasks for Nothing {
-    /// One success, of the size that a daemon's answer has.
-    async fn lookup(&self, _: Request<v1::LookupRequest>) -> std::result::Result<Response<v1::LookupReply>, Status> {
+    /// As many successes as keys, of the size that a daemon's answers have.
+    async fn lookup(
+        &self,
+        request: Request<v1::LookupRequest>,
+    ) -> std::result::Result<Response<v1::LookupReply>, Status> {
         let answer = v1::lookup_reply::Answer {
             verdict: v1::Verdict::Succeeded.into(),
             execution: vec![1; 16].into(),
@@ -120,7 +133,7 @@ impl Tasks for Nothing {
             at_ms: 1_800_000_000_000,
             ..Default::default()
         };
-        Ok(Response::new(v1::LookupReply { answers: vec![answer] }))
+        Ok(Response::new(v1::LookupReply { answers: vec![answer; request.get_ref().keys.len()] }))
     }
 
     type BeginStream = Empty<v1::BeginReply>;
