@@ -7,7 +7,7 @@
 
 mod running;
 
-use std::collections::{BTreeSet, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
 
 use bytes::Bytes;
 use provender_core::batch::Table;
@@ -81,9 +81,9 @@ pub struct Invalidation {
     limit: usize,
     /// The keys that were asked for by themselves, or told of.
     told: HashSet<TaskKey>,
-    /// Names under which nothing was found yet, and those of which all that was found was void before.
+    /// Names under which nothing was found yet, and what was void before under some of them.
     nothing: BTreeSet<Name>,
-    void_before: BTreeSet<Name>,
+    void_before: BTreeMap<Name, Verdict>,
 }
 
 #[derive(Debug)]
@@ -147,7 +147,7 @@ impl Store {
             limit,
             told: seen,
             nothing,
-            void_before: BTreeSet::new(),
+            void_before: BTreeMap::new(),
         }
     }
 }
@@ -198,7 +198,7 @@ impl Invalidation {
             match entry.record.is_some() {
                 true => _ = self.nothing.remove(&name),
                 false if matches!(entry.verdict, Verdict::Invalidated | Verdict::Evicted) => {
-                    _ = self.void_before.insert(name.clone())
+                    _ = self.void_before.insert(name.clone(), entry.verdict)
                 }
                 false => {}
             }
@@ -239,9 +239,9 @@ impl Invalidation {
     fn names(&mut self) -> Vec<Voided> {
         let (nothing, void_before) = (std::mem::take(&mut self.nothing), &self.void_before);
         let entry = |name: Name| {
-            let (verdict, reason) = match void_before.contains(&name) {
-                true => (Verdict::Invalidated, "its records were made void before"),
-                false => (Verdict::Unknown, "no record stands under this name"),
+            let (verdict, reason) = match void_before.get(&name) {
+                Some(verdict) => (*verdict, "its records were made void before"),
+                None => (Verdict::Unknown, "no record stands under this name"),
             };
             let (reason, name) = (reason.to_owned(), Some(name));
             Voided { key: None, name, record: None, withdrawn: None, verdict, reason, downstream: false }
@@ -349,7 +349,7 @@ fn entry(
     key: &TaskKey,
     known: &Known,
     done: &transition::Invalidated,
-    made: &std::collections::BTreeMap<ExecutionId, Execution>,
+    made: &BTreeMap<ExecutionId, Execution>,
 ) -> Voided {
     let record = done.record.as_ref().map(|record| record.execution);
     let after = Answer::of(&done.after);
