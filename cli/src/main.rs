@@ -51,6 +51,7 @@ async fn carry_out(args: Args) -> Result<ExitCode, Fault> {
         Command::History(history) => commands::history::history(&session, history).await,
         Command::Ls(ls) => commands::ls::ls(&session, ls).await,
         Command::Invalidate(what) => commands::invalidate::invalidate(&session, what).await,
+        Command::Watch(what) => commands::watch::watch(&session, what).await,
         Command::Put(put) => commands::put::put(&session, put).await,
         Command::Get(get) => commands::get::get(&session, get).await,
         Command::Cat(cat) => commands::cat::cat(&session, cat).await,

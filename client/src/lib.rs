@@ -13,6 +13,9 @@ pub mod remote;
 pub mod run;
 pub mod transfer;
 
-pub use client::{Answer, Begin, Begun, Client, Described, Download, Invalidate, Named, Registered, Task, Voided};
+pub use client::{
+    Answer, Begin, Begun, Client, Described, Download, Heard, Invalidate, Named, Registered, Task, Voided, Watch,
+    Watching,
+};
 pub use error::ClientError;
 pub use remote::Remote;

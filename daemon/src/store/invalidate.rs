@@ -315,6 +315,10 @@ impl Invalidation {
                     if asked.dry_run || !done.changes() {
                         continue;
                     }
+                    let after = Known { row: done.row.clone(), lease: None };
+                    let rests_on = after.evidence();
+                    let of = done.withdrawn.iter().chain(made.values()).find(|made| Some(made.id) == rests_on);
+                    of.into_iter().for_each(|of| Store::tell(&mut txn, space, &known, &after, of));
                     match done.withdrawn {
                         Some(execution) => {
                             let ended = Ended { execution, row: done.row, recorded: false };

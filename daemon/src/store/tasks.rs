@@ -92,6 +92,19 @@ impl Store {
         Ok(known)
     }
 
+    /// What is known of a key, if its record is tested.
+    pub(super) async fn tested(
+        &self,
+        space: &Space,
+        key: &TaskKey,
+        known: &Known,
+        lost: u64,
+    ) -> Result<Known, StoreError> {
+        let mut tested = known.clone();
+        self.test_records(space, std::slice::from_ref(key), std::slice::from_mut(&mut tested), lost).await?;
+        Ok(tested)
+    }
+
     /// Adds the reasons that stand with the executions.
     async fn explain_failures(&self, space: &Space, answers: &mut [Answer]) -> Result<(), StoreError> {
         let failed = |answer: &Answer| matches!(answer.verdict, Verdict::Failed | Verdict::Abandoned);
@@ -137,6 +150,8 @@ impl Store {
                     Begun::Busy(lease) => Begin::Busy(self.execution_in(&mut txn, space, lease.execution).await?),
                     Begun::Granted { lease, execution, fresh, checks } => {
                         if fresh {
+                            let after = Known { lease: Some(lease.clone()), ..known.clone() };
+                            self.tell_begun(&mut txn, space, &known, &after, &execution).await?;
                             self.write_begin(&mut txn, space, &execution, &request.spec).await?;
                             txn.put(rows::lease(space, &request.key), values::lease_to(&lease));
                         }
@@ -221,11 +236,10 @@ impl Store {
                     return Ok((txn, ended));
                 }
                 let now = clock::now();
-                let mut tested = known.clone();
-                let (key, one) = (std::slice::from_ref(&execution.key), std::slice::from_mut(&mut tested));
-                self.test_records(space, key, one, lost).await?;
+                let tested = self.tested(space, &execution.key, &known, lost).await?;
                 let (outcome, recorded) = (outcome.clone(), known.row.record);
                 let mut ended = transition::commit(&tested, &execution, spec, outcome, evidence, incarnation, now)?;
+                Store::tell_ended(&mut txn, space, &tested, &ended);
                 if !ended.recorded {
                     // That it is LOST is found out each time and not written down.
                     ended.row.record = recorded;
@@ -260,9 +274,14 @@ impl Store {
                 if execution.state == State::Failed && execution.outcome == *outcome {
                     return Ok((txn, execution));
                 }
-                let Standing { known, incarnation, .. } = self.known(&mut txn, space, &execution.key).await?;
+                let Standing { known, incarnation, lost, .. } = self.known(&mut txn, space, &execution.key).await?;
                 let now = clock::now();
-                let ended = transition::fail(&known, &execution, reason.clone(), outcome.clone(), incarnation, now)?;
+                let tested = self.tested(space, &execution.key, &known, lost).await?;
+                let mut ended =
+                    transition::fail(&tested, &execution, reason.clone(), outcome.clone(), incarnation, now)?;
+                Store::tell_ended(&mut txn, space, &tested, &ended);
+                // That it is LOST is found out each time and not written down.
+                ended.row.record = known.row.record;
                 let execution = self.write_end(&mut txn, space, ended).await?;
                 Ok((txn, execution))
             })
