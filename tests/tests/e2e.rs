@@ -39,6 +39,8 @@ mod run_inputs;
 mod security;
 #[path = "e2e/view.rs"]
 mod view;
+#[path = "e2e/watch.rs"]
+mod watch;
 #[path = "e2e/wire.rs"]
 mod wire;
 #[path = "e2e/world.rs"]
