@@ -66,6 +66,11 @@ pub(crate) enum Command {
     /// Their keys say EVICTED, and the next run runs. Unlike `invalidate` it says nothing against what was made: what was made from it stays
     /// as it is, and who is running the key goes on. Exit code 1: there was nothing to evict.
     Evict(Evict),
+    /// Print each change of a verdict as it happens: of keys, of what runs under names, or of everything
+    ///
+    /// It goes on until it is interrupted, also across restarts of the daemon, and leaves nothing out; after a break something may come twice. Of
+    /// keys, the verdicts that they have now come first.
+    Watch(Watch),
     /// Store a file or folder
     Put(Put),
     /// Restore a file or folder
@@ -262,6 +267,16 @@ pub(crate) struct Evict {
     /// Say what would be evicted, and change nothing
     #[arg(long)]
     pub(crate) dry_run: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Watch {
+    /// Keys, and how names begin, as for `ls`; none of them: everything
+    #[arg(value_name = "KEY|PREFIX")]
+    pub(crate) what: Vec<String>,
+    /// Go on from here: the `cursor` of a line that `--json` has printed
+    #[arg(long, value_name = "CURSOR")]
+    pub(crate) from: Option<String>,
 }
 
 #[derive(Debug, clap::Args)]

@@ -15,6 +15,7 @@ pub(crate) mod put;
 pub(crate) mod run;
 pub(crate) mod show;
 pub(crate) mod status;
+pub(crate) mod watch;
 
 use std::sync::Arc;
 

@@ -8,6 +8,7 @@ mod catalog;
 mod invalidate;
 mod tasks;
 mod view;
+mod watch;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -32,6 +33,7 @@ pub use blobs::Download;
 pub use catalog::{Described, Named, Registered, Task};
 pub use invalidate::{Invalidate, Voided};
 pub use tasks::{Begin, Begun};
+pub use watch::{Heard, Watch, Watching};
 
 /// How long a connection may take to be made.
 const CONNECT: Duration = Duration::from_secs(5);

@@ -13,6 +13,8 @@ pub mod remote;
 pub mod run;
 pub mod transfer;
 
-pub use client::{Begin, Begun, Client, Described, Download, Invalidate, Named, Registered, Task, Voided};
+pub use client::{
+    Begin, Begun, Client, Described, Download, Heard, Invalidate, Named, Registered, Task, Voided, Watch, Watching,
+};
 pub use error::ClientError;
 pub use remote::Remote;

@@ -55,11 +55,13 @@ pub enum Table {
     Maker = 19,
     /// Position -> a digest whose bytes were found missing or damaged, until they are stored anew.
     Lost = 20,
+    /// That a key's verdict changed: in the change feed only, never a row. The key carries the whole of it.
+    Event = 21,
 }
 
 impl Table {
     /// Every table, in stored order.
-    pub const ALL: [Table; 21] = [
+    pub const ALL: [Table; 22] = [
         Table::Store,
         Table::Key,
         Table::Lease,
@@ -81,6 +83,7 @@ impl Table {
         Table::FailedName,
         Table::Maker,
         Table::Lost,
+        Table::Event,
     ];
 
     /// The table stored as `tag`.
@@ -95,7 +98,12 @@ impl Table {
 
     /// Whether changes to this table stand in the change feed: only what somebody waits for does.
     pub fn in_feed(self) -> bool {
-        matches!(self, Table::Key | Table::Lease | Table::Name | Table::Store)
+        matches!(self, Table::Key | Table::Lease | Table::Name | Table::Store | Table::Lost | Table::Event)
+    }
+
+    /// Whether what is written to this table becomes rows. What does not stands in the change feed alone, and goes with it.
+    pub fn has_rows(self) -> bool {
+        self != Table::Event
     }
 }
 
@@ -219,7 +227,8 @@ impl Batch {
     }
 }
 
-/// One entry of the change feed: a row of a table [`in the feed`](Table::in_feed) that a batch wrote or deleted.
+/// One entry of the change feed: a row of a table [`in the feed`](Table::in_feed) that a batch wrote or deleted. One batch's stand in
+/// the order of their keys.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Change {
     /// The batch, in commit order. One batch's changes share it.
@@ -315,13 +324,16 @@ impl Group {
         self.writes.head = version;
         self.writes.ids.insert(batch.id, version);
         for (key, value) in &batch.writes {
+            if key.table.in_feed() {
+                self.writes.changes.push(Change { version, key: key.clone(), deleted: value.is_none() });
+            }
+            if !key.table.has_rows() {
+                continue;
+            }
             match value {
                 Some(_) => self.versions.insert(key.clone(), version),
                 None => self.versions.remove(key),
             };
-            if key.table.in_feed() {
-                self.writes.changes.push(Change { version, key: key.clone(), deleted: value.is_none() });
-            }
             self.writes.rows.insert(key.clone(), (version, value.clone()));
         }
         Ok(version)

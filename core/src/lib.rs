@@ -10,6 +10,7 @@ pub mod blob;
 pub mod diff;
 pub mod digest;
 pub mod encode;
+pub mod event;
 pub mod execution;
 pub mod extent;
 pub mod json;

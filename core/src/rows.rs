@@ -260,6 +260,19 @@ pub fn parse_lost(row: &[u8]) -> Option<u64> {
     Some(u64::from_be_bytes(row.strip_prefix(&[SHARED])?.try_into().ok()?))
 }
 
+/// An event, as the `place`-th of its batch: what it says stands in the key itself.
+pub fn event(space: &Space, place: u16, event: &[u8]) -> RowKey {
+    row(Table::Event, space, &[&place.to_be_bytes(), event])
+}
+
+/// The space and the bytes of a row of [`Table::Event`].
+pub fn parse_event(row: &Bytes) -> Option<(Space, Bytes)> {
+    let (len, rest) = row.split_first()?;
+    let (space, rest) = rest.split_at_checked(usize::from(*len))?;
+    let event = rest.get(2..)?;
+    Some((Space::new(std::str::from_utf8(space).ok()?).ok()?, row.slice_ref(event)))
+}
+
 /// A pin.
 pub fn pin(space: &Space, id: &[u8; 16]) -> RowKey {
     row(Table::Pin, space, &[id])
@@ -283,6 +296,9 @@ mod tests {
             prop_assert_eq!(in_b.key.starts_with(&prefix(&space(&a), &[])), a == b);
             prop_assert!(!blob(&Digest::of(id.as_bytes())).key.starts_with(&prefix(&space(&a), &[])));
             prop_assert_eq!(parse_key(&in_b.key), Some((space(&b), task)));
+            let told = event(&space(&b), 1, id.as_bytes());
+            prop_assert_eq!(parse_event(&told.key), Some((space(&b), Bytes::from(id.clone()))));
+            prop_assert!(told < event(&space(&b), 2, b"") && parse_event(&told.key.slice(..1 + b.len())).is_none());
         }
 
         #[test]

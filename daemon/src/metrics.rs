@@ -27,6 +27,8 @@ pub struct Metrics {
     pub leases: IntGauge,
     /// Executors that wait for another's work.
     pub waiting: IntGauge,
+    /// Watches that are being served.
+    pub watching: IntGauge,
     /// Calls, by method and status code, in seconds.
     pub calls: HistogramVec,
 }
@@ -68,6 +70,7 @@ impl Metrics {
             healed: counter("provender_blobs_healed_total", "Lost blobs whose bytes were stored anew")?,
             leases: gauge("provender_leases", "Live leases that this daemon watches")?,
             waiting: gauge("provender_waiting", "Executors that wait for another's work")?,
+            watching: gauge("provender_watching", "Watches that are being served")?,
             calls,
             registry,
         })

@@ -12,6 +12,7 @@ mod listen;
 mod status;
 mod tasks;
 mod view;
+mod watch;
 
 use std::time::Duration;
 

@@ -22,6 +22,7 @@ mod provenance;
 mod register;
 mod tasks;
 mod transact;
+mod watch;
 
 use std::sync::Arc;
 
@@ -41,6 +42,7 @@ pub use lineage::{Asked, Piece, Walk};
 pub use lost::lost;
 pub use tasks::Begin;
 pub use transact::Txn;
+pub use watch::{Heard, Watching};
 
 /// The layout that this version reads and writes; one number for rows and files.
 pub const LAYOUT: u32 = 1;
@@ -58,6 +60,7 @@ struct Inner {
     meta: Arc<dyn Meta>,
     blobs: Arc<dyn Blobs>,
     feed: feed::Feed,
+    pages: watch::Pages,
     metrics: Arc<Metrics>,
     aliases: Vec<HashFunction>,
     /// One loss at a time is entered by this daemon, since each takes the next place in one log.
@@ -110,8 +113,8 @@ impl Store {
                 found: blobs.id().to_string(),
             });
         }
-        let feed = feed::Feed::default();
-        Ok(Store { inner: Arc::new(Inner { meta, blobs, feed, metrics, aliases, noting: Default::default() }) })
+        let (feed, pages) = (feed::Feed::default(), watch::Pages::default());
+        Ok(Store { inner: Arc::new(Inner { meta, blobs, feed, pages, metrics, aliases, noting: Default::default() }) })
     }
 
     /// The counters that this store moves.

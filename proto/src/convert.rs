@@ -17,9 +17,11 @@ use provender_core::{Digest, Execution, ExecutionId, Timestamp, Verdict};
 use crate::v1;
 
 mod answer;
+mod event;
 mod provenance;
 
 pub use answer::{answer_from, answer_to};
+pub use event::{event_from, event_to};
 pub use provenance::{
     branch_from, branch_to, lineage_edge_from, lineage_edge_to, lineage_node_from, lineage_node_to, origin_from,
     origin_to, place_from, place_to,

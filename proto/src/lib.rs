@@ -42,5 +42,7 @@ pub const DEFAULT_LINEAGE: usize = 10_000;
 pub const MAX_LINEAGE: usize = 1_000_000;
 /// The most names in one invalidation.
 pub const MAX_NAMES: usize = 1_000;
+/// The most prefixes of names that one watcher asks for.
+pub const MAX_PREFIXES: usize = 100;
 /// The most keys that are registered in one call.
 pub const MAX_REGISTERED: usize = 1_000;

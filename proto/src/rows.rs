@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use prost::Message;
 use provender_core::blob::{Pin, Place, Stored};
+use provender_core::event::{Event, MAX_REASON, Noted};
 use provender_core::lease::Lease;
 use provender_core::lost::{Damage, Loss};
 use provender_core::name::NameRow;
@@ -168,6 +169,37 @@ pub fn lost_from(bytes: Bytes) -> Result<Loss, RowError> {
         damage: if row.corrupt { Damage::Corrupt } else { Damage::Missing },
         why: row.why,
     })
+}
+
+/// An event, as the end of its key (see [`provender_core::rows::event`]): about 1,900 bytes at most.
+pub fn event_to(noted: &Noted) -> Bytes {
+    let Noted { event, stamp, lost } = noted;
+    let row = store::EventRow {
+        key: event.key.to_string(),
+        name: event.name.as_ref().map(ToString::to_string).unwrap_or_default(),
+        verdict: convert::verdict_to(event.verdict).into(),
+        execution: event.execution.map(convert::id_to).unwrap_or_default(),
+        reason: convert::cut(event.reason.clone(), MAX_REASON),
+        at_ms: event.at.millis(),
+        stamp: *stamp,
+        lost: *lost,
+    };
+    row.encode_to_vec().into()
+}
+
+/// An event.
+pub fn event_from(bytes: Bytes) -> Result<Noted, RowError> {
+    let row = store::EventRow::decode(bytes)?;
+    let name = Some(&row.name).filter(|name| !name.is_empty());
+    let event = Event {
+        key: convert::key(&row.key)?,
+        name: name.map(|name| convert::name(name)).transpose()?,
+        verdict: convert::verdict_from(row.verdict)?,
+        execution: convert::optional_id("event.execution", &row.execution)?,
+        reason: row.reason,
+        at: Timestamp::from_millis(row.at_ms),
+    };
+    Ok(Noted { event, stamp: row.stamp, lost: row.lost })
 }
 
 /// The row of a holding: when it was last relied on.

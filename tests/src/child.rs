@@ -83,6 +83,11 @@ impl Running {
         kill_process(self.pid(), signal).expect("it has not been waited for");
     }
 
+    /// What it wrote to standard output until now.
+    pub fn stdout(&self) -> String {
+        text(&contents(&self.stdout))
+    }
+
     /// What it wrote to standard error until now.
     pub fn stderr(&self) -> String {
         text(&contents(&self.stderr))

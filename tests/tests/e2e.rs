@@ -41,6 +41,8 @@ mod security;
 mod verdicts;
 #[path = "e2e/view.rs"]
 mod view;
+#[path = "e2e/watch.rs"]
+mod watch;
 #[path = "e2e/wire.rs"]
 mod wire;
 #[path = "e2e/world.rs"]

@@ -65,7 +65,8 @@ pub(crate) async fn measure(engine: Engine, dir: &Path) -> Result<Vec<Row>> {
                     if right { Ok(()) } else { Err("not all have succeeded".into()) }
                 })
                 .await?,
-                rate(&keys, size, async |keys, _| Ok(drop(nothing.client.lookup(keys).await?))).await?,
+                rate(&keys, size, async |keys, _| nothing.client.lookup(keys).await.map(drop).map_err(Into::into))
+                    .await?,
                 rate(&keys, size, async |_, from| bare.get(from, size).await).await?,
             ];
             for (all, rate) in [&mut ours, &mut echo, &mut rows].into_iter().zip(rates).filter(|_| round > 0) {

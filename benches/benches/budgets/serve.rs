@@ -172,6 +172,12 @@ impl Tasks for Nothing {
     ) -> std::result::Result<Response<Self::InvalidateStream>, Status> {
         none()
     }
+
+    type WatchStream = Empty<v1::WatchReply>;
+
+    async fn watch(&self, _: Request<v1::WatchRequest>) -> std::result::Result<Response<Self::WatchStream>, Status> {
+        none()
+    }
 }
 
 #[tonic::async_trait]

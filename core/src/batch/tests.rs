@@ -79,3 +79,17 @@ fn one_id_twice_in_a_group_is_one_batch() {
     let writes = group.into_writes();
     assert_eq!((writes.head, writes.changes.len()), (Version(8), 1));
 }
+
+#[test]
+fn an_event_is_in_the_feed_and_no_row() {
+    let event = |name: &'static str| RowKey { table: Table::Event, key: Bytes::from_static(name.as_bytes()) };
+    let (mut a, mut b) = (batch(1), batch(2));
+    a.put(event("2"), "").put(event("1"), "").put(key("x"), "a");
+    b.expect(event("1"), Expect::Absent).put(event("1"), "");
+    let mut group = group([]);
+    assert_eq!((group.admit(&a), group.admit(&b)), (Ok(Version(8)), Ok(Version(9))));
+    let Writes { rows, changes, .. } = group.into_writes();
+    assert_eq!(rows.keys().collect::<Vec<_>>(), [&key("x")]);
+    let feed: Vec<_> = changes.into_iter().map(|change| (change.version.0, change.key)).collect();
+    assert_eq!(feed, [(8, key("x")), (8, event("1")), (8, event("2")), (9, event("1"))]);
+}

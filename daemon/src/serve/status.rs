@@ -57,7 +57,7 @@ pub(super) fn status(error: &StoreError) -> Status {
             Code::InvalidArgument
         }
         StoreError::Blobs(BlobError::NotFound { .. }) => Code::NotFound,
-        StoreError::Blobs(BlobError::OutOfRange { .. }) => Code::OutOfRange,
+        StoreError::Cursor { .. } | StoreError::Blobs(BlobError::OutOfRange { .. }) => Code::OutOfRange,
         StoreError::Blobs(BlobError::Layout { .. }) => Code::FailedPrecondition,
         StoreError::Layout { .. } | StoreError::OtherBlobs { .. } => Code::FailedPrecondition,
         StoreError::Meta(MetaError::Corrupt { .. }) => Code::DataLoss,

@@ -125,6 +125,13 @@ impl Tasks for Front {
         let request = request.into_inner();
         counted(self.store.metrics(), "Invalidate", async { self.begin_invalidation(request) }).await
     }
+
+    type WatchStream = super::watch::Replies;
+
+    async fn watch(&self, request: Request<v1::WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
+        let request = request.into_inner();
+        counted(self.store.metrics(), "Watch", self.begin_watch(request)).await
+    }
 }
 
 impl Front {

@@ -75,11 +75,10 @@ impl Store {
                     return Ok((txn, ended));
                 }
                 let now = clock::now();
-                let mut tested = known.clone();
-                let (key, one) = (std::slice::from_ref(&execution.key), std::slice::from_mut(&mut tested));
-                self.test_records(space, key, one, lost).await?;
+                let tested = self.tested(space, &execution.key, &known, lost).await?;
                 let (outcome, recorded) = (outcome.clone(), known.row.record);
                 let mut ended = transition::commit(&tested, &execution, spec, outcome, evidence, incarnation, now)?;
+                Store::tell_ended(&mut txn, space, &tested, &ended);
                 if !ended.recorded {
                     // That it is LOST is found out each time and not written down.
                     ended.row.record = recorded;

@@ -66,6 +66,12 @@ pub enum StoreError {
         /// Why.
         source: MetaError,
     },
+    /// A watch cannot go on from where it was.
+    #[error("this watch cannot go on from its cursor: {why}; look the keys up, and watch from now")]
+    Cursor {
+        /// Why.
+        why: String,
+    },
     /// The daemon is stopping.
     #[error("the daemon is stopping; ask another one, or again once it is back")]
     Draining,

@@ -318,6 +318,9 @@ impl Invalidation {
                     if asked.dry_run || !done.changes() {
                         continue;
                     }
+                    let rests_on = done.after.evidence();
+                    let of = done.withdrawn.iter().chain(made.values()).find(|made| Some(made.id) == rests_on);
+                    of.into_iter().for_each(|of| Store::tell(&mut txn, space, &known, &done.after, of));
                     match done.withdrawn {
                         Some(execution) => {
                             let ended = Ended { execution, row: done.after.row, recorded: false };

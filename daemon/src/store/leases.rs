@@ -1,4 +1,4 @@
-//! Watching: the task that follows the change feed, wakes waiters, and takes expired leases from their holders.
+//! The task that follows the change feed: it wakes waiters, hands out to watchers, and takes expired leases from their holders.
 //!
 //! Every daemon on one metadata store runs it, so a lease expires whichever of them still lives. The rule of expiry is
 //! [`provender_core::lease::Sightings`].
@@ -48,9 +48,10 @@ impl Store {
     /// One who follows the feed from now on, having seen the leases that there are. `time` is a monotonic clock.
     pub async fn follow(&self, time: impl Fn() -> Duration) -> Result<Follower, StoreError> {
         let cursor = self.inner.meta.head().await?;
-        let mut follower = Follower { store: self.clone(), cursor, sightings: Sightings::default() };
+        let mut follower = Follower { store: self.clone(), cursor, handed: cursor, sightings: Sightings::default() };
         follower.see_all(&time).await?;
         self.inner.feed.all_changed();
+        self.inner.pages.begin(cursor);
         Ok(follower)
     }
 
@@ -89,12 +90,15 @@ impl Store {
         let (space, key) = (&space, &key);
         let ended = self
             .transact(|mut txn| async move {
-                let Standing { known, lease_version, .. } = self.known(&mut txn, space, key).await?;
+                let Standing { known, lease_version, lost, .. } = self.known(&mut txn, space, key).await?;
                 let (Some(lease), true) = (&known.lease, lease_version == Some(version)) else {
                     return Ok((txn, None));
                 };
                 let execution = self.execution_in(&mut txn, space, lease.execution).await?;
-                let ended = transition::expire(&known, &execution, clock::now())?;
+                let tested = self.tested(space, key, &known, lost).await?;
+                let mut ended = transition::expire(&tested, &execution, clock::now())?;
+                Store::tell_ended(&mut txn, space, &tested, &ended);
+                ended.row.record = known.row.record;
                 let ended = self.write_end(&mut txn, space, ended).await?;
                 Ok((txn, Some(ended)))
             })
@@ -112,6 +116,8 @@ impl Store {
 pub struct Follower {
     store: Store,
     cursor: Version,
+    /// Up to where watchers were handed what concerns them.
+    handed: Version,
     sightings: Sightings,
 }
 
@@ -172,6 +178,7 @@ impl Follower {
                 }
                 self.store.inner.feed.changed(&change.key);
             }
+            self.handed = self.store.inner.pages.hand_out(self.handed, &page);
             let more = page.cursor > self.cursor && !page.changes.is_empty();
             self.cursor = page.cursor.max(self.cursor);
             if !more {

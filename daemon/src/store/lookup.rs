@@ -76,6 +76,19 @@ impl Store {
         Ok(known)
     }
 
+    /// What is known of a key, if its record is tested.
+    pub(super) async fn tested(
+        &self,
+        space: &Space,
+        key: &TaskKey,
+        known: &Known,
+        lost: u64,
+    ) -> Result<Known, StoreError> {
+        let mut tested = known.clone();
+        self.test_records(space, std::slice::from_ref(key), std::slice::from_mut(&mut tested), lost).await?;
+        Ok(tested)
+    }
+
     /// What the rows of a key say, as part of a transaction. The store's incarnation is read with them, so that a restore
     /// fences executors out whichever daemon they ask.
     pub(super) async fn known(&self, txn: &mut Txn, space: &Space, key: &TaskKey) -> Result<Standing, StoreError> {

@@ -3,7 +3,7 @@
 use provender_core::execution::{Outcome, State};
 use provender_core::key::TaskKey;
 use provender_core::name::Space;
-use provender_core::transition::{self, Begun, Request};
+use provender_core::transition::{self, Begun, Known, Request};
 use provender_core::{Execution, ExecutionId, rows};
 use provender_proto::{convert, rows as values};
 
@@ -58,6 +58,8 @@ impl Store {
                     Begun::Busy(lease) => Begin::Busy(self.execution_in(&mut txn, space, lease.execution).await?),
                     Begun::Granted { lease, execution, fresh, checks } => {
                         if fresh {
+                            let after = Known { lease: Some(lease.clone()), ..known.clone() };
+                            self.tell_begun(&mut txn, space, &known, &after, &execution).await?;
                             self.write_begin(&mut txn, space, &execution, &request.spec).await?;
                             txn.put(rows::lease(space, &request.key), values::lease_to(&lease));
                         }
@@ -116,10 +118,14 @@ impl Store {
                 if execution.state == State::Failed && execution.outcome == *outcome {
                     return Ok((txn, execution));
                 }
-                let Standing { known, incarnation, .. } = self.known(&mut txn, space, &execution.key).await?;
+                let Standing { known, incarnation, lost, .. } = self.known(&mut txn, space, &execution.key).await?;
                 let now = clock::now();
-                let ended =
-                    transition::fail(&known, &execution, policy, reason.clone(), outcome.clone(), incarnation, now)?;
+                let tested = self.tested(space, &execution.key, &known, lost).await?;
+                let mut ended =
+                    transition::fail(&tested, &execution, policy, reason.clone(), outcome.clone(), incarnation, now)?;
+                Store::tell_ended(&mut txn, space, &tested, &ended);
+                // That it is LOST is found out each time and not written down.
+                ended.row.record = known.row.record;
                 let execution = self.write_end(&mut txn, space, ended).await?;
                 Ok((txn, execution))
             })

@@ -6,7 +6,9 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use provender_core::batch::{Batch, Expect, Fate, Row, RowKey};
+use provender_core::batch::{Batch, Expect, Fate, Row, RowKey, Table};
+use provender_core::name::Space;
+use provender_core::rows;
 
 use super::{Store, StoreError};
 use crate::clock;
@@ -66,6 +68,12 @@ impl Txn {
     /// Deletes a row.
     pub fn delete(&mut self, key: RowKey) {
         self.batch.delete(key);
+    }
+
+    /// Adds an event, which stands in the change feed behind those that this transaction has added before.
+    pub(super) fn event(&mut self, space: &Space, event: &[u8]) {
+        let before = self.batch.writes.keys().filter(|key| key.table == Table::Event).count();
+        self.put(rows::event(space, u16::try_from(before).unwrap_or(u16::MAX), event), Bytes::new());
     }
 }
 

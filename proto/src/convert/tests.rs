@@ -142,3 +142,29 @@ fn nodes_and_edges_of_a_walk_round_trip() {
     assert_eq!(lineage_edge_from(&lineage_edge_to(&edge), 2), Ok(edge.clone()));
     assert!(lineage_edge_from(&lineage_edge_to(&edge), 1).is_err());
 }
+
+#[test]
+fn events_round_trip_and_are_of_bounded_size() {
+    use provender_core::event::{Event, Noted};
+    let full = Event {
+        key: format!("t:{}", "k".repeat(256)).parse().expect("valid"),
+        name: Name::new("n".repeat(1024)).ok(),
+        verdict: Verdict::Invalidated,
+        execution: Some(ExecutionId([1; 16])),
+        reason: "r".into(),
+        at: Timestamp::from_millis(7),
+    };
+    let bare = Event { name: None, execution: None, verdict: Verdict::Unknown, reason: String::new(), ..full.clone() };
+    for event in [full.clone(), bare] {
+        assert_eq!(event_from(&event_to(&event)), Ok(event.clone()));
+        let noted = Noted { event, stamp: 3, lost: true };
+        assert_eq!(crate::rows::event_from(crate::rows::event_to(&noted)), Ok(noted));
+    }
+    let long = Noted { event: Event { reason: "\u{fc}".repeat(10_000), ..full }, stamp: u64::MAX, lost: true };
+    let row = crate::rows::event_to(&long);
+    let space = Space::new("s".repeat(254)).expect("valid");
+    let key = provender_core::rows::event(&space, u16::MAX, &row).key;
+    assert!(key.len() < 4 << 10, "{}", key.len());
+    let kept = crate::rows::event_from(row).expect("valid").event.reason;
+    assert!(kept.starts_with("\u{fc}\u{fc}") && kept.ends_with('\u{2026}'));
+}

@@ -83,6 +83,28 @@ pub struct LostRow {
     #[prost(string, tag = "4")]
     pub why: ::prost::alloc::string::String,
 }
+/// No row's value, but the end of an event's key: it stands in the change feed alone.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct EventRow {
+    #[prost(string, tag = "1")]
+    pub key: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub name: ::prost::alloc::string::String,
+    #[prost(enumeration = "super::super::v1::Verdict", tag = "3")]
+    pub verdict: i32,
+    #[prost(bytes = "bytes", tag = "4")]
+    pub execution: ::prost::bytes::Bytes,
+    #[prost(string, tag = "5")]
+    pub reason: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "6")]
+    pub at_ms: u64,
+    /// of the record, if it is SUCCEEDED
+    #[prost(uint64, tag = "7")]
+    pub stamp: u64,
+    /// the key has a record that is LOST
+    #[prost(bool, tag = "8")]
+    pub lost: bool,
+}
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct HoldingRow {
     #[prost(uint64, tag = "1")]

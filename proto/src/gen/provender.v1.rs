@@ -559,6 +559,61 @@ pub mod invalidate_reply {
         pub downstream: bool,
     }
 }
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct WatchRequest {
+    #[prost(string, tag = "1")]
+    pub space: ::prost::alloc::string::String,
+    /// at most 10,000
+    #[prost(string, repeated, tag = "2")]
+    pub keys: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// at most 100: how names begin, as in ListNames; an empty one means all names
+    #[prost(string, repeated, tag = "3")]
+    pub prefixes: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// goes on from there; empty: from now, and the verdict that each of the keys has comes first
+    #[prost(string, tag = "4")]
+    pub cursor: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct WatchReply {
+    /// Opaque. Empty until the verdicts that the keys have were all told: who is cut off before begins anew.
+    #[prost(string, tag = "3")]
+    pub cursor: ::prost::alloc::string::String,
+    #[prost(oneof = "watch_reply::Reply", tags = "1, 2")]
+    pub reply: ::core::option::Option<watch_reply::Reply>,
+}
+/// Nested message and enum types in `WatchReply`.
+pub mod watch_reply {
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+    pub struct Event {
+        #[prost(string, tag = "1")]
+        pub key: ::prost::alloc::string::String,
+        /// of the execution that the verdict rests on; empty if it rests on none
+        #[prost(string, tag = "2")]
+        pub name: ::prost::alloc::string::String,
+        #[prost(enumeration = "super::Verdict", tag = "3")]
+        pub verdict: i32,
+        /// that the verdict rests on, empty if nothing
+        #[prost(bytes = "bytes", tag = "4")]
+        pub execution: ::prost::bytes::Bytes,
+        /// why it is not SUCCEEDED, for people; about 512 bytes at most
+        #[prost(string, tag = "5")]
+        pub reason: ::prost::alloc::string::String,
+        /// when it became so, by a daemon's clock
+        #[prost(uint64, tag = "6")]
+        pub at_ms: u64,
+    }
+    /// All that there was so far has been told. It comes first (after the verdicts that the keys have), and then now and then while nothing
+    /// else does.
+    #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+    pub struct Reached {}
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Reply {
+        #[prost(message, tag = "1")]
+        Event(Event),
+        #[prost(message, tag = "2")]
+        Reached(Reached),
+    }
+}
 /// Generated client implementations.
 pub mod tasks_client {
     #![allow(
@@ -806,6 +861,30 @@ pub mod tasks_client {
                 .insert(GrpcMethod::new("provender.v1.Tasks", "Invalidate"));
             self.inner.server_streaming(req, path, codec).await
         }
+        /// Tells of every change of the verdicts of keys, and of what runs under names, as it happens, in the order in which it happened, until
+        /// the caller goes. Each reply has the cursor from which another call, to this daemon or another one on the same store, goes on: then nothing
+        /// is left out, but some may be told again. OUT_OF_RANGE: it cannot go on from there; look the keys up, and watch from now.
+        pub async fn watch(
+            &mut self,
+            request: impl tonic::IntoRequest<super::WatchRequest>,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::WatchReply>>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/provender.v1.Tasks/Watch");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("provender.v1.Tasks", "Watch"));
+            self.inner.server_streaming(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -872,6 +951,19 @@ pub mod tasks_server {
             &self,
             request: tonic::Request<super::InvalidateRequest>,
         ) -> std::result::Result<tonic::Response<Self::InvalidateStream>, tonic::Status>;
+        /// Server streaming response type for the Watch method.
+        type WatchStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::WatchReply, tonic::Status>,
+            >
+            + std::marker::Send
+            + 'static;
+        /// Tells of every change of the verdicts of keys, and of what runs under names, as it happens, in the order in which it happened, until
+        /// the caller goes. Each reply has the cursor from which another call, to this daemon or another one on the same store, goes on: then nothing
+        /// is left out, but some may be told again. OUT_OF_RANGE: it cannot go on from there; look the keys up, and watch from now.
+        async fn watch(
+            &self,
+            request: tonic::Request<super::WatchRequest>,
+        ) -> std::result::Result<tonic::Response<Self::WatchStream>, tonic::Status>;
     }
     #[derive(Debug)]
     pub struct TasksServer<T> {
@@ -1241,6 +1333,52 @@ pub mod tasks_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = InvalidateSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.server_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/provender.v1.Tasks/Watch" => {
+                    #[allow(non_camel_case_types)]
+                    struct WatchSvc<T: Tasks>(pub Arc<T>);
+                    impl<
+                        T: Tasks,
+                    > tonic::server::ServerStreamingService<super::WatchRequest>
+                    for WatchSvc<T> {
+                        type Response = super::WatchReply;
+                        type ResponseStream = T::WatchStream;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::WatchRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Tasks>::watch(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = WatchSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

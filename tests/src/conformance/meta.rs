@@ -62,6 +62,7 @@ macro_rules! meta_suite {
             the_feed_has_every_change_in_commit_order
             a_batch_is_never_split_in_the_feed
             the_cursor_moves_over_what_is_not_fed
+            an_event_is_in_the_feed_and_no_row
             followers_are_woken
             a_trimmed_feed_refuses_old_cursors
         }

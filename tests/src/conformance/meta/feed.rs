@@ -5,11 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::join_all;
-use provender_core::batch::{Change, Version};
+use provender_core::batch::{Change, Expect, RowKey, Table, Version};
 use provender_core::time::Timestamp;
-use provender_daemon::meta::{Meta, MetaError};
+use provender_daemon::meta::{CommitError, Meta, MetaError, Scan};
 
-use super::{Storage, batch, fed, name, put, quiet};
+use super::{Storage, all, batch, fed, get, name, put, quiet};
 
 /// How long to wait for what must come: only a broken engine needs it.
 const HANG: Duration = Duration::from_secs(60);
@@ -116,6 +116,45 @@ pub async fn the_cursor_moves_over_what_is_not_fed(storage: &dyn Storage) {
     assert_eq!(meta.head().await.unwrap(), head);
     // A cursor that the storage never gave is of another history.
     assert!(matches!(meta.changes(Version(head.0 + 1), 10).await, Err(MetaError::Trimmed { .. })));
+}
+
+pub async fn an_event_is_in_the_feed_and_no_row(storage: &dyn Storage) {
+    let meta = storage.open().await;
+    let event = |n: usize| RowKey { table: Table::Event, key: [&[b'e'; 4_000], &name(n)[..]].concat().into() };
+    let before = meta.head().await.unwrap();
+    let mut both = batch();
+    both.put(event(2), "").put(event(1), "").put(fed("row"), "value");
+    let first = meta.commit(both).await.unwrap();
+    // However often it is written there is nothing that stands in the way.
+    for _ in 0..2 {
+        let mut again = batch();
+        again.expect(event(1), Expect::Absent).put(event(1), "").put(quiet("q"), "");
+        meta.commit(again).await.unwrap();
+    }
+    let refused = {
+        let mut refused = batch();
+        refused.expect(fed("row"), Expect::Absent).put(event(3), "");
+        meta.commit(refused).await
+    };
+    assert!(matches!(refused, Err(CommitError::Conflict { .. })), "{refused:?}");
+    let page = meta.changes(before, 100).await.unwrap();
+    let change = |after: u64, key| Change { version: Version(first.0 + after), key, deleted: false };
+    let told = [change(0, event(1)), change(0, event(2)), change(1, event(1)), change(2, event(1))];
+    assert_eq!(page.changes[1..], told, "behind the rows, in the order of their keys");
+    assert_eq!(page.changes[0], change(0, fed("row")));
+    assert_eq!(get(&*meta, &event(1)).await, None);
+    assert_eq!(all(&*meta, Scan::prefix(Table::Event, "")).await, []);
+    // It wakes who follows, and goes with the feed.
+    let cursor = page.cursor;
+    let waiting = tokio::spawn({
+        let meta = Arc::clone(&meta);
+        async move { meta.changed(cursor).await }
+    });
+    put(&*meta, event(4), "").await;
+    tokio::time::timeout(HANG, waiting).await.expect("woken").unwrap();
+    meta.trim(cursor, Timestamp::default()).await.unwrap();
+    let kept = meta.changes(cursor, 100).await.unwrap().changes;
+    assert_eq!(kept.into_iter().map(|change| change.key).collect::<Vec<_>>(), [event(4)]);
 }
 
 pub async fn followers_are_woken(storage: &dyn Storage) {
