@@ -208,19 +208,42 @@ impl Plan for Fair {
     }
 }
 
-/// The plan that lets everything go but one step.
-#[derive(Debug, Clone, Copy)]
+/// The plan that lets everything go but one of the steps that it counts.
+#[derive(Debug)]
 pub struct Once {
-    /// Which step.
-    pub number: u64,
-    /// What becomes of it.
-    pub act: Act,
+    number: u64,
+    act: Act,
+    counts: fn(&'static str) -> bool,
+    counted: AtomicU64,
 }
 
-impl Plan for Once {
-    fn course(&self, step: &Step) -> Course {
-        if step.number == self.number { self.act.into() } else { Course::default() }
+impl Once {
+    /// The course of the step with this number, from 0, is `act`.
+    pub fn new(number: u64, act: Act) -> Once {
+        Once::among(|_| true, number, act)
     }
+
+    /// The same among the steps whose names `counts` admits.
+    pub fn among(counts: fn(&'static str) -> bool, number: u64, act: Act) -> Once {
+        Once { number, act, counts, counted: AtomicU64::new(0) }
+    }
+
+    /// How many steps were counted.
+    pub fn counted(&self) -> u64 {
+        self.counted.load(Ordering::SeqCst)
+    }
+}
+
+impl Plan for Arc<Once> {
+    fn course(&self, step: &Step) -> Course {
+        let is_it = (self.counts)(step.name) && self.counted.fetch_add(1, Ordering::SeqCst) == self.number;
+        if is_it { self.act.into() } else { Course::default() }
+    }
+}
+
+/// Whether a step of this name can change what is stored.
+pub fn changes(name: &'static str) -> bool {
+    matches!(name, "meta.commit" | "meta.resolve" | "blobs.stage" | "staged.write" | "staged.publish" | "blobs.remove")
 }
 
 #[cfg(test)]

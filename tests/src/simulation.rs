@@ -1,1 +1,3 @@
-//! x
+//! A simulation.
+
+pub mod audit;

@@ -1,4 +1,3 @@
-use std::future::Future;
 use std::task::Poll;
 
 use futures::FutureExt;
@@ -10,7 +9,7 @@ use provender_daemon::meta::{CommitError, Memory, Meta};
 use super::*;
 
 fn meta(act: Act) -> (Memory, World, Arc<Faulty<dyn Meta>>) {
-    let (memory, world) = (Memory::default(), World::new(Once { number: 0, act }));
+    let (memory, world) = (Memory::default(), World::new(Arc::new(Once::new(0, act))));
     let faulty = world.over::<dyn Meta>(Arc::new(memory.clone()));
     (memory, world, faulty)
 }
@@ -76,7 +75,7 @@ async fn a_world_that_stands_still_answers_nobody() {
 
 #[tokio::test]
 async fn every_call_is_a_step() {
-    let world = World::new(Once { number: 2, act: Act::Refuse });
+    let world = World::new(Arc::new(Once::new(2, Act::Refuse)));
     let faulty = world.over::<dyn Blobs>(Arc::new(provender_blobs::Memory::new()));
     assert!(put(&*faulty, "abc".into(), None).await.is_err(), "it is published third");
     let published = put(&*faulty, "abc".into(), None).await.unwrap();
