@@ -12,7 +12,7 @@ use provender_core::lease::{Lease, Sightings};
 use provender_core::{Timestamp, rows, transition};
 use provender_proto::rows as values;
 
-use super::tasks::Standing;
+use super::tasks::{Standing, as_stored};
 use super::{Store, StoreError};
 use crate::clock;
 use crate::meta::{MetaError, Scan};
@@ -89,13 +89,15 @@ impl Store {
         let (space, key) = (&space, &key);
         let ended = self
             .transact(|mut txn| async move {
-                let Standing { known, lease_version, .. } = self.known(&mut txn, space, key).await?;
+                let Standing { known, lease_version, lost, .. } = self.known(&mut txn, space, key).await?;
                 let (Some(lease), true) = (&known.lease, lease_version == Some(version)) else {
                     return Ok((txn, None));
                 };
                 let execution = self.execution_in(&mut txn, space, lease.execution).await?;
-                let ended = transition::expire(&known, &execution, clock::now())?;
-                let ended = self.write_end(&mut txn, space, ended).await?;
+                // What cannot be tested now delays no expiry; the verdict is LOST then, until the next attempt.
+                let tested = self.tested(space, key, &known, lost).await.unwrap_or_else(|_| known.clone());
+                let ended = transition::expire(&tested, &execution, clock::now())?;
+                let ended = self.write_end(&mut txn, space, as_stored(ended, known)).await?;
                 Ok((txn, Some(ended)))
             })
             .await?;

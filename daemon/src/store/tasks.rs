@@ -221,15 +221,10 @@ impl Store {
                     return Ok((txn, ended));
                 }
                 let now = clock::now();
-                let mut tested = known.clone();
-                let (key, one) = (std::slice::from_ref(&execution.key), std::slice::from_mut(&mut tested));
-                self.test_records(space, key, one, lost).await?;
-                let (outcome, recorded) = (outcome.clone(), known.row.record);
-                let mut ended = transition::commit(&tested, &execution, spec, outcome, evidence, incarnation, now)?;
-                if !ended.recorded {
-                    // That it is LOST is found out each time and not written down.
-                    ended.row.record = recorded;
-                }
+                let tested = self.tested(space, &execution.key, &known, lost).await?;
+                let outcome = outcome.clone();
+                let ended = transition::commit(&tested, &execution, spec, outcome, evidence, incarnation, now)?;
+                let ended = as_stored(ended, known);
                 let recorded = ended.recorded;
                 let execution = self.write_end(&mut txn, space, ended).await?;
                 Ok((txn, (execution, recorded)))
@@ -260,10 +255,12 @@ impl Store {
                 if execution.state == State::Failed && execution.outcome == *outcome {
                     return Ok((txn, execution));
                 }
-                let Standing { known, incarnation, .. } = self.known(&mut txn, space, &execution.key).await?;
+                let Standing { known, incarnation, lost, .. } = self.known(&mut txn, space, &execution.key).await?;
                 let now = clock::now();
-                let ended = transition::fail(&known, &execution, reason.clone(), outcome.clone(), incarnation, now)?;
-                let execution = self.write_end(&mut txn, space, ended).await?;
+                // What cannot be tested now hinders no report; the verdict is LOST then, until the next attempt.
+                let tested = self.tested(space, &execution.key, &known, lost).await.unwrap_or_else(|_| known.clone());
+                let ended = transition::fail(&tested, &execution, reason.clone(), outcome.clone(), incarnation, now)?;
+                let execution = self.write_end(&mut txn, space, as_stored(ended, known)).await?;
                 Ok((txn, execution))
             })
             .await?;
@@ -435,6 +432,19 @@ impl Store {
         })
     }
 
+    /// What is known of a key, its record LOST if that cannot be served: then the end of an attempt is news.
+    pub(super) async fn tested(
+        &self,
+        space: &Space,
+        key: &TaskKey,
+        known: &Known,
+        lost: u64,
+    ) -> Result<Known, StoreError> {
+        let mut tested = known.clone();
+        self.test_records(space, std::slice::from_ref(key), std::slice::from_mut(&mut tested), lost).await?;
+        Ok(tested)
+    }
+
     /// An execution, as part of a transaction.
     pub(super) async fn execution_in(
         &self,
@@ -501,6 +511,14 @@ pub(super) fn decode_known(key: &TaskKey, found: &[Option<provender_core::batch:
 fn decode_execution(id: ExecutionId, value: Option<Bytes>) -> Result<Execution, StoreError> {
     let value = value.ok_or_else(|| StoreError::NotFound { what: format!("execution {id}") })?;
     values::execution_from(value).map_err(StoreError::row(format!("execution {id}")))
+}
+
+/// That a record is LOST is found out each time and not written down.
+pub(super) fn as_stored(mut ended: Ended, known: Known) -> Ended {
+    if !ended.recorded {
+        ended.row.record = known.row.record;
+    }
+    ended
 }
 
 fn latest(id: ExecutionId) -> NameRow {
