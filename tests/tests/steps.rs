@@ -106,7 +106,11 @@ fn every_step(storage: &mut dyn Kept, acts: &[Act]) {
             }
             number += 1;
         };
-        println!("{}: {} has {steps} steps; stopped {stopped} times, told of an error {failed} times", storage.name(), life.name());
+        println!(
+            "{}: {} has {steps} steps; stopped {stopped} times, told of an error {failed} times",
+            storage.name(),
+            life.name()
+        );
         assert_eq!(steps, number, "each step was there to fail");
         assert!(stopped + failed > 0);
     }

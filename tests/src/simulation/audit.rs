@@ -92,7 +92,9 @@ impl Audit {
             let lease = rows.get(&rows::lease(&space, &execution.key));
             let lease = lease.map(|lease| values::lease_from(lease.clone()).unwrap());
             let holds = lease.is_some_and(|lease| lease.execution == id);
-            self.must(holds == (state == State::Running), || format!("{id} is {state:?}, and holds its lease: {holds}"));
+            self.must(holds == (state == State::Running), || {
+                format!("{id} is {state:?}, and holds its lease: {holds}")
+            });
             self.must(execution.ended.is_some() == (state != State::Running), || format!("{id}: {execution:?}"));
             let table = if state == State::Succeeded { Table::Folder } else { Table::FailedFolder };
             if state != State::Running {
@@ -185,14 +187,17 @@ impl Audit {
                 }
             };
             let right = bytes.is_some_and(|bytes| Digest::of(&bytes) == digest);
-            self.must(right || at.is_some() || decayed.contains(&digest), || format!("the bytes of {digest} are not there"));
+            self.must(right || at.is_some() || decayed.contains(&digest), || {
+                format!("the bytes of {digest} are not there")
+            });
         }
         self.must(inline == rows.of(Table::Inline).count(), || "there are bytes of no blob".into());
         for (key, _) in rows.of(Table::Holding) {
             let digest = Digest::from_bytes(&key[key.len() - 40..]).unwrap();
             self.must(rows.get(&rows::blob(&digest)).is_some(), || format!("{digest} is held, and not there"));
         }
-        let head = rows.get(&rows::store(rows::LOST_HEAD)).map(|head| std::str::from_utf8(head).unwrap().parse().unwrap());
+        let head =
+            rows.get(&rows::store(rows::LOST_HEAD)).map(|head| std::str::from_utf8(head).unwrap().parse().unwrap());
         for (key, value) in rows.of(Table::Lost) {
             let (at, loss) = (rows::parse_lost(key).unwrap(), values::lost_from(value.clone()).unwrap());
             self.must(lost.remove(&at) == Some(loss.digest), || format!("entry {at} of the log is of no lost blob"));

@@ -47,12 +47,7 @@ impl Content {
 
     pub fn outcome(&self, code: i32) -> Outcome {
         let log = Log { digest: Digest::of(&self.log), cut: 0 };
-        Outcome {
-            exit: Some(Exit::Code(code)),
-            stdout: Some(log),
-            outputs: Some(self.root()),
-            ..Outcome::default()
-        }
+        Outcome { exit: Some(Exit::Code(code)), stdout: Some(log), outputs: Some(self.root()), ..Outcome::default() }
     }
 
     pub async fn upload_large(&self, store: &Store, space: &Space) -> Result<(), StoreError> {
