@@ -4,7 +4,7 @@
 //! seen the same row for its TTL on a monotonic clock of its own, counted from first sight. Invariant: a holder that beats in time
 //! is never called expired, whatever any wall clock does. It must not know what a lease protects.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::batch::{RowKey, Version};
@@ -43,7 +43,7 @@ impl Lease {
 /// Times are durations on the watcher's own monotonic clock, from any fixed start.
 #[derive(Debug, Default)]
 pub struct Sightings {
-    seen: HashMap<RowKey, (Version, Duration, Duration)>,
+    seen: BTreeMap<RowKey, (Version, Duration, Duration)>,
 }
 
 impl Sightings {

@@ -1,15 +1,65 @@
 //! The daemon's clocks and randomness: the one place that asks for them.
+//!
+//! Owns also [`simulate`], by which a simulation puts its own in their place for one thread; where nobody simulates, that costs
+//! one branch.
 
-use std::sync::LazyLock;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::cell::RefCell;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, LazyLock};
 use std::time::{Duration, SystemTime};
 
 use provender_core::{BatchId, Timestamp};
 use tokio::time::Instant;
 
+/// What a simulation has instead of clocks and randomness.
+pub trait Simulated {
+    /// The wall clock, which may be wrong and jump.
+    fn now(&self) -> Timestamp;
+    /// The monotonic clock.
+    fn monotonic(&self) -> Duration;
+    /// Fills `bytes` with what shall pass for random.
+    fn fill(&self, bytes: &mut [u8]);
+}
+
+/// Whether any thread ever simulated.
+static SIMULATING: AtomicBool = AtomicBool::new(false);
+
+thread_local! {
+    static SIMULATED: RefCell<Option<Arc<dyn Simulated>>> = const { RefCell::new(None) };
+}
+
+/// Ends a simulation when dropped.
+#[derive(Debug)]
+#[must_use]
+pub struct Simulation(());
+
+/// Puts `by` in the place of this thread's clocks and randomness, until the answer is dropped.
+pub fn simulate(by: Arc<dyn Simulated>) -> Simulation {
+    SIMULATING.store(true, Ordering::Relaxed);
+    SIMULATED.set(Some(by));
+    Simulation(())
+}
+
+impl Drop for Simulation {
+    fn drop(&mut self) {
+        SIMULATED.set(None);
+    }
+}
+
+fn simulated<T>(ask: impl FnOnce(&dyn Simulated) -> T) -> Option<T> {
+    if !SIMULATING.load(Ordering::Relaxed) {
+        return None;
+    }
+    // A thread that is ending simulates nothing.
+    SIMULATED.try_with(|by| by.borrow().as_deref().map(ask)).ok().flatten()
+}
+
 /// The wall clock. For people: nothing is decided by comparing it with another host's.
 #[allow(clippy::disallowed_methods)]
 pub fn now() -> Timestamp {
+    if let Some(now) = simulated(|by| by.now()) {
+        return now;
+    }
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     Timestamp::from_millis(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }
@@ -20,9 +70,11 @@ pub fn a_day_ago() -> SystemTime {
     SystemTime::now().checked_sub(Duration::from_secs(24 * 3600)).unwrap_or(SystemTime::UNIX_EPOCH)
 }
 
-/// Time since this process first asked, by the monotonic clock: what leases expire by. It is tokio's, so that a simulation can pause
-/// it.
+/// Time since this process first asked, by the monotonic clock: what leases expire by.
 pub fn monotonic() -> Duration {
+    if let Some(time) = simulated(|by| by.monotonic()) {
+        return time;
+    }
     static START: LazyLock<Instant> = LazyLock::new(Instant::now);
     START.elapsed()
 }
@@ -45,6 +97,9 @@ pub fn batch_ids_too_old() {
 /// Random bytes from the system.
 pub fn random<const N: usize>() -> [u8; N] {
     let mut bytes = [0; N];
+    if simulated(|by| by.fill(&mut bytes)).is_some() {
+        return bytes;
+    }
     getrandom::fill(&mut bytes).expect("the system has randomness once it has booted");
     bytes
 }

@@ -12,6 +12,7 @@ use provender_core::transition::{self, Evidence, Known, Record};
 use provender_core::tree::Tree;
 use provender_core::{Digest, Execution, ExecutionId, Spec, rows};
 
+use super::history::as_stored;
 use super::lookup::Standing;
 use super::{Store, StoreError};
 use crate::clock;
@@ -76,13 +77,10 @@ impl Store {
                 }
                 let now = clock::now();
                 let tested = self.tested(space, &execution.key, &known, lost).await?;
-                let (outcome, recorded) = (outcome.clone(), known.row.record);
-                let mut ended = transition::commit(&tested, &execution, spec, outcome, evidence, incarnation, now)?;
+                let outcome = outcome.clone();
+                let ended = transition::commit(&tested, &execution, spec, outcome, evidence, incarnation, now)?;
                 Store::tell_ended(&mut txn, space, &tested, &ended);
-                if !ended.recorded {
-                    // That it is LOST is found out each time and not written down.
-                    ended.row.record = recorded;
-                }
+                let ended = as_stored(ended, known);
                 let recorded = ended.recorded;
                 let execution = self.write_end(&mut txn, space, ended).await?;
                 Ok((txn, (execution, recorded)))

@@ -2,7 +2,7 @@
 //!
 //! Invariant: a row stands here only while somebody waits for it.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use provender_core::RowKey;
@@ -14,7 +14,7 @@ use super::Store;
 /// The rows that somebody waits for.
 #[derive(Debug, Default)]
 pub(super) struct Feed {
-    waiting: Mutex<HashMap<RowKey, Arc<Notify>>>,
+    waiting: Mutex<BTreeMap<RowKey, Arc<Notify>>>,
 }
 
 impl Feed {
@@ -35,7 +35,7 @@ impl Feed {
         self.waiting().len()
     }
 
-    fn waiting(&self) -> MutexGuard<'_, HashMap<RowKey, Arc<Notify>>> {
+    fn waiting(&self) -> MutexGuard<'_, BTreeMap<RowKey, Arc<Notify>>> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

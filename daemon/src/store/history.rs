@@ -7,7 +7,7 @@ use provender_core::batch::Table;
 use provender_core::execution::State;
 use provender_core::key::TaskKey;
 use provender_core::name::{Name, NameRow, Space};
-use provender_core::transition::Ended;
+use provender_core::transition::{Ended, Known};
 use provender_core::{Execution, ExecutionId, Spec, Timestamp, rows, view};
 use provender_proto::{convert, rows as values};
 
@@ -119,6 +119,14 @@ impl Store {
             n += 1;
         }
     }
+}
+
+/// An end as its rows hold it: that a record is LOST is found out each time and not written down.
+pub(super) fn as_stored(mut ended: Ended, known: Known) -> Ended {
+    if !ended.recorded {
+        ended.row.record = known.row.record;
+    }
+    ended
 }
 
 fn latest(id: ExecutionId) -> NameRow {

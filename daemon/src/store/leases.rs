@@ -12,6 +12,7 @@ use provender_core::lease::{Lease, Sightings};
 use provender_core::{Timestamp, rows, transition};
 use provender_proto::rows as values;
 
+use super::history::as_stored;
 use super::lookup::Standing;
 use super::{Store, StoreError};
 use crate::clock;
@@ -95,11 +96,11 @@ impl Store {
                     return Ok((txn, None));
                 };
                 let execution = self.execution_in(&mut txn, space, lease.execution).await?;
-                let tested = self.tested(space, key, &known, lost).await?;
-                let mut ended = transition::expire(&tested, &execution, clock::now())?;
+                // What cannot be tested now delays no expiry; the verdict is LOST then, until the next attempt.
+                let tested = self.tested(space, key, &known, lost).await.unwrap_or_else(|_| known.clone());
+                let ended = transition::expire(&tested, &execution, clock::now())?;
                 Store::tell_ended(&mut txn, space, &tested, &ended);
-                ended.row.record = known.row.record;
-                let ended = self.write_end(&mut txn, space, ended).await?;
+                let ended = self.write_end(&mut txn, space, as_stored(ended, known)).await?;
                 Ok((txn, Some(ended)))
             })
             .await?;

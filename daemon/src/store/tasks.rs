@@ -8,6 +8,7 @@ use provender_core::{Execution, ExecutionId, rows};
 use provender_proto::{convert, rows as values};
 
 use super::feed::Waiter;
+use super::history::as_stored;
 use super::lookup::Standing;
 use super::{Store, StoreError};
 use crate::clock;
@@ -120,13 +121,12 @@ impl Store {
                 }
                 let Standing { known, incarnation, lost, .. } = self.known(&mut txn, space, &execution.key).await?;
                 let now = clock::now();
-                let tested = self.tested(space, &execution.key, &known, lost).await?;
-                let mut ended =
+                // What cannot be tested now hinders no report; the verdict is LOST then, until the next attempt.
+                let tested = self.tested(space, &execution.key, &known, lost).await.unwrap_or_else(|_| known.clone());
+                let ended =
                     transition::fail(&tested, &execution, policy, reason.clone(), outcome.clone(), incarnation, now)?;
                 Store::tell_ended(&mut txn, space, &tested, &ended);
-                // That it is LOST is found out each time and not written down.
-                ended.row.record = known.row.record;
-                let execution = self.write_end(&mut txn, space, ended).await?;
+                let execution = self.write_end(&mut txn, space, as_stored(ended, known)).await?;
                 Ok((txn, execution))
             })
             .await?;
