@@ -5,10 +5,14 @@
 
 #[path = "e2e/check.rs"]
 mod check;
+#[path = "e2e/cluster.rs"]
+mod cluster;
 #[path = "e2e/concurrency.rs"]
 mod concurrency;
 #[path = "e2e/crash.rs"]
 mod crash;
+#[path = "e2e/crowd.rs"]
+mod crowd;
 #[path = "e2e/dag.rs"]
 mod dag;
 #[path = "e2e/data.rs"]
@@ -27,6 +31,8 @@ mod lost;
 mod mount;
 #[path = "e2e/outputs.rs"]
 mod outputs;
+#[path = "e2e/raw.rs"]
+mod raw;
 #[path = "e2e/reach.rs"]
 mod reach;
 #[path = "e2e/records.rs"]
@@ -37,6 +43,8 @@ mod run;
 mod run_inputs;
 #[path = "e2e/security.rs"]
 mod security;
+#[path = "e2e/takeover.rs"]
+mod takeover;
 #[path = "e2e/view.rs"]
 mod view;
 #[path = "e2e/wire.rs"]
