@@ -5,6 +5,8 @@
 
 #[path = "e2e/check.rs"]
 mod check;
+#[path = "e2e/clock.rs"]
+mod clock;
 #[path = "e2e/cluster.rs"]
 mod cluster;
 #[path = "e2e/concurrency.rs"]
@@ -21,6 +23,8 @@ mod data;
 mod files;
 #[path = "e2e/invalidate.rs"]
 mod invalidate;
+#[path = "e2e/killing.rs"]
+mod killing;
 #[path = "e2e/large.rs"]
 mod large;
 #[path = "e2e/lineage.rs"]

@@ -18,7 +18,7 @@ use tonic::{Status, Streaming};
 /// One connection of its own.
 #[derive(Debug, Clone)]
 pub(crate) struct Raw {
-    pub(crate) tasks: TasksClient<Channel>,
+    tasks: TasksClient<Channel>,
     blobs: BlobsClient<Channel>,
     catalog: CatalogClient<Channel>,
 }
@@ -141,4 +141,17 @@ pub(crate) async fn until(raw: &Raw, key: &str, holds: impl Fn(Verdict) -> bool)
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     panic!("waited in vain: {key} is {:?}", raw.verdict(key).await);
+}
+
+/// Beats, as soon and as often as there is need, until it is told no.
+pub(crate) fn keep(raw: &Raw, execution: &Bytes) -> tokio::task::JoinHandle<Status> {
+    let (raw, execution) = (raw.clone(), execution.clone());
+    tokio::spawn(async move {
+        loop {
+            if let Err(status) = raw.heartbeat(&execution).await {
+                return status;
+            }
+            tokio::time::sleep(Duration::from_millis(300)).await;
+        }
+    })
 }

@@ -4,7 +4,6 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use provender_proto::v1::begin_reply::Reply;
 use provender_proto::v1::{State, Verdict};
 use provender_tests::child::{Running, eventually};
@@ -14,7 +13,7 @@ use tonic::{Code, Status};
 
 use crate::cluster::Cluster;
 use crate::mount::Mounted;
-use crate::raw::{Asked, Raw, until};
+use crate::raw::{Asked, Raw, keep, until};
 use crate::world::start;
 
 /// All that can be seen of `test:one`, whose name is `one`: by the command line, and below a mount point if there is one.
@@ -187,19 +186,6 @@ async fn a_commit_after_a_pause_past_the_lease_is_refused_and_changes_nothing() 
 #[tokio::test(flavor = "multi_thread")]
 async fn postgres_a_commit_after_a_pause_past_the_lease_is_refused_and_changes_nothing() {
     a_pause_before_the_commit(&Cluster::two_on_postgres(2)).await;
-}
-
-/// Beats until it is told no, or for good.
-fn keep(raw: &Raw, execution: &Bytes) -> tokio::task::JoinHandle<Status> {
-    let (raw, execution) = (raw.clone(), execution.clone());
-    tokio::spawn(async move {
-        loop {
-            if let Err(status) = raw.heartbeat(&execution).await {
-                return status;
-            }
-            tokio::time::sleep(Duration::from_millis(300)).await;
-        }
-    })
 }
 
 #[tokio::test(flavor = "multi_thread")]
