@@ -33,11 +33,12 @@ if [[ $wanted == *" test "* || $wanted == *" postgres "* ]]; then
 fi
 if [[ $wanted == *" test "* ]]; then
     need mkfs.ext4 e2fsprogs "tests of full disks"
-    need mount mount "tests of full disks"
+    need losetup mount "tests of full and unmounted disks"
     need kill procps "tests that kill"
     need script bsdutils "tests with a terminal"
     need cmp diffutils "tests that compare files"
     need rsync rsync "a test that copies a mounted view"
+    any '/usr/lib/*/faketime/libfaketimeMT.so.1' || missing+=("libfaketime: tests that step a daemon's clock")
 fi
 if [ ${#missing[@]} -gt 0 ]; then
     say "these Debian packages are missing:"

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs all tests over and over, property tests with many more and ever new cases. Run it by `make soak MINUTES=30`.
+# Runs all tests over and over, property tests with many more and ever new cases, kills 1,000 rounds of them. Run it by `make soak MINUTES=30`.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 minutes=${MINUTES:-30} rounds=0

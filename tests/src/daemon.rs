@@ -20,13 +20,20 @@ pub struct Daemon {
     process: Child,
     data: PathBuf,
     flags: Vec<OsString>,
+    env: Vec<(OsString, OsString)>,
 }
 
 impl Daemon {
     /// Starts one and waits until it serves. The folder that the data folder is in must be there.
     pub fn start(data: &Path, flags: &[&str]) -> Daemon {
+        Daemon::start_with(data, flags, &[])
+    }
+
+    /// The same with this in its environment.
+    pub fn start_with(data: &Path, flags: &[&str], env: &[(&str, &str)]) -> Daemon {
         let flags: Vec<OsString> = flags.iter().map(OsString::from).collect();
-        let mut daemon = Daemon { process: spawn(data, &flags), data: data.into(), flags };
+        let env: Vec<_> = env.iter().map(|(name, value)| (name.into(), value.into())).collect();
+        let mut daemon = Daemon { process: spawn(data, &flags, &env), data: data.into(), flags, env };
         daemon.served();
         daemon
     }
@@ -83,7 +90,7 @@ impl Daemon {
 
     /// Starts it again, on the same data with the same flags, after it has ended.
     pub fn restart(&mut self) {
-        self.process = spawn(&self.data, &self.flags);
+        self.process = spawn(&self.data, &self.flags, &self.env);
         self.served();
     }
 
@@ -129,10 +136,11 @@ fn command(data: &Path, flags: &[OsString]) -> Command {
     command
 }
 
-fn spawn(data: &Path, flags: &[OsString]) -> Child {
+fn spawn(data: &Path, flags: &[OsString], env: &[(OsString, OsString)]) -> Child {
     let log = File::create(log_path(data)).expect("a log file beside the data folder");
     let log_too = log.try_clone().expect("a descriptor");
-    command(data, flags).stdout(log).stderr(log_too).spawn().expect("setpriv is there")
+    let env = env.iter().map(|(name, value)| (name, value));
+    command(data, flags).envs(env).stdout(log).stderr(log_too).spawn().expect("setpriv is there")
 }
 
 fn log_path(data: &Path) -> PathBuf {

@@ -5,10 +5,16 @@
 
 #[path = "e2e/check.rs"]
 mod check;
+#[path = "e2e/clock.rs"]
+mod clock;
+#[path = "e2e/cluster.rs"]
+mod cluster;
 #[path = "e2e/concurrency.rs"]
 mod concurrency;
 #[path = "e2e/crash.rs"]
 mod crash;
+#[path = "e2e/crowd.rs"]
+mod crowd;
 #[path = "e2e/dag.rs"]
 mod dag;
 #[path = "e2e/data.rs"]
@@ -17,6 +23,8 @@ mod data;
 mod files;
 #[path = "e2e/invalidate.rs"]
 mod invalidate;
+#[path = "e2e/killing.rs"]
+mod killing;
 #[path = "e2e/large.rs"]
 mod large;
 #[path = "e2e/lineage.rs"]
@@ -27,6 +35,8 @@ mod lost;
 mod mount;
 #[path = "e2e/outputs.rs"]
 mod outputs;
+#[path = "e2e/raw.rs"]
+mod raw;
 #[path = "e2e/reach.rs"]
 mod reach;
 #[path = "e2e/records.rs"]
@@ -39,6 +49,8 @@ mod run_inputs;
 mod security;
 #[path = "e2e/verdicts.rs"]
 mod verdicts;
+#[path = "e2e/takeover.rs"]
+mod takeover;
 #[path = "e2e/view.rs"]
 mod view;
 #[path = "e2e/watch.rs"]

@@ -1,65 +1,20 @@
 //! Many who want one key at once: one of them runs the command.
 
 use provender_tests::child::{Running, eventually};
-use provender_tests::daemon::Daemon;
-use provender_tests::postgres;
-use provender_tests::provender::Provender;
 use rustix::process::Signal;
-use tempfile::TempDir;
 
-use crate::world::{World, folder, start, verdict};
-
-/// Daemons with one store, and users of each.
-struct Cluster {
-    daemons: Vec<Daemon>,
-    users: Vec<Provender>,
-    folder: TempDir,
-    _postgres: Option<postgres::Server>,
-}
+use crate::cluster::Cluster;
+use crate::world::{World, start, verdict};
 
 impl Cluster {
-    /// Users who each work in a folder of their own, by turns with each of the daemons.
-    fn new(daemons: Vec<Daemon>, folder: TempDir, postgres: Option<postgres::Server>, users: usize) -> Cluster {
-        let user = |n: usize| {
-            let (home, work) = (folder.path().join("h"), folder.path().join(format!("u{n}")));
-            std::fs::create_dir(&work).unwrap();
-            Provender::new(&home, &work, &daemons[n % daemons.len()].remote())
-        };
-        let users = (0..users).map(user).collect();
-        Cluster { users, daemons, folder, _postgres: postgres }
-    }
-
-    fn one(users: usize) -> Cluster {
-        let folder = folder();
-        let daemon = Daemon::start(&folder.path().join("d"), &[]);
-        Cluster::new(vec![daemon], folder, None, users)
-    }
-
-    fn two_on_postgres(users: usize) -> Cluster {
-        let (folder, postgres) = (folder(), postgres::Server::start());
-        let config = format!(
-            "[meta]\nengine = \"postgres\"\nurl = \"{}\"\n[blobs]\nbackend = \"disk\"\ndir = \"{}\"\n",
-            postgres.url(),
-            folder.path().join("blobs").display(),
-        );
-        let file = folder.path().join("provenderd.toml");
-        std::fs::write(&file, config).unwrap();
-        let start = |name: &str| Daemon::start(&folder.path().join(name), &["--config", file.to_str().unwrap()]);
-        Cluster::new(vec![start("d1"), start("d2")], folder, Some(postgres), users)
-    }
-
-    /// A file that all see.
-    fn shared(&self, name: &str) -> std::path::PathBuf {
-        self.folder.path().join(name)
-    }
-
     fn count(&self) -> usize {
         std::fs::read_to_string(self.shared("count")).unwrap_or_default().lines().count()
     }
 
     /// Asks, as one of the users, for a command that waits for `go` and then ends with `code`.
     fn ask(&self, user: usize, code: i32) -> Running {
-        let shared = self.folder.path().display();
+        let shared = self.shared("");
+        let shared = shared.display();
         let script = format!(
             "echo x >>{shared}/count; until test -e {shared}/go; do sleep 0.05; done; mkdir out; echo made >out/file; exit {code}"
         );

@@ -4,6 +4,7 @@
 use std::fs;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use provender_core::Digest;
 use provender_tests::child::{eventually, string};
@@ -93,6 +94,30 @@ fn a_deleted_file_and_a_flipped_byte_are_found_out_and_made_anew() {
     }
 }
 
+/// Bytes that are not there: told as such wherever they are asked for, and nothing is LOST.
+fn is_not_there(mounted: &Mounted) {
+    let world = mounted.world();
+    let got = world.cli(&["get", "test:a", "got"]);
+    assert!(!got.status.success() && !world.path("got").exists());
+    got.says(&["not available"]);
+    assert!(fs::read(mounted.at("tasks/name-b/latest/out/out")).is_err());
+    assert_eq!(world.cli(&["cat", "name-b", "out"]).says(&["not available"]).out(), "");
+    world.cli(&["status", "test:a", "test:b"]).ok();
+}
+
+/// They are back: all is as if nothing had been, and nothing was made anew.
+fn is_back(mounted: &Mounted) {
+    let world = mounted.world();
+    world.cli(&["status", "test:a", "test:b", "name-a", "name-b"]).ok();
+    for letter in ['a', 'b'] {
+        assert_eq!(world.cli(&["cat", &format!("name-{letter}"), "out"]).ok().out(), content(letter));
+        let shown = mounted.at(&format!("tasks/name-{letter}/latest/out/out"));
+        assert_eq!(fs::read_to_string(shown).unwrap(), content(letter));
+        assert_eq!(run(world, letter).ok().result(), "hit");
+    }
+    assert_eq!((world.count("ran-a"), world.count("ran-b")), (1, 1));
+}
+
 #[test]
 fn a_disk_that_is_not_there_is_no_loss() {
     let mounted = Mounted::new();
@@ -106,21 +131,84 @@ fn a_disk_that_is_not_there_is_no_loss() {
         if empty {
             fs::create_dir(&disk).unwrap();
         }
-        let got = world.cli(&["get", "test:a", "got"]);
-        assert!(!got.status.success() && !world.path("got").exists());
-        got.says(&["not available"]);
-        assert!(fs::read(mounted.at("tasks/name-b/latest/out/out")).is_err());
-        world.cli(&["status", "test:a", "test:b"]).ok();
+        is_not_there(&mounted);
     }
     fs::remove_dir(&disk).unwrap();
     fs::rename(&away, &disk).unwrap();
-    world.cli(&["status", "test:a", "test:b", "name-a", "name-b"]).ok();
-    for letter in ['a', 'b'] {
-        assert_eq!(world.cli(&["cat", &format!("name-{letter}"), "out"]).ok().out(), content(letter));
-        assert_eq!(
-            fs::read_to_string(mounted.at(&format!("tasks/name-{letter}/latest/out/out"))).unwrap(),
-            content(letter)
-        );
+    is_back(&mounted);
+}
+
+/// An ext4 of its own on a loop device, which can be unmounted and mounted again.
+struct Disk {
+    device: String,
+    point: PathBuf,
+    _folder: tempfile::TempDir,
+}
+
+impl Disk {
+    fn new() -> Disk {
+        assert!(rustix::process::geteuid().is_root(), "this test mounts a small file system: run it as root");
+        let folder = crate::world::folder();
+        let (image, point) = (folder.path().join("image"), folder.path().join("disk"));
+        fs::File::create(&image).and_then(|file| file.set_len(32 << 20)).unwrap();
+        fs::create_dir(&point).unwrap();
+        system("mkfs.ext4", &["-q", "-m", "0", image.to_str().unwrap()]);
+        let device = system("losetup", &["--find", "--show", image.to_str().unwrap()]);
+        let disk = Disk { device, point, _folder: folder };
+        disk.mount();
+        disk
     }
-    assert_eq!((world.count("ran-a"), world.count("ran-b")), (1, 1));
+
+    fn mount(&self) {
+        system("mount", &[&self.device, self.point.to_str().unwrap()]);
+    }
+
+    /// At once, whoever has files open there.
+    fn unmount(&self) {
+        system("umount", &["--lazy", self.point.to_str().unwrap()]);
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        // It may be unmounted already; the device goes with its last user.
+        _ = Command::new("umount").arg("--lazy").arg(&self.point).status();
+        _ = Command::new("losetup").args(["--detach", &self.device]).status();
+    }
+}
+
+/// What a program of the system says.
+fn system(program: &str, args: &[&str]) -> String {
+    let ran = Command::new(program).args(args).output().unwrap_or_else(|error| panic!("{program}: {error}"));
+    assert!(ran.status.success(), "{program} {args:?}: {}", String::from_utf8_lossy(&ran.stderr));
+    String::from_utf8(ran.stdout).unwrap().trim_end().to_owned()
+}
+
+#[test]
+fn a_disk_that_is_unmounted_under_the_daemon_is_no_loss() {
+    let disk = Disk::new();
+    let config = format!("[blobs]\nbackend = \"disk\"\ndir = \"{}/blobs\"\n", disk.point.display());
+    let mut mounted = Mounted::with(&config);
+    for letter in ['a', 'b'] {
+        run(mounted.world(), letter).ok();
+    }
+    for restart in [false, true] {
+        disk.unmount();
+        assert_eq!(fs::read_dir(&disk.point).unwrap().count(), 0, "what stands below the mount point");
+        is_not_there(&mounted);
+        if restart {
+            // The disk comes back while the daemon is down.
+            mounted.daemon().stop();
+            disk.mount();
+            mounted.daemon().restart();
+        } else {
+            // What cannot be stored is not recorded.
+            let world = mounted.world();
+            let made = world.run(&["--name", "c", "--key", "test:c", "--out", "c"], "head -c 99999 /dev/zero >c");
+            assert_eq!(made.code(125).result(), "unrecorded");
+            assert_ne!(world.verdict("test:c"), "SUCCEEDED");
+            disk.mount();
+        }
+        is_back(&mounted);
+    }
 }

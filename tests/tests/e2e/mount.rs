@@ -17,8 +17,13 @@ pub(crate) struct Mounted {
 
 impl Mounted {
     pub(crate) fn new() -> Mounted {
+        Mounted::with("")
+    }
+
+    /// With a daemon of this configuration (TOML).
+    pub(crate) fn with(config: &str) -> Mounted {
         let place = folder();
-        let world = World::with("", &["--mount", place.path().join("m").to_str().unwrap()]);
+        let world = World::with(config, &["--mount", place.path().join("m").to_str().unwrap()]);
         Mounted { world, place }
     }
 
@@ -28,6 +33,10 @@ impl Mounted {
 
     pub(crate) fn world(&self) -> &World {
         &self.world
+    }
+
+    pub(crate) fn daemon(&mut self) -> &mut Daemon {
+        &mut self.world.daemon
     }
 
     pub(crate) fn at(&self, path: &str) -> PathBuf {

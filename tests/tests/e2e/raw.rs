@@ -1,0 +1,157 @@
+//! An executor that is nothing but its gRPC calls, so that a test decides what it sends and when.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use provender_core::Digest;
+use provender_core::tree::{Node, Tree};
+use provender_proto::convert::digest_to;
+use provender_proto::v1::begin_reply::Reply;
+use provender_proto::v1::blobs_client::BlobsClient;
+use provender_proto::v1::catalog_client::CatalogClient;
+use provender_proto::v1::tasks_client::TasksClient;
+use provender_proto::v1::upload_request::{Begin, Request as Part};
+use provender_proto::v1::{self, Verdict};
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Status, Streaming};
+
+/// One connection of its own.
+#[derive(Debug, Clone)]
+pub(crate) struct Raw {
+    tasks: TasksClient<Channel>,
+    blobs: BlobsClient<Channel>,
+    catalog: CatalogClient<Channel>,
+}
+
+/// The answers to a begin.
+pub(crate) struct Asked {
+    /// The id that it asked with.
+    pub(crate) id: Bytes,
+    replies: Streaming<v1::BeginReply>,
+}
+
+impl Asked {
+    /// The next answer.
+    pub(crate) async fn next(&mut self) -> Result<Reply, Status> {
+        let reply = self.replies.message().await?.expect("an answer comes before the end");
+        Ok(reply.reply.expect("an answer says something"))
+    }
+
+    /// The last answer: what comes after it was told, as often as there is need, who is in the way.
+    pub(crate) async fn last(&mut self) -> Result<Reply, Status> {
+        loop {
+            match self.next().await? {
+                Reply::Busy(_) => {}
+                reply => return Ok(reply),
+            }
+        }
+    }
+}
+
+impl Raw {
+    /// Connects.
+    pub(crate) async fn to(remote: &str) -> Raw {
+        let channel = Endpoint::from_shared(remote.to_owned()).unwrap().connect().await.unwrap();
+        let (tasks, blobs) = (TasksClient::new(channel.clone()), BlobsClient::new(channel.clone()));
+        Raw { tasks, blobs, catalog: CatalogClient::new(channel) }
+    }
+
+    /// Asks for a hit or a lease of a key, under the name that it has without its scheme, and waits for others.
+    pub(crate) async fn begin(&self, key: &str, ttl_ms: u64, outputs: &[&str]) -> Result<Asked, Status> {
+        let mut id = [0; 16];
+        getrandom::fill(&mut id).unwrap();
+        let id = Bytes::copy_from_slice(&id);
+        let name = key.split_once(':').map_or(key, |(_, name)| name).into();
+        let outputs = outputs.iter().map(|path| Bytes::copy_from_slice(path.as_bytes())).collect();
+        let spec = Some(v1::Spec { name, outputs, ..Default::default() });
+        let (key, execution) = (key.into(), id.clone());
+        let request = v1::BeginRequest { key, spec, execution, ttl_ms, wait: true, ..Default::default() };
+        let replies = self.tasks.clone().begin(request).await?.into_inner();
+        Ok(Asked { id, replies })
+    }
+
+    /// The same, which must be given a lease.
+    pub(crate) async fn lease(&self, key: &str, ttl_ms: u64, outputs: &[&str]) -> Bytes {
+        let mut asked = self.begin(key, ttl_ms, outputs).await.unwrap();
+        match asked.last().await.unwrap() {
+            Reply::Lease(_) => asked.id,
+            other => panic!("no lease of {key} but {other:?}"),
+        }
+    }
+
+    pub(crate) async fn heartbeat(&self, execution: &Bytes) -> Result<(), Status> {
+        let request = v1::HeartbeatRequest { execution: execution.clone(), ..Default::default() };
+        self.tasks.clone().heartbeat(request).await.map(drop)
+    }
+
+    /// Commits, as what was exited from with 0.
+    pub(crate) async fn commit(&self, execution: &Bytes, outputs: Option<Digest>) -> Result<v1::Execution, Status> {
+        let exit = Some(v1::Exit { exit: Some(v1::exit::Exit::Code(0)) });
+        let outcome = v1::Outcome { exit, outputs: outputs.as_ref().map(digest_to), ..Default::default() };
+        let request = v1::CommitRequest { execution: execution.clone(), outcome: Some(outcome), ..Default::default() };
+        Ok(self.tasks.clone().commit(request).await?.into_inner().execution.unwrap())
+    }
+
+    pub(crate) async fn fail(&self, execution: &Bytes, reason: &str) -> Result<v1::Execution, Status> {
+        let (execution, reason) = (execution.clone(), reason.into());
+        let request = v1::FailRequest { execution, reason, ..Default::default() };
+        Ok(self.tasks.clone().fail(request).await?.into_inner().execution.unwrap())
+    }
+
+    /// Uploads a tree of one file, `out`; its digest.
+    pub(crate) async fn upload(&self, content: Vec<u8>) -> Digest {
+        let mut tree = Tree::new();
+        let node = Node::File { digest: Digest::of(&content), executable: false };
+        tree.insert("out", node).unwrap();
+        let tree = tree.encode().unwrap();
+        let root = Digest::of(&tree);
+        for bytes in [content.into(), tree] {
+            let parts = [Part::Begin(Begin::default()), Part::Data(bytes)]
+                .map(|part| v1::UploadRequest { request: Some(part) });
+            self.blobs.clone().upload(futures::stream::iter(parts)).await.unwrap();
+        }
+        root
+    }
+
+    /// The verdicts of keys, at most 10,000.
+    pub(crate) async fn lookup(&self, keys: Vec<String>) -> Vec<v1::lookup_reply::Answer> {
+        let request = v1::LookupRequest { keys, ..Default::default() };
+        self.tasks.clone().lookup(request).await.unwrap().into_inner().answers
+    }
+
+    /// The verdict of one key.
+    pub(crate) async fn verdict(&self, key: &str) -> Verdict {
+        self.lookup(vec![key.into()]).await[0].verdict()
+    }
+
+    /// The executions of a key, newest first, at most 1,000.
+    pub(crate) async fn history(&self, key: &str) -> Vec<v1::Execution> {
+        let of = Some(v1::history_request::Of::Key(key.into()));
+        let request = v1::HistoryRequest { of, limit: 1_000, ..Default::default() };
+        self.catalog.clone().history(request).await.unwrap().into_inner().executions
+    }
+}
+
+/// Waits until a key's verdict is as it should be.
+pub(crate) async fn until(raw: &Raw, key: &str, holds: impl Fn(Verdict) -> bool) {
+    for _ in 0..3_000 {
+        if holds(raw.verdict(key).await) {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    panic!("waited in vain: {key} is {:?}", raw.verdict(key).await);
+}
+
+/// Beats, as soon and as often as there is need, until it is told no.
+pub(crate) fn keep(raw: &Raw, execution: &Bytes) -> tokio::task::JoinHandle<Status> {
+    let (raw, execution) = (raw.clone(), execution.clone());
+    tokio::spawn(async move {
+        loop {
+            if let Err(status) = raw.heartbeat(&execution).await {
+                return status;
+            }
+            tokio::time::sleep(Duration::from_millis(300)).await;
+        }
+    })
+}
