@@ -6,5 +6,6 @@
 pub mod child;
 pub mod conformance;
 pub mod daemon;
+pub mod model;
 pub mod postgres;
 pub mod provender;
