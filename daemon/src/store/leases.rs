@@ -89,12 +89,14 @@ impl Store {
         let (space, key) = (&space, &key);
         let ended = self
             .transact(|mut txn| async move {
-                let Standing { known, lease_version, .. } = self.known(&mut txn, space, key).await?;
+                let Standing { known, lease_version, lost, .. } = self.known(&mut txn, space, key).await?;
                 let (Some(lease), true) = (&known.lease, lease_version == Some(version)) else {
                     return Ok((txn, None));
                 };
                 let execution = self.execution_in(&mut txn, space, lease.execution).await?;
-                let ended = transition::expire(&known, &execution, clock::now())?;
+                let tested = self.tested(space, key, &known, lost).await?;
+                let mut ended = transition::expire(&tested, &execution, clock::now())?;
+                ended.row.record = known.row.record;
                 let ended = self.write_end(&mut txn, space, ended).await?;
                 Ok((txn, Some(ended)))
             })

@@ -221,9 +221,7 @@ impl Store {
                     return Ok((txn, ended));
                 }
                 let now = clock::now();
-                let mut tested = known.clone();
-                let (key, one) = (std::slice::from_ref(&execution.key), std::slice::from_mut(&mut tested));
-                self.test_records(space, key, one, lost).await?;
+                let tested = self.tested(space, &execution.key, &known, lost).await?;
                 let (outcome, recorded) = (outcome.clone(), known.row.record);
                 let mut ended = transition::commit(&tested, &execution, spec, outcome, evidence, incarnation, now)?;
                 if !ended.recorded {
@@ -260,9 +258,11 @@ impl Store {
                 if execution.state == State::Failed && execution.outcome == *outcome {
                     return Ok((txn, execution));
                 }
-                let Standing { known, incarnation, .. } = self.known(&mut txn, space, &execution.key).await?;
-                let now = clock::now();
-                let ended = transition::fail(&known, &execution, reason.clone(), outcome.clone(), incarnation, now)?;
+                let Standing { known, incarnation, lost, .. } = self.known(&mut txn, space, &execution.key).await?;
+                let tested = self.tested(space, &execution.key, &known, lost).await?;
+                let (outcome, now) = (outcome.clone(), clock::now());
+                let mut ended = transition::fail(&tested, &execution, reason.clone(), outcome, incarnation, now)?;
+                ended.row.record = known.row.record;
                 let execution = self.write_end(&mut txn, space, ended).await?;
                 Ok((txn, execution))
             })
@@ -433,6 +433,20 @@ impl Store {
             incarnation: incarnation.ok_or_else(damaged)?,
             lost: super::lost::head(lost)?,
         })
+    }
+
+    /// What is known of a key, LOST if its record cannot be served. That is found out each time and not written down, so whoever
+    /// writes the key's row after it keeps the record as it was.
+    pub(super) async fn tested(
+        &self,
+        space: &Space,
+        key: &TaskKey,
+        known: &Known,
+        lost: u64,
+    ) -> Result<Known, StoreError> {
+        let mut tested = known.clone();
+        self.test_records(space, std::slice::from_ref(key), std::slice::from_mut(&mut tested), lost).await?;
+        Ok(tested)
     }
 
     /// An execution, as part of a transaction.
