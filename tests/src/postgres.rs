@@ -25,7 +25,11 @@ pub struct Server {
 impl Server {
     /// Makes and starts a server. The calling thread must outlive it.
     pub fn start() -> Server {
-        let folder = tempfile::Builder::new().prefix("pg").tempdir().expect("a folder for PostgreSQL");
+        Server::start_in(tempfile::Builder::new().prefix("pg").tempdir().expect("a folder for PostgreSQL"))
+    }
+
+    /// The same in an empty folder.
+    pub fn start_in(folder: tempfile::TempDir) -> Server {
         if geteuid().is_root() {
             let id = |flag| {
                 let out = Command::new("id").args([flag, "postgres"]).output().expect("id runs");

@@ -47,10 +47,10 @@ mod run;
 mod run_inputs;
 #[path = "e2e/security.rs"]
 mod security;
-#[path = "e2e/verdicts.rs"]
-mod verdicts;
 #[path = "e2e/takeover.rs"]
 mod takeover;
+#[path = "e2e/verdicts.rs"]
+mod verdicts;
 #[path = "e2e/view.rs"]
 mod view;
 #[path = "e2e/watch.rs"]

@@ -1,0 +1,313 @@
+//! Cases: long walks that lead into rare corners, and the shorter ones that a failure is cut down to.
+//!
+//! A case is a flat list of steps. Each executor's step belongs to one of several lanes, which share nothing but the store: keys, names
+//! and contents are a lane's own. So lanes may be carried out at once, and commits share their durable writes; time, restarts and
+//! restores are everybody's, and lie between. Any step makes sense at any moment (its answer may be a refusal), so that a failing
+//! case is shortened by leaving steps out.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::sync::Arc;
+
+use proptest::strategy::{NewTree, Strategy, ValueTree};
+use proptest::test_runner::{TestRng, TestRunner};
+use provender_core::Timestamp;
+
+use super::rules::{Bytes, Model};
+use super::step::{Blob, CLIENTS, Content, Harm, Id, KEYS, Key, NAMES, Name, Step, What};
+
+/// Of how many random steps the rarest one is taken.
+const CANDIDATES: usize = 24;
+/// How many steps each lane takes between two that are everybody's.
+const BETWEEN: usize = 4;
+
+/// How large cases are.
+#[derive(Debug, Clone, Copy)]
+pub struct Size {
+    /// Lanes.
+    pub lanes: usize,
+    /// Rounds: steps of every lane, then one that is everybody's.
+    pub rounds: usize,
+    /// Daemons.
+    pub daemons: usize,
+}
+
+/// What is to be done, in order.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Case {
+    /// How many daemons run.
+    pub daemons: usize,
+    /// Steps, each of one lane or of all.
+    pub steps: Arc<Vec<(Option<usize>, Step)>>,
+}
+
+impl fmt::Debug for Case {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{} steps over {} daemons:", self.steps.len(), self.daemons)?;
+        for (lane, step) in self.steps.iter() {
+            match lane {
+                Some(lane) => writeln!(f, "  lane {lane}: {step}")?,
+                None => writeln!(f, "  {step}")?,
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Strategy for Size {
+    type Tree = Shorter;
+    type Value = Case;
+
+    fn new_tree(&self, runner: &mut TestRunner) -> NewTree<Self> {
+        let mut walk = Walk { rng: runner.new_rng(), counts: BTreeMap::new(), lanes: Vec::new() };
+        walk.lanes.resize_with(self.lanes, || Lane::new(self.daemons));
+        let mut steps = Vec::new();
+        for _ in 0..self.rounds {
+            for lane in 0..self.lanes {
+                for _ in 0..BETWEEN {
+                    steps.push((Some(lane), walk.next(lane)));
+                }
+            }
+            let step = walk.everybodys(self.daemons);
+            walk.lanes.iter_mut().for_each(|lane| lane.take(&step));
+            steps.push((None, step));
+        }
+        Ok(Shorter::new(Case { daemons: self.daemons, steps: Arc::new(steps) }, self.lanes))
+    }
+}
+
+/// One lane as it is walked: the model, and who has begun what.
+struct Lane {
+    model: Model,
+    next: u16,
+    begun: Vec<Vec<Id>>,
+    paused: BTreeSet<u8>,
+}
+
+impl Lane {
+    fn new(daemons: usize) -> Lane {
+        let begun = vec![Vec::new(); usize::from(CLIENTS)];
+        Lane { model: Model::new(daemons), next: 1, begun, paused: BTreeSet::new() }
+    }
+
+    fn take(&mut self, step: &Step) {
+        self.model.apply(step, Timestamp::from_millis(u64::from(self.next)));
+        match step {
+            Step::Begin { client, id, .. } => {
+                self.next = self.next.max(id.0 + 1);
+                let begun = &mut self.begun[usize::from(*client)];
+                if !begun.contains(id) && self.model.attempts.contains_key(id) {
+                    begun.push(*id);
+                }
+            }
+            // Whoever is killed knows nothing of what it was at.
+            Step::Kill { client } => self.begun[usize::from(*client)].clear(),
+            Step::Pause { client } => _ = self.paused.insert(*client),
+            Step::Resume { client } => _ = self.paused.remove(client),
+            _ => {}
+        }
+    }
+}
+
+struct Walk {
+    rng: TestRng,
+    counts: BTreeMap<&'static str, u32>,
+    lanes: Vec<Lane>,
+}
+
+impl Walk {
+    fn below(&mut self, n: usize) -> usize {
+        use proptest::prelude::Rng;
+        (u64::from(self.rng.next_u32()) * n as u64 >> 32) as usize
+    }
+
+    fn one<T: Copy>(&mut self, of: &[T]) -> T {
+        of[self.below(of.len())]
+    }
+
+    /// Of some random steps the one whose kind was taken least so far.
+    fn next(&mut self, lane: usize) -> Step {
+        let mut best: Option<(u32, Step, Vec<&'static str>)> = None;
+        for _ in 0..CANDIDATES {
+            let step = self.random(lane);
+            let mut model = self.lanes[lane].model.clone();
+            model.apply(&step, Timestamp::default());
+            let count = |kind: &&'static str| self.counts.get(kind).copied().unwrap_or_default();
+            let rarity = model.kinds.iter().map(count).min().unwrap_or(u32::MAX);
+            if best.as_ref().is_none_or(|(least, ..)| rarity < *least) {
+                best = Some((rarity, step, model.kinds));
+            }
+        }
+        let (_, step, kinds) = best.expect("there were candidates");
+        kinds.into_iter().for_each(|kind| *self.counts.entry(kind).or_default() += 1);
+        self.lanes[lane].take(&step);
+        step
+    }
+
+    fn everybodys(&mut self, daemons: usize) -> Step {
+        match self.below(24) {
+            0 => Step::Restore,
+            1 => Step::Restart { daemons: (0..daemons).collect() },
+            2 | 3 => Step::Restart { daemons: vec![self.below(daemons)] },
+            _ => Step::Tick { daemon: self.below(daemons), millis: self.one(&[200, 900, 1_000, 1_500, 3_000]) },
+        }
+    }
+
+    fn random(&mut self, lane: usize) -> Step {
+        let active: Vec<_> = (0..CLIENTS).filter(|client| !self.lanes[lane].paused.contains(client)).collect();
+        let paused: Vec<_> = self.lanes[lane].paused.iter().copied().collect();
+        if active.is_empty() || (!paused.is_empty() && self.below(12) == 0) {
+            return Step::Resume { client: self.one(&paused) };
+        }
+        let client = self.one(&active);
+        let content = self.one(&Content::ALL);
+        let blob = self.one(&[Blob::Folder(content), Blob::File(content)]);
+        match self.below(32) {
+            0..9 => self.begin(lane, client),
+            9..12 => self.of_execution(lane, client, |id| Step::Beat { client, id }),
+            12..15 => Step::Upload { client, content, whole: self.below(4) > 0 },
+            15..22 => self.commit(lane, client),
+            22..24 => self.of_execution(lane, client, |id| Step::Fail { client, id }),
+            24..26 => Step::Invalidate { client, what: self.what() },
+            26..28 => self.harm(lane, blob),
+            28..30 => Step::Read { client, blob, way: self.below(4) as u8 },
+            30 => Step::Kill { client },
+            _ => Step::Pause { client },
+        }
+    }
+
+    fn what(&mut self) -> What {
+        match self.below(4) {
+            0 => What::Name(Name(self.below(NAMES.into()) as u8)),
+            1 => What::Downstream(Key(0)),
+            _ => What::Key(Key(self.below(KEYS.into()) as u8)),
+        }
+    }
+
+    /// Mostly to what is whole, and mostly to what a record refers to.
+    fn harm(&mut self, lane: usize, blob: Blob) -> Step {
+        let whole = self.lanes[lane].model.blobs.iter().filter(|(_, bytes)| **bytes == Bytes::Whole);
+        let whole: Vec<_> = whole.map(|(blob, _)| *blob).collect();
+        let blob = if whole.is_empty() { blob } else { self.one(&whole) };
+        Step::Harm { blob, how: self.one(&[Harm::Deleted, Harm::Changed]) }
+    }
+
+    fn begin(&mut self, lane: usize, client: u8) -> Step {
+        let begun = &self.lanes[lane].begun[usize::from(client)];
+        // What it has begun is asked for again.
+        if !begun.is_empty() && self.below(6) == 0 {
+            let begun = self.lanes[lane].begun[usize::from(client)].clone();
+            let id = self.one(&begun);
+            let attempt = &self.lanes[lane].model.attempts[&id];
+            let (key, name) = (attempt.key, attempt.name);
+            return Step::Begin { client, id, key, name, check: false, seconds: 1, waited: None, twice: false };
+        }
+        let key = Key(self.below(KEYS.into()) as u8);
+        let others: Vec<_> = self.lanes[lane].model.history(key).into_iter().take(2).map(|(id, _)| id).collect();
+        let waited = if !others.is_empty() && self.below(4) == 0 { Some(self.one(&others)) } else { None };
+        Step::Begin {
+            client,
+            id: Id(self.lanes[lane].next),
+            key,
+            name: Name(self.below(NAMES.into()) as u8),
+            check: self.below(3) == 0,
+            seconds: self.one(&[1, 3]),
+            waited,
+            twice: self.below(6) == 0,
+        }
+    }
+
+    /// With what the client has begun, mostly what it is still at; with nothing begun, a step of nobody's execution.
+    fn of_execution(&mut self, lane: usize, client: u8, step: impl Fn(Id) -> Step) -> Step {
+        let Lane { model, begun, .. } = &self.lanes[lane];
+        let begun = begun[usize::from(client)].clone();
+        let holds =
+            |id: &Id| model.keys.get(&model.attempts[id].key).is_some_and(|it| it.lease.is_some_and(|it| it.by == *id));
+        let held: Vec<_> = begun.iter().copied().filter(holds).collect();
+        if begun.is_empty() {
+            return Step::Pause { client };
+        }
+        let of = if held.is_empty() || self.below(3) == 0 { &begun } else { &held };
+        step(self.one(of))
+    }
+
+    fn commit(&mut self, lane: usize, client: u8) -> Step {
+        let contents: Vec<_> = Content::ALL.into_iter().map(Some).chain([None]).collect();
+        let (content, exit, twice) = (self.one(&contents), self.one(&[0, 0, 0, 0, 1]), self.below(5) == 0);
+        let step = self.of_execution(lane, client, |id| Step::Commit { client, id, exit, content, twice });
+        // What was sent before is sent again.
+        match step {
+            Step::Commit { client, id, twice, .. } if self.below(3) == 0 => {
+                let sent = self.lanes[lane].model.attempts[&id].sent;
+                let (exit, content) = sent.filter(|(exit, _)| *exit != Step::FAILS_WITH).unwrap_or((exit, content));
+                Step::Commit { client, id, exit, content: content.filter(|it| *it != Content::Nothing), twice }
+            }
+            step => step,
+        }
+    }
+}
+
+/// Cuts a failing case down: to one lane, then by halves and ever smaller pieces (delta debugging, Zeller and Hildebrandt 2002).
+#[derive(Debug)]
+pub struct Shorter {
+    /// The shortest one that failed, and the one that is tried.
+    failing: Case,
+    tried: Case,
+    lane: usize,
+    lanes: usize,
+    at: usize,
+    piece: usize,
+}
+
+impl Shorter {
+    fn new(case: Case, lanes: usize) -> Shorter {
+        let piece = case.steps.len();
+        Shorter { failing: case.clone(), tried: case, lane: 0, lanes, at: 0, piece }
+    }
+
+    /// The next one to be tried, unless all were.
+    fn next(&mut self) -> bool {
+        let all = Arc::clone(&self.failing.steps);
+        let steps: Vec<_> = if self.lane < self.lanes {
+            let lane = self.lane;
+            self.lane += 1;
+            all.iter().filter(|(of, _)| of.is_none_or(|of| of == lane)).cloned().collect()
+        } else {
+            if self.at >= all.len() {
+                (self.at, self.piece) = (0, self.piece.min(all.len()) / 2);
+            }
+            if self.piece == 0 {
+                return false;
+            }
+            let cut = self.at..(self.at + self.piece).min(all.len());
+            all[..cut.start].iter().chain(&all[cut.end..]).cloned().collect()
+        };
+        self.tried = Case { daemons: self.failing.daemons, steps: Arc::new(steps) };
+        true
+    }
+}
+
+impl ValueTree for Shorter {
+    type Value = Case;
+
+    fn current(&self) -> Case {
+        self.tried.clone()
+    }
+
+    fn simplify(&mut self) -> bool {
+        // What was tried fails too.
+        if self.tried != self.failing && self.lane > 0 && self.lane <= self.lanes && self.piece > 0 {
+            self.lane = self.lanes;
+        }
+        self.failing = self.tried.clone();
+        self.next()
+    }
+
+    fn complicate(&mut self) -> bool {
+        // What was tried passes: the piece is needed.
+        if self.lane >= self.lanes && self.tried.steps.len() < self.failing.steps.len() {
+            self.at += self.piece;
+        }
+        self.next()
+    }
+}

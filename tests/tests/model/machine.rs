@@ -1,0 +1,83 @@
+//! The state machine: walks over the whole API, step by step beside the model, until every kind of transition was taken often.
+//!
+//! `PROPTEST_CASES` asks for more cases and `PROVENDER_SOAK=1` for a hundred times as many. A failure prints the shortest walk that
+//! fails as well, and the seed; `PROVENDER_SEED` walks that one again.
+
+use std::sync::Mutex;
+
+use proptest::test_runner::{Config, RngAlgorithm, TestCaseError, TestError, TestRng, TestRunner};
+use provender_tests::conformance::meta::Storage;
+use provender_tests::model::choose::{Case, Size};
+use provender_tests::model::count::{Counts, KINDS, OF_SEVERAL};
+use provender_tests::model::drive::{self, Look};
+use provender_tests::model::world::{World, folder};
+
+use super::engines::{Database, InMemory, Rocks};
+
+/// How often each kind is to be taken at least.
+const LEAST: u64 = 1_000;
+
+fn setting(name: &str) -> Option<u64> {
+    std::env::var(name).ok().and_then(|text| text.parse().ok())
+}
+
+/// Walks as many cases as it takes, on one storage.
+fn walk(engine: &str, storage: &dyn Storage, lanes: usize, look: Look) {
+    const MOST: u64 = 400;
+    let daemons = if storage.is_shared() { 2 } else { 1 };
+    let size = Size { lanes, rounds: 24, daemons };
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let (disk, counts) = (folder(), Mutex::new(Counts::default()));
+    let run = |case: Case| {
+        let taken = runtime.block_on(async {
+            let mut world = World::start(storage, disk.path(), case.daemons).await;
+            drive::run(&case, &mut world, look).await
+        });
+        counts.lock().unwrap().merge(taken.map_err(TestCaseError::fail)?);
+        Ok(())
+    };
+    let kinds = || KINDS.iter().chain(OF_SEVERAL.iter().filter(|_| daemons > 1));
+    let soak = setting("PROVENDER_SOAK").map_or(1, |_| 100);
+    let (least, wanted) = (LEAST * soak, setting("PROPTEST_CASES").unwrap_or(1));
+    let (mut cases, one) = (0, setting("PROVENDER_SEED"));
+    let fewer = || counts.lock().unwrap().fewer(kinds(), least);
+    while cases < wanted || (one.is_none() && cases < MOST * soak && !fewer().is_empty()) {
+        cases += 1;
+        let seed = one.unwrap_or_else(|| u64::from_le_bytes(random()));
+        let mut bytes = [0; 32];
+        bytes[..8].copy_from_slice(&seed.to_le_bytes());
+        let config = Config { cases: 1, failure_persistence: None, max_shrink_iters: 2_000, ..Config::default() };
+        let mut runner = TestRunner::new_with_rng(config, TestRng::from_seed(RngAlgorithm::ChaCha, &bytes));
+        match runner.run(&size, run) {
+            Ok(()) => {}
+            Err(TestError::Fail(why, case)) => {
+                panic!("PROVENDER_SEED={seed} on {engine}: {why}\nin a case of {case:?}")
+            }
+            Err(TestError::Abort(why)) => panic!("{engine}: {why}"),
+        }
+    }
+    println!("{engine}: {cases} cases\n{}", counts.lock().unwrap());
+    let fewer = fewer();
+    assert!(one.is_some() || fewer.is_empty(), "{engine}: taken too seldom in {cases} cases: {fewer:?}");
+}
+
+fn random() -> [u8; 8] {
+    let mut bytes = [0; 8];
+    getrandom::fill(&mut bytes).unwrap();
+    bytes
+}
+
+#[test]
+fn the_store_is_as_the_model_says_in_memory() {
+    walk("memory", &InMemory::default(), 12, Look::Always);
+}
+
+#[test]
+fn the_store_is_as_the_model_says_on_rocksdb() {
+    walk("rocksdb", &Rocks::new(), 12, Look::WhenTheyMeet);
+}
+
+#[test]
+fn the_store_is_as_the_model_says_on_postgres() {
+    walk("postgres", &Database::new(), 24, Look::WhenTheyMeet);
+}
