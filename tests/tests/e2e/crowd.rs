@@ -16,7 +16,7 @@ use crate::raw::{Asked, Raw};
 const CONNECTIONS: usize = 50;
 /// How many ask for one key.
 const CROWD: usize = 500;
-/// Nobody asks again by himself, so that who is expired shows.
+/// A TTL in which no lease runs out, however busy the machine is; in milliseconds.
 const LONG: u64 = 600_000;
 
 async fn connect(cluster: &Cluster) -> Vec<Raw> {
