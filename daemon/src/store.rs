@@ -130,14 +130,16 @@ async fn fact(meta: &dyn Meta, name: &str) -> Result<Option<String>, StoreError>
 
 async fn first(meta: &dyn Meta, name: &str, value: String) -> Result<(), StoreError> {
     let key: RowKey = rows::store(name);
-    if meta.get(std::slice::from_ref(&key)).await?.pop().flatten().is_some() {
-        return Ok(());
+    // Looked at again after a commit: one that did not hold may have been aborted, and then nobody has made the fact.
+    for _ in 0..transact::ATTEMPTS {
+        if meta.get(std::slice::from_ref(&key)).await?.pop().flatten().is_some() {
+            return Ok(());
+        }
+        let mut batch = provender_core::Batch::new(crate::clock::batch_id());
+        batch.expect(key.clone(), Expect::Absent).put(key.clone(), value.clone());
+        transact::settle(meta, batch).await?;
     }
-    let mut batch = provender_core::Batch::new(crate::clock::batch_id());
-    batch.expect(key.clone(), Expect::Absent).put(key, value);
-    match transact::settle(meta, batch).await? {
-        transact::Settled::Committed | transact::Settled::Conflict => Ok(()),
-    }
+    Err(StoreError::Contended { attempts: transact::ATTEMPTS })
 }
 
 #[cfg(test)]

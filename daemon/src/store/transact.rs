@@ -15,7 +15,7 @@ use crate::clock;
 use crate::meta::{CommitError, Meta, MetaError};
 
 /// How often a decision is taken anew before giving up.
-const ATTEMPTS: u32 = 100;
+pub(super) const ATTEMPTS: u32 = 100;
 /// How long the fate of a batch is asked for before giving up.
 const RESOLVE: Duration = Duration::from_secs(30);
 

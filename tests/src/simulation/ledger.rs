@@ -44,6 +44,8 @@ pub(super) struct Ledger {
     pub(super) commits: usize,
     /// Rows of keys.
     pub(super) keys: BTreeMap<TaskKey, KeyRow>,
+    /// Executions that ever made a record.
+    pub(super) records: BTreeSet<ExecutionId>,
     /// Leases, and when each row was last written.
     pub(super) leases: BTreeMap<TaskKey, (Lease, Duration)>,
     /// Executions.
@@ -67,7 +69,7 @@ pub(super) struct Ledger {
     /// Until when there was any fault.
     pub(super) fault: Duration,
     /// Of each key: from which commit on it stood how.
-    standings: BTreeMap<TaskKey, Vec<(usize, Standing)>>,
+    pub(super) standings: BTreeMap<TaskKey, Vec<(usize, Standing)>>,
     /// The first rule that was broken.
     pub(super) broken: Option<String>,
 }

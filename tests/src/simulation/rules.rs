@@ -160,6 +160,7 @@ fn key_row(ledger: &mut Ledger, key: &TaskKey, row: &KeyRow, ends: Ends<'_>, wri
                 let by = writes.executions.get(&record.execution);
                 let genuine = by.is_some_and(|by| by.state == State::Succeeded) && ends(ledger, record.execution);
                 ledger.must(genuine, "a record is made by a commit", || format!("{key}: {record:?} by {by:?}"));
+                ledger.records.insert(record.execution);
                 ledger.must(!answers, "the first record stays the answer", || {
                     format!("{key}: {before:?}, then {record:?}")
                 });

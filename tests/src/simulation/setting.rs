@@ -9,7 +9,7 @@ use super::random::Random;
 
 /// How often is told in times out of 10,000.
 #[derive(Debug, Clone)]
-pub struct Setting {
+pub(super) struct Setting {
     pub(super) daemons: usize,
     pub(super) executors: usize,
     pub(super) keys: usize,

@@ -6,12 +6,12 @@ use provender_core::{Digest, Name, Node, Space, Tree};
 use provender_daemon::store::{Store, StoreError};
 
 /// The outputs and the log of one round.
-pub struct Content {
+pub(crate) struct Content {
     /// `small`, `sub/small`, `sub/deep/large`: few enough bytes for a row, and too many.
-    pub files: [(&'static str, Bytes); 3],
+    pub(crate) files: [(&'static str, Bytes); 3],
     /// The folders, from the innermost out; the last one is the root.
-    pub folders: Vec<Bytes>,
-    pub log: Bytes,
+    pub(crate) folders: Vec<Bytes>,
+    pub(crate) log: Bytes,
 }
 
 fn file(digest: Digest) -> Node {
@@ -25,7 +25,7 @@ fn folder(entries: &[(&str, Node)]) -> Bytes {
 }
 
 impl Content {
-    pub fn new(seed: u64) -> Content {
+    pub(crate) fn new(seed: u64) -> Content {
         let text = |what: &str| Bytes::from(format!("{what} of round {seed}"));
         let large = format!("{seed:8}").repeat(5_000).into();
         let files = [("small", text("small")), ("sub/small", text("second")), ("sub/deep/large", large)];
@@ -37,20 +37,20 @@ impl Content {
         Content { files, folders: vec![deep, sub, root], log: text("log") }
     }
 
-    pub fn root(&self) -> Digest {
+    pub(crate) fn root(&self) -> Digest {
         Digest::of(&self.folders[2])
     }
 
-    pub fn large(&self) -> &Bytes {
+    pub(crate) fn large(&self) -> &Bytes {
         &self.files[2].1
     }
 
-    pub fn outcome(&self, code: i32) -> Outcome {
+    pub(crate) fn outcome(&self, code: i32) -> Outcome {
         let log = Log { digest: Digest::of(&self.log), cut: 0 };
         Outcome { exit: Some(Exit::Code(code)), stdout: Some(log), outputs: Some(self.root()), ..Outcome::default() }
     }
 
-    pub async fn upload_large(&self, store: &Store, space: &Space) -> Result<(), StoreError> {
+    pub(crate) async fn upload_large(&self, store: &Store, space: &Space) -> Result<(), StoreError> {
         let mut upload = store.upload(space, Some(Digest::of(self.large())));
         for piece in self.large().chunks(15_000) {
             upload.write(Bytes::copy_from_slice(piece)).await?;
@@ -59,7 +59,7 @@ impl Content {
     }
 
     /// As an executor does: what is small at once, what is large in pieces, folders last.
-    pub async fn upload(&self, store: &Store, space: &Space) -> Result<(), StoreError> {
+    pub(crate) async fn upload(&self, store: &Store, space: &Space) -> Result<(), StoreError> {
         let small = vec![self.files[0].1.clone(), self.files[1].1.clone(), self.log.clone()];
         store.put_small(space, small).await?;
         self.upload_large(store, space).await?;
@@ -67,7 +67,14 @@ impl Content {
     }
 
     /// Fails unless the key's outputs are these, each byte readable and right, as `latest` of the name too.
-    pub async fn is_whole(&self, store: &Store, space: &Space, name: &Name, outputs: Option<Digest>, place: &str) {
+    pub(crate) async fn is_whole(
+        &self,
+        store: &Store,
+        space: &Space,
+        name: &Name,
+        outputs: Option<Digest>,
+        place: &str,
+    ) {
         assert_eq!(outputs, Some(self.root()), "{place}");
         for (path, bytes) in &self.files {
             let mut at = self.root();

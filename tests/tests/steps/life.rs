@@ -13,16 +13,16 @@ use provender_daemon::store::{Answer, Begin, Invalidate, Store, StoreError};
 use super::content::Content;
 
 /// One space with one key, touched by one life.
-pub struct Round {
+pub(crate) struct Round {
     number: u64,
-    pub space: Space,
-    pub key: TaskKey,
-    pub name: Name,
-    pub content: Content,
+    pub(crate) space: Space,
+    pub(crate) key: TaskKey,
+    pub(crate) name: Name,
+    pub(crate) content: Content,
 }
 
 impl Round {
-    pub fn new(number: u64) -> Round {
+    pub(crate) fn new(number: u64) -> Round {
         Round {
             number,
             space: Space::new(format!("round-{number}")).unwrap(),
@@ -127,7 +127,7 @@ impl Round {
 
 /// Something that is done to a store, and can be done again after an error.
 #[async_trait]
-pub trait Life {
+pub(crate) trait Life {
     fn name(&self) -> &'static str;
 
     /// What comes before, with no fault.
@@ -145,7 +145,7 @@ pub trait Life {
 }
 
 /// All of them.
-pub fn lives() -> Vec<Box<dyn Life>> {
+pub(crate) fn lives() -> Vec<Box<dyn Life>> {
     vec![
         Box::new(Run { over_lost: false }),
         Box::new(Run { over_lost: true }),

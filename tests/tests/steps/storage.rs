@@ -16,7 +16,7 @@ use tempfile::TempDir;
 
 /// What is left when a daemon has gone.
 #[async_trait]
-pub trait Kept {
+pub(crate) trait Kept {
     fn name(&self) -> &'static str;
     async fn open(&self) -> (Arc<dyn Meta>, Arc<dyn Blobs>);
     /// Whether only steps that change something are worth their time.
@@ -27,7 +27,7 @@ pub trait Kept {
     fn renew(&mut self);
 }
 
-pub struct InMemory(Memory, Arc<dyn Blobs>);
+pub(crate) struct InMemory(Memory, Arc<dyn Blobs>);
 
 impl Default for InMemory {
     fn default() -> InMemory {
@@ -55,7 +55,7 @@ impl Kept for InMemory {
 }
 
 /// RocksDB and files, both really closed and opened again.
-pub struct Disk(TempDir);
+pub(crate) struct Disk(TempDir);
 
 impl Default for Disk {
     fn default() -> Disk {
@@ -83,14 +83,14 @@ impl Kept for Disk {
 }
 
 /// A PostgreSQL that goes on while its daemons crash, and files.
-pub struct OnPostgres {
+pub(crate) struct OnPostgres {
     server: Server,
     folder: TempDir,
     databases: u32,
 }
 
 impl OnPostgres {
-    pub fn start() -> OnPostgres {
+    pub(crate) fn start() -> OnPostgres {
         OnPostgres { server: Server::start(), folder: tempfile::tempdir().unwrap(), databases: 0 }
     }
 }
@@ -120,17 +120,17 @@ impl Kept for OnPostgres {
 }
 
 /// A daemon's store over open backends.
-pub async fn over(meta: Arc<dyn Meta>, blobs: Arc<dyn Blobs>) -> Result<Store, StoreError> {
+pub(crate) async fn over(meta: Arc<dyn Meta>, blobs: Arc<dyn Blobs>) -> Result<Store, StoreError> {
     Store::over(meta, blobs, Vec::new(), Arc::new(Metrics::new().unwrap())).await
 }
 
 /// The same in a world.
-pub async fn within(world: &World, meta: Arc<dyn Meta>, blobs: Arc<dyn Blobs>) -> Result<Store, StoreError> {
+pub(crate) async fn within(world: &World, meta: Arc<dyn Meta>, blobs: Arc<dyn Blobs>) -> Result<Store, StoreError> {
     over(world.over::<dyn Meta>(meta), world.over::<dyn Blobs>(blobs)).await
 }
 
 /// Fails unless all rows and bytes are whole.
-pub async fn check(meta: &dyn Meta, blobs: &dyn Blobs, decayed: &BTreeSet<Digest>, place: &str) {
+pub(crate) async fn check(meta: &dyn Meta, blobs: &dyn Blobs, decayed: &BTreeSet<Digest>, place: &str) {
     let found = audit(meta, blobs, decayed).await;
     assert!(found.faults.is_empty(), "{place}: {:#?}", found.faults);
 }
