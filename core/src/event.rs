@@ -44,6 +44,8 @@ pub struct Noted {
     pub stamp: u64,
     /// Whether the key has a record that is LOST, whatever the verdict is: should it heal, that is the next event.
     pub lost: bool,
+    /// Whether it is no event, unless the record was lost while it was being written: a check has begun, or ended.
+    pub quiet: bool,
 }
 
 /// Whether what is known of a key `after` a change is news: another verdict, or the same of another execution.

@@ -187,7 +187,7 @@ pub enum Refused {
         by: Option<ExecutionId>,
     },
     /// The execution has already ended, in another way than is asked now.
-    #[error("execution {execution} has already ended as {}{}", state.verdict(), because(reason))]
+    #[error("execution {execution} has already ended as {}{}{}", state.verdict(), because(reason), taken_over(*by))]
     Ended {
         /// Which.
         execution: ExecutionId,
@@ -195,17 +195,27 @@ pub enum Refused {
         state: State,
         /// Why, if it is no success.
         reason: Option<String>,
+        /// Who holds its key now, or has made its record since.
+        by: Option<ExecutionId>,
     },
 }
 
 impl Refused {
-    fn ended(execution: &Execution) -> Refused {
-        Refused::Ended { execution: execution.id, state: execution.state, reason: execution.reason.clone() }
+    fn ended(known: &Known, execution: &Execution) -> Refused {
+        let holder = known.lease.as_ref().map(|lease| lease.execution);
+        let by = holder.or(known.answer().map(|record| record.execution)).filter(|by| *by != execution.id);
+        // Whoever came to an end of its own was not taken over.
+        let by = by.filter(|_| execution.state == State::Abandoned);
+        Refused::Ended { execution: execution.id, state: execution.state, reason: execution.reason.clone(), by }
     }
 }
 
 fn because(reason: &Option<String>) -> String {
     reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default()
+}
+
+fn taken_over(by: Option<ExecutionId>) -> String {
+    by.map(|by| format!("; execution {by} has taken it over")).unwrap_or_default()
 }
 
 fn superseded(by: Option<ExecutionId>) -> String {
@@ -214,7 +224,7 @@ fn superseded(by: Option<ExecutionId>) -> String {
 
 fn holds<'a>(known: &'a Known, execution: &Execution, incarnation: u64) -> Result<&'a Lease, Refused> {
     if execution.state != State::Running {
-        return Err(Refused::ended(execution));
+        return Err(Refused::ended(known, execution));
     }
     match &known.lease {
         Some(lease) if lease.execution == execution.id && lease.incarnation == incarnation => Ok(lease),
@@ -328,7 +338,7 @@ fn end(
     now: Timestamp,
 ) -> Result<Ended, Refused> {
     if execution.state != State::Running {
-        return Err(Refused::ended(execution));
+        return Err(Refused::ended(known, execution));
     }
     let execution = Execution { ended: Some(now), state, reason, outcome, ..execution.clone() };
     // While there is a record that is the answer, a check's end is no news of the key: should the record be lost later, that is.

@@ -173,7 +173,7 @@ pub fn lost_from(bytes: Bytes) -> Result<Loss, RowError> {
 
 /// An event, as the end of its key (see [`provender_core::rows::event`]): about 1,900 bytes at most.
 pub fn event_to(noted: &Noted) -> Bytes {
-    let Noted { event, stamp, lost } = noted;
+    let Noted { event, stamp, lost, quiet } = noted;
     let row = store::EventRow {
         key: event.key.to_string(),
         name: event.name.as_ref().map(ToString::to_string).unwrap_or_default(),
@@ -183,6 +183,7 @@ pub fn event_to(noted: &Noted) -> Bytes {
         at_ms: event.at.millis(),
         stamp: *stamp,
         lost: *lost,
+        quiet: *quiet,
     };
     row.encode_to_vec().into()
 }
@@ -199,7 +200,7 @@ pub fn event_from(bytes: Bytes) -> Result<Noted, RowError> {
         reason: row.reason,
         at: Timestamp::from_millis(row.at_ms),
     };
-    Ok(Noted { event, stamp: row.stamp, lost: row.lost })
+    Ok(Noted { event, stamp: row.stamp, lost: row.lost, quiet: row.quiet })
 }
 
 /// The row of a holding: when it was last relied on.

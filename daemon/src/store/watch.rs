@@ -93,7 +93,6 @@ impl Store {
         let incarnation = super::fact(&*self.inner.meta, pages::INCARNATION).await?;
         let damaged = || StoreError::Row { what: "the store's incarnation".into(), why: "it is unreadable".into() };
         let incarnation = incarnation.and_then(|text| text.parse().ok()).ok_or_else(damaged)?;
-        let lost_head = self.lost_head().await?;
         let mut first = Vec::new();
         let (at, losses) = match cursor {
             Some(cursor) if cursor.incarnation != incarnation => {
@@ -101,14 +100,15 @@ impl Store {
             }
             Some(cursor) => {
                 self.inner.meta.changes(cursor.version, 1).await.map_err(left_behind(cursor.version))?;
-                (cursor.version, Losses::resumed(lost_head, cursor))
+                (cursor.version, Losses::resumed(self.lost_head().await?, cursor))
             }
             None => {
                 first.extend(watched.keys.iter().cloned());
+                // Before the log is read: what enters it later is in the feed.
+                let head = self.inner.meta.head().await?;
                 let log = Scan { limit: 1, ..Scan::prefix(Table::Lost, rows::lost_prefix()) };
                 let any = !watched.prefixes.is_empty() && !self.inner.meta.scan(&log).await?.rows.is_empty();
-                let head = self.inner.meta.head().await?;
-                (head, Losses::from_now(lost_head, head, any))
+                (head, Losses::from_now(self.lost_head().await?, head, any))
             }
         };
         Ok(Watching {
@@ -211,7 +211,7 @@ impl Watching {
             () = tokio::time::sleep(quiet) => {
                 // All up to here was sent before this is read.
                 let reached = self.store.inner.pages.reached();
-                while let Some(page) = next_at_once(&mut self.pages) {
+                while self.ready.is_empty() && let Some(page) = next_at_once(&mut self.pages) {
                     self.handed(page).await?;
                 }
                 if self.ready.is_empty() && !self.behind && !self.losses.holds() {
@@ -267,7 +267,8 @@ impl Watching {
     fn asks_for(&self, version: Version, noted: &Noted) -> bool {
         let event = &noted.event;
         let new = self.told_first.get(&event.key).is_none_or(|first| version > *first);
-        new && self.watched.has(&event.key, event.name.as_ref())
+        // A quiet one stands under the name of the check: whose record it is about is looked up.
+        new && (self.watched.has(&event.key, event.name.as_ref()) || noted.quiet && !self.watched.prefixes.is_empty())
     }
 
     /// Tells events. One batch's share a version, and only with the last of them all up to there has been told.
@@ -281,24 +282,31 @@ impl Watching {
     }
 
     async fn tell_one(&mut self, before: Version, after: Version, noted: &Noted) -> Result<(), StoreError> {
-        let Noted { event, stamp, lost } = noted;
+        let Noted { event, stamp, lost, quiet } = noted;
         let known = self.losses.of(&event.key);
         if event.verdict == Verdict::Lost && known.is_some() && known == event.execution {
             return Ok(());
         }
         // Of a verdict that rests on a later attempt it is enough to know that there is such a record.
         let lost = lost.then(|| known.or(event.execution)).flatten();
-        self.losses.told(&event.key, lost);
-        if event.verdict != Verdict::Succeeded || !self.losses.newer_than(*stamp) {
-            self.push(event.clone(), after);
+        // What was lost, or has healed, while the verdict was being written may have been looked into before this.
+        let doubtful = lost.is_some() || event.verdict == Verdict::Succeeded && self.losses.newer_than(*stamp);
+        if *quiet && !doubtful {
             return Ok(());
         }
-        // Its record was not tested for what was lost while it was being committed, and that loss was looked into before.
-        self.push(event.clone(), before);
-        self.retest(std::slice::from_ref(&event.key), Due::default(), Version(before.0 + 1)).await?;
-        let cursor = self.losses.cursor(self.incarnation, after);
-        if let Some(Heard::Event(_, last)) = self.ready.back_mut() {
-            *last = Some(cursor);
+        if !quiet {
+            self.losses.told(&event.key, lost);
+            self.push(event.clone(), if doubtful { before } else { after });
+        }
+        if doubtful {
+            let told = self.ready.len();
+            let due = Due { healing: true, unsure: false, again: *quiet };
+            self.retest(std::slice::from_ref(&event.key), due, Version(before.0 + 1)).await?;
+            let cursor = self.losses.cursor(self.incarnation, after);
+            let any = !quiet || self.ready.len() > told;
+            if let Some(Heard::Event(_, last)) = self.ready.back_mut().filter(|_| any) {
+                *last = Some(cursor);
+            }
         }
         Ok(())
     }
@@ -334,7 +342,7 @@ fn gone(why: impl ToString) -> StoreError {
 fn left_behind(at: Version) -> impl FnOnce(MetaError) -> StoreError {
     move |error| match error {
         MetaError::Trimmed { oldest } if at < oldest => {
-            gone("what happened since is kept for a day or so, and that is over")
+            gone("what happened since is remembered for about a day, and that is over")
         }
         MetaError::Trimmed { .. } => gone("it is ahead of the store, which has been restored from a backup"),
         other => other.into(),

@@ -157,10 +157,11 @@ fn events_round_trip_and_are_of_bounded_size() {
     let bare = Event { name: None, execution: None, verdict: Verdict::Unknown, reason: String::new(), ..full.clone() };
     for event in [full.clone(), bare] {
         assert_eq!(event_from(&event_to(&event)), Ok(event.clone()));
-        let noted = Noted { event, stamp: 3, lost: true };
+        let noted = Noted { event, stamp: 3, lost: true, quiet: true };
         assert_eq!(crate::rows::event_from(crate::rows::event_to(&noted)), Ok(noted));
     }
-    let long = Noted { event: Event { reason: "\u{fc}".repeat(10_000), ..full }, stamp: u64::MAX, lost: true };
+    let long =
+        Noted { event: Event { reason: "\u{fc}".repeat(10_000), ..full }, stamp: u64::MAX, lost: true, quiet: true };
     let row = crate::rows::event_to(&long);
     let space = Space::new("s".repeat(254)).expect("valid");
     let key = provender_core::rows::event(&space, u16::MAX, &row).key;

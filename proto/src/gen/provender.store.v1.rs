@@ -104,6 +104,9 @@ pub struct EventRow {
     /// the key has a record that is LOST
     #[prost(bool, tag = "8")]
     pub lost: bool,
+    /// it is none, unless something was lost at the same time
+    #[prost(bool, tag = "9")]
+    pub quiet: bool,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct HoldingRow {

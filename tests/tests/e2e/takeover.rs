@@ -89,6 +89,7 @@ impl Two {
             "lease was lost",
             "has already ended as ABANDONED",
             "not heard of for 1 s",
+            "has taken it over",
         ]);
         assert!(!late.err().contains("\"ran\""), "{}", late.err());
         assert_eq!(seen(&self.other, point), before);
@@ -103,7 +104,7 @@ impl Two {
         let before = seen(&self.other, point);
         assert!(before[0].contains("RUNNING"), "{before:?}");
         sleeper.signal(Signal::CONT);
-        sleeper.wait().code(125).says(&["the command was stopped, since its lease was lost", "not heard of for 1 s"]);
+        sleeper.wait().code(125).says(&["the command was stopped, since its lease was lost", "has taken it over"]);
         assert_eq!(seen(&self.other, point), before);
         self.let_go(0);
         self.let_go(1);

@@ -7,8 +7,8 @@ use async_trait::async_trait;
 use provender_blobs::Blobs;
 use provender_core::execution::{Executor, State};
 use provender_core::transition::{Cause, Request};
-use provender_core::{Digest, ExecutionId, Name, Space, Spec, TaskKey, Verdict};
-use provender_daemon::store::{Answer, Begin, Invalidate, Store, StoreError};
+use provender_core::{Answer, Digest, ExecutionId, Name, Space, Spec, TaskKey, Verdict};
+use provender_daemon::store::{Begin, Invalidate, Store, StoreError};
 
 use super::content::Content;
 

@@ -22,6 +22,8 @@ pub(super) struct Due {
     pub(super) healing: bool,
     /// It is not known which those are: all that are whole.
     pub(super) unsure: bool,
+    /// Of keys that were told of as LOST, what their verdicts are now, though the records still are.
+    pub(super) again: bool,
 }
 
 #[derive(Debug, Default)]

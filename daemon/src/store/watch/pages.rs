@@ -68,19 +68,18 @@ impl Pages {
         self.reached.store(at.0, Ordering::Release);
     }
 
-    /// Hands out what a follower has read since it last handed out something, up to `sent`; gives that place.
+    /// Hands out what a follower has read since it last handed out something, which was up to
+    /// `sent`; gives the new place.
     pub(in crate::store) fn hand_out(&self, sent: Version, page: &Changes) -> Version {
-        let told = match self.sender.receiver_count() {
-            // Whoever comes now begins at a version that is not before this page.
-            0 => Vec::new(),
-            _ => told(&page.changes),
-        };
-        let some = !told.is_empty();
-        if some {
+        // Whoever begins to watch now has this page behind it.
+        let nobody = self.sender.receiver_count() == 0;
+        let told = if nobody { Vec::new() } else { told(&page.changes) };
+        let quiet = told.is_empty();
+        if !quiet {
             self.send(Page { after: sent, upto: page.cursor, told });
         }
         self.reached.store(page.cursor.0, Ordering::Release);
-        if some { page.cursor } else { sent }
+        if quiet && !nobody { sent } else { page.cursor }
     }
 
     /// All up to here was sent.

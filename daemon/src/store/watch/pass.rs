@@ -140,7 +140,7 @@ impl Watching {
         for (key, (known, _)) in keys.iter().zip(&standing) {
             let (lost, told) = (event::lost_record(known), self.losses.of(key));
             let whole = known.answer().is_some() && (due.healing && told.is_some() || due.unsure);
-            if whole || lost.is_some() && lost != told {
+            if whole || lost.is_some() && (lost != told || due.again) {
                 news.push((key, known, lost));
             }
         }

@@ -17,8 +17,10 @@ impl Store {
     /// Has it told that the transaction changes what is known of a key, if that is news. `of` is the execution that the verdict rests
     /// on afterwards.
     pub(in crate::store) fn tell(txn: &mut Txn, space: &Space, before: &Known, after: &Known, of: &Execution) {
-        if event::is_news(before, after) {
-            note(txn, space, after, of);
+        let quiet = !event::is_news(before, after);
+        // A check is news after all if its record is lost at this moment: whoever knows of the loss is to look.
+        if !quiet || before.lease.is_some() != after.lease.is_some() {
+            note(txn, space, after, of, quiet);
         }
     }
 
@@ -33,7 +35,7 @@ impl Store {
     ) -> Result<(), StoreError> {
         if let (Verdict::Lost, Some(id)) = (before.verdict(), before.evidence()) {
             let lost = self.execution_in(txn, space, id).await?;
-            note(txn, space, before, &lost);
+            note(txn, space, before, &lost, false);
         }
         Store::tell(txn, space, before, after, of);
         Ok(())
@@ -46,10 +48,10 @@ impl Store {
     }
 }
 
-fn note(txn: &mut Txn, space: &Space, known: &Known, of: &Execution) {
+fn note(txn: &mut Txn, space: &Space, known: &Known, of: &Execution, quiet: bool) {
     let stamp = known.answer().map(|record| record.stamp).unwrap_or_default();
     let lost = event::lost_record(known).is_some();
-    let noted = Noted { event: event_of(&of.key, known, Some(of)), stamp, lost };
+    let noted = Noted { event: event_of(&of.key, known, Some(of)), stamp, lost, quiet };
     txn.event(space, &values::event_to(&noted));
 }
 

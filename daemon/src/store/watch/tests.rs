@@ -14,7 +14,7 @@ use super::*;
 mod lost;
 
 /// A net: only what is broken takes so long.
-const HANG: Duration = Duration::from_secs(60);
+const HANG: Duration = Duration::from_secs(20);
 /// The last thing that a watcher under test is told.
 const LAST: u16 = 9_999;
 
@@ -63,11 +63,14 @@ impl Watching {
 
     /// The next event and the cursor after it.
     async fn event(&mut self) -> (Event, Option<Cursor>) {
-        loop {
-            if let Heard::Event(event, cursor) = self.hear().await {
-                return (event, cursor);
+        let event = async {
+            loop {
+                if let Heard::Event(event, cursor) = self.next().await.unwrap() {
+                    return (event, cursor);
+                }
             }
-        }
+        };
+        tokio::time::timeout(HANG, event).await.expect("something happens")
     }
 
     /// All that is told until the watcher has a cursor.

@@ -210,6 +210,24 @@ async fn who_goes_on_hears_of_losses_in_between() {
     }
 }
 
+/// Writes an event as it is of the key `test:1` now, changed by `change`, and `rows` beside it.
+async fn note(store: &Store, of: &Request, change: impl Fn(&mut Noted), rows: impl Fn(&mut crate::store::Txn)) {
+    let execution = &store.execution(&space(), of.id).await.unwrap();
+    let row = store.inner.meta.get(&[rows::key(&space(), &key(1))]).await.unwrap().remove(0).unwrap();
+    let known = Known { row: provender_proto::rows::key_from(row.value).unwrap(), lease: None };
+    let event = event_of(&key(1), &known, Some(execution));
+    let mut noted = Noted { event, stamp: 0, lost: false, quiet: false };
+    change(&mut noted);
+    store
+        .transact(|mut txn| {
+            txn.event(&space(), &provender_proto::rows::event_to(&noted));
+            rows(&mut txn);
+            async move { Ok((txn, ())) }
+        })
+        .await
+        .unwrap();
+}
+
 /// A loss that entered while a success was being committed, so that neither knew of the other.
 #[tokio::test]
 async fn a_success_that_was_not_tested_for_a_loss_is_tested() {
@@ -219,23 +237,48 @@ async fn a_success_that_was_not_tested_for_a_loss_is_tested() {
         let mut watcher = watch(&store, &keys([1]), None).await;
         let (first, before) = watcher.first().await;
         assert!(first.iter().any(|event| event.verdict == Lost));
-        let execution = &store.execution(&space(), ExecutionId([1; 16])).await.unwrap();
-        let row = store.inner.meta.get(&[rows::key(&space(), &key(1))]).await.unwrap().remove(0).unwrap();
-        let known = Known { row: provender_proto::rows::key_from(row.value).unwrap(), lease: None };
-        let event = event_of(&key(1), &known, Some(execution));
-        let noted = Noted { event, stamp: 0, lost: false };
-        store
-            .transact(|mut txn| {
-                txn.event(&space(), &provender_proto::rows::event_to(&noted));
-                // Whatever is written with the end of an execution.
-                txn.put(rows::execution(&space(), execution.id), provender_proto::rows::execution_to(execution));
-                async move { Ok((txn, ())) }
-            })
-            .await
-            .unwrap();
+        note(&store, &again(1), |_| (), |_| ()).await;
         let (succeeded, cursor) = watcher.event().await;
         assert_eq!((succeeded.verdict, cursor.map(|cursor| cursor.version)), (Succeeded, Some(before.version)));
         let (lost, cursor) = watcher.event().await;
         assert!(lost.verdict == Lost && cursor.is_some_and(|cursor| cursor.version > before.version));
+    }
+}
+
+/// A check that ended, or a run that began, while its record was lost or healed: its transaction did not know.
+#[tokio::test]
+async fn what_a_check_did_not_know_of_its_record_is_found_out() {
+    for (store, folder) in worlds().await {
+        for (round, watched) in [keys([1]), prefixes(&["na"])].into_iter().enumerate() {
+            let fresh = |n: u8| again(n + 100 * round as u8);
+            invalidate(&store, vec![key(1)]).await;
+            succeed(&store, &fresh(1), 1).await;
+            let mut watcher = watch(&store, &watched, None).await;
+            watcher.first().await;
+            let check = Request { check: true, ..attempt(1, 2 + 100 * round as u8, "check") };
+            begin(&store, &check).await;
+            lose(&store, &folder, 1).await;
+            if round == 0 {
+                assert_eq!(next(&mut watcher).await, (Running, Some(check.id)));
+            }
+            let quiet = |noted: &mut Noted| noted.quiet = true;
+            note(&store, &check, quiet, |txn| txn.delete(rows::lease(&space(), &key(1)))).await;
+            assert_eq!(next(&mut watcher).await, (Lost, Some(fresh(1).id)));
+            put(&store, 1).await;
+            // It may be told twice, by who looked into the loss and who looked after the check.
+            let healed = match next(&mut watcher).await {
+                (Lost, _) => next(&mut watcher).await,
+                other => other,
+            };
+            assert_eq!(healed, (Succeeded, Some(fresh(1).id)));
+            // One that thinks that it is still lost.
+            let over = |noted: &mut Noted| {
+                (noted.event.verdict, noted.event.execution, noted.lost) = (Running, Some(fresh(3).id), true);
+                noted.event.name = Name::new("name").ok();
+            };
+            note(&store, &check, over, |_| ()).await;
+            assert_eq!(next(&mut watcher).await, (Running, Some(fresh(3).id)));
+            assert_eq!(next(&mut watcher).await, (Succeeded, Some(fresh(1).id)));
+        }
     }
 }
