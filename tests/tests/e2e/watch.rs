@@ -1,17 +1,16 @@
 //! Watching: what the command prints, and that nothing is left out whatever is killed.
 
-use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use provender_client::{Begin, Begun, Client, ClientError, Heard, Invalidate, Remote, Watch};
-use provender_core::event::Event;
-use provender_core::execution::{Executor, Exit, Outcome, State};
+use futures::StreamExt;
+use provender_client::{Begin, Begun, Client, Heard, Remote, Watch};
+use provender_core::execution::Executor;
 use provender_core::key::TaskKey;
 use provender_core::name::{Name, Space};
 use provender_core::{ExecutionId, Spec, Verdict};
 use provender_proto::v1;
 use provender_proto::v1::tasks_client::TasksClient;
-use provender_tests::child::{Running, eventually, processes, soak, string};
+use provender_tests::child::{Running, eventually, processes, string};
 use provender_tests::daemon::Daemon;
 use provender_tests::postgres;
 use provender_tests::provender::Provender;
@@ -22,6 +21,9 @@ use tonic::Code;
 use tonic_types::StatusExt;
 
 use crate::world::{World, folder, start};
+
+#[path = "watch/kills.rs"]
+mod kills;
 
 /// Until a watch has printed so many lines.
 fn printed(watch: &Running, lines: usize) {
@@ -162,214 +164,8 @@ async fn connect(remote: &str) -> Client {
     }
 }
 
-fn random() -> [u8; 16] {
-    let mut bytes = [0; 16];
-    getrandom::fill(&mut bytes).unwrap();
-    bytes
-}
-
 fn key(text: &str) -> TaskKey {
     text.parse().unwrap()
-}
-
-fn outcome(code: i32) -> Outcome {
-    Outcome { exit: Some(Exit::Code(code)), ..Outcome::default() }
-}
-
-/// One who asks whichever daemon is there.
-struct Asker {
-    remotes: Vec<String>,
-    at: usize,
-    client: Client,
-}
-
-impl Asker {
-    async fn new(remotes: Vec<String>, at: usize) -> Asker {
-        Asker { client: connect(&remotes[at % remotes.len()]).await, remotes, at }
-    }
-
-    /// Asks until there is an answer.
-    async fn ask<T>(&mut self, call: impl AsyncFn(&Client) -> Result<T, ClientError>) -> Result<T, ClientError> {
-        loop {
-            match call(&self.client).await {
-                Err(error) if error.is_passing() => {
-                    self.at += 1;
-                    let remote = &self.remotes[self.at % self.remotes.len()];
-                    if let Ok(client) = tokio::time::timeout(Duration::from_millis(200), connect(remote)).await {
-                        self.client = client;
-                    }
-                }
-                answer => return answer,
-            }
-        }
-    }
-
-    /// Attempts a key, however that ends; none if somebody else is at it, or it is done.
-    async fn attempt(&mut self, key: &TaskKey, name: &str, how: u8) -> bool {
-        let (spec, executor) = (Spec::new(Name::new(name).unwrap()), Executor::default());
-        let execution = ExecutionId(random());
-        let request = Begin {
-            key,
-            spec: &spec,
-            execution,
-            executor: &executor,
-            ttl: Duration::from_secs(1),
-            wait: false,
-            check: false,
-        };
-        let begun = self.ask(async |client| client.begin(request.clone(), |_| ()).await).await;
-        if !matches!(begun, Ok(Begun::Lease(_))) {
-            return false;
-        }
-        // A refusal means that the lease ran out while the daemon was away.
-        match how % 4 {
-            0 => _ = self.ask(async |client| client.commit(execution, &outcome(0)).await).await,
-            1 => _ = self.ask(async |client| client.commit(execution, &outcome(1)).await).await,
-            2 => _ = self.ask(async |client| client.fail(execution, "why", &outcome(1)).await).await,
-            // It dies.
-            _ => {}
-        }
-        true
-    }
-
-    async fn invalidate(&mut self, key: &TaskKey) {
-        let what = Invalidate { keys: vec![key.clone()], ..Invalidate::default() };
-        let done = self.ask(async |client| client.invalidate(what.clone(), |_| Ok::<_, ClientError>(())).await).await;
-        assert!(!done.unwrap());
-    }
-
-    /// What happened to a key, by its history: each attempt, how it ended, and that a success was made void before the next one.
-    async fn happened(&mut self, key: &TaskKey) -> Vec<(Verdict, ExecutionId)> {
-        let (mut executions, more) =
-            self.ask(async |client| client.history(Err(key), false, Default::default(), 1_000).await).await.unwrap();
-        assert_eq!(more, None);
-        executions.reverse();
-        let mut happened = Vec::new();
-        for (n, execution) in executions.iter().enumerate() {
-            happened.push((Verdict::Running, execution.id));
-            assert_ne!(execution.state, State::Running, "all have ended");
-            happened.push((execution.state.verdict(), execution.id));
-            if execution.state == State::Succeeded && n + 1 < executions.len() {
-                happened.push((Verdict::Invalidated, execution.id));
-            }
-        }
-        happened
-    }
-}
-
-const LAST: &str = "test:last";
-
-/// Watches until the last thing happens; goes to the next daemon when one is away, if there are several.
-async fn watch_all(remotes: Vec<String>) -> (Vec<Event>, u32) {
-    let watch = |cursor| Watch { prefixes: vec!["w/".into()], cursor, ..Watch::default() };
-    let (mut at, mut seen, mut cursor, mut breaks) = (0, Vec::new(), None, 0);
-    let mut watching = connect(&remotes[0]).await.watch(watch(None));
-    loop {
-        match watching.next().await.unwrap() {
-            Heard::Event(event, _) if event.key == key(LAST) => return (seen, breaks),
-            Heard::Event(event, next) => {
-                seen.push(event);
-                cursor = next.or(cursor);
-            }
-            Heard::Reached(next) => cursor = Some(next),
-            Heard::Away(_) => {
-                breaks += 1;
-                if remotes.len() > 1 {
-                    at += 1;
-                    watching = connect(&remotes[at % remotes.len()]).await.watch(watch(cursor.clone()));
-                }
-            }
-        }
-    }
-}
-
-/// Executors and kills, and one watcher who has to hear of everything, in order.
-fn nothing_is_left_out(mut cluster: Cluster) {
-    let (kills, keys) = if soak() { (60, 6) } else { (8, 4) };
-    let remotes = cluster.remotes();
-    let watcher = cluster.runtime.spawn(watch_all(remotes.clone()));
-    // It counts from when it has begun.
-    std::thread::sleep(Duration::from_millis(500));
-    let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
-    let mut executors = Vec::new();
-    for n in 0..keys * 2 {
-        let (stop, remotes) = (stop.clone(), remotes.clone());
-        let work = async move || {
-            let mut executor = Asker::new(remotes, n).await;
-            let key = key(&format!("test:{}", n / 2));
-            while !stop.load(std::sync::atomic::Ordering::Relaxed) {
-                let how = random()[0];
-                if !executor.attempt(&key, &format!("w/{}", n / 2), how).await {
-                    tokio::time::sleep(Duration::from_millis(50)).await;
-                }
-                if how > 127 {
-                    executor.invalidate(&key).await;
-                }
-            }
-        };
-        let runtime = cluster.runtime.handle().clone();
-        executors.push(std::thread::spawn(move || runtime.block_on(work())));
-    }
-    for _ in 0..kills {
-        std::thread::sleep(Duration::from_millis(200 + u64::from(random()[0]) * 2));
-        let victim = usize::from(random()[0]) % cluster.daemons.len();
-        cluster.daemons[victim].kill();
-        std::thread::sleep(Duration::from_millis(u64::from(random()[0])));
-        cluster.daemons[victim].restart();
-    }
-    stop.store(true, std::sync::atomic::Ordering::Relaxed);
-    executors.into_iter().for_each(|executor| executor.join().unwrap());
-    cluster.runtime.block_on(async {
-        let mut last = Asker::new(remotes, 0).await;
-        let keys: Vec<_> = (0..keys).map(|n| key(&format!("test:{n}"))).collect();
-        // Whoever died is found out.
-        while last.client.lookup(&keys).await.unwrap().iter().any(|answer| answer.verdict == Verdict::Running) {
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-        assert!(last.attempt(&key(LAST), "w/last", 2).await);
-        let told = tokio::time::timeout(Duration::from_secs(60), watcher).await.expect("it hears the last").unwrap();
-        let (mut by_key, count) = (BTreeMap::<_, Vec<_>>::new(), told.0.len());
-        for event in told.0 {
-            by_key.entry(event.key).or_default().push((event.verdict, event.execution.unwrap()));
-        }
-        let mut repeated = 0;
-        for key in keys {
-            let mut happened = last.happened(&key).await;
-            let answer = last.client.lookup(std::slice::from_ref(&key)).await.unwrap().remove(0);
-            let now = (answer.verdict, answer.execution.unwrap());
-            if happened.last() != Some(&now) {
-                assert_eq!(now.0, Verdict::Invalidated);
-                happened.push(now);
-            }
-            repeated += in_order(&by_key[&key], &happened);
-        }
-        let breaks = told.1;
-        println!("{count} events, {breaks} breaks, {kills} kills, {repeated} told again");
-        assert!(breaks > 0 && count > 50);
-    });
-}
-
-/// What was told is what happened, in order, but that after a break some of it comes again; how much that is.
-fn in_order(told: &[(Verdict, ExecutionId)], happened: &[(Verdict, ExecutionId)]) -> usize {
-    let mut reached = 0;
-    for (n, one) in told.iter().enumerate() {
-        let place = happened.iter().position(|other| other == one);
-        let place = place.unwrap_or_else(|| panic!("{one:?} never happened: {happened:?}"));
-        assert!(place <= reached, "before {one:?} something was left out, after {:?} of {happened:?}", &told[..n]);
-        reached = reached.max(place + 1);
-    }
-    assert_eq!(reached, happened.len(), "the rest was left out: {:?}", &happened[reached..]);
-    told.len() - happened.len()
-}
-
-#[test]
-fn nothing_is_left_out_whatever_is_killed() {
-    nothing_is_left_out(Cluster::one());
-}
-
-#[test]
-fn postgres_nothing_is_left_out_whatever_is_killed() {
-    nothing_is_left_out(Cluster::two_on_postgres());
 }
 
 /// Whoever waits or watches at another daemon than the holder's hears of its end, though nobody asks.
@@ -384,9 +180,10 @@ fn postgres_a_dead_holder_is_heard_of_at_the_other_daemon() {
         let holder = start(&user, &["--name", "held", "--key", "test:held", "--ttl", "2"], &format!("sleep {sleep}"));
         eventually("the command runs", || !processes("sleep", &sleep).is_empty());
         let (watcher, waiter) = (cluster.client(1), cluster.client(1));
-        let mut watching = watcher.watch(Watch { keys: vec![key("test:held")], ..Watch::default() });
+        let watch = Watch { keys: vec![key("test:held")], ..Watch::default() };
+        let mut watching = Box::pin(watcher.watch(watch).into_stream());
         let first = cluster.runtime.block_on(watching.next()).unwrap();
-        assert!(matches!(first, Heard::Event(event, _) if event.verdict == Verdict::Running));
+        assert!(matches!(first, Ok(Heard::Event(event, _)) if event.verdict == Verdict::Running));
         let (busy, waits) = std::sync::mpsc::channel();
         let waiting = cluster.runtime.spawn(async move {
             let (spec, executor) = (Spec::new(Name::new("held").unwrap()), Executor::default());
@@ -412,7 +209,7 @@ fn postgres_a_dead_holder_is_heard_of_at_the_other_daemon() {
         let (told, at) = cluster.runtime.block_on(async {
             let told = async {
                 loop {
-                    if let Heard::Event(event, _) = watching.next().await.unwrap() {
+                    if let Heard::Event(event, _) = watching.next().await.unwrap().unwrap() {
                         return (event, Instant::now());
                     }
                 }

@@ -68,8 +68,7 @@ impl Pages {
         self.reached.store(at.0, Ordering::Release);
     }
 
-    /// Hands out what a follower has read since it last handed out something, which was up to
-    /// `sent`; gives the new place.
+    /// Hands out what a follower has read since it last handed out something, which was up to `sent`; gives the new place.
     pub(in crate::store) fn hand_out(&self, sent: Version, page: &Changes) -> Version {
         // Whoever begins to watch now has this page behind it.
         let nobody = self.sender.receiver_count() == 0;

@@ -147,9 +147,15 @@ impl Watching {
         let made = self.store.evidence_of(&self.space, news.iter().map(|(_, known, _)| *known)).await?;
         for (key, known, lost) in news {
             let Some((of, written)) = known.evidence().and_then(|id| made.get(&id)) else { continue };
-            if *written <= upto && self.watched.has(key, Some(&of.name)) {
+            if *written > upto {
+                continue;
+            }
+            if self.watched.has(key, Some(&of.name)) {
                 self.losses.told(key, lost);
                 self.push(tell::event_of(key, known, Some(of)), upto);
+            } else if lost.is_none() {
+                // It has succeeded anew, under a name that is not asked for.
+                self.losses.told(key, None);
             }
         }
         Ok(())

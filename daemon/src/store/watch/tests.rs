@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashSet};
 use provender_core::execution::State;
 use provender_core::name::Name;
 use provender_core::transition::Request;
-use provender_core::{Answer, ExecutionId, Spec, Timestamp};
+use provender_core::{Answer, ExecutionId, Spec, Timestamp, Verdict};
 
 use super::super::tests::{begin, outcome, request, stores};
 use super::super::{Begin, Invalidate};
@@ -302,8 +302,9 @@ async fn names_are_watched_as_they_are_listed_and_other_spaces_never() {
         let names = ["a", "a/b", "a/b/c", "a/bc", "a/c", "b/a/b"];
         let mut watcher = watch(&store, &prefixes(&["a/b"]), None).await;
         let mut by_key = watch(&store, &keys([0]), None).await;
-        watcher.first().await;
-        by_key.first().await;
+        for watcher in [&mut watcher, &mut by_key] {
+            watcher.first().await;
+        }
         for (n, name) in names.iter().enumerate() {
             let other = Space::new("other").unwrap();
             let there = attempt(u16::try_from(n).unwrap(), 100 + n as u8, name);

@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use provender_blobs::BlobsConfig;
 use provender_core::Digest;
+use provender_core::event::Noted;
 use provender_core::execution::Outcome;
 use provender_core::tree::{Node, Tree};
 use tempfile::TempDir;
@@ -206,6 +207,30 @@ async fn who_goes_on_hears_of_losses_in_between() {
             assert_eq!((event.key, event.verdict), (key(1), Lost));
             put(&store, 1).await;
             assert_eq!(next(&mut watcher).await, (Succeeded, id(1)));
+        }
+    }
+}
+
+/// What was not looked into yet is behind no cursor.
+#[tokio::test]
+async fn a_cursor_stays_before_a_loss_that_was_not_looked_into() {
+    for (store, folder) in worlds().await {
+        succeed(&store, &again(1), 1).await;
+        let watched = keys([1, 2]);
+        let (_, before) = watch(&store, &watched, None).await.first().await;
+        lose(&store, &folder, 1).await;
+        begin(&store, &request(2)).await;
+        let mut watcher = watch(&store, &watched, Some(before)).await;
+        let (event, cursor) = watcher.event().await;
+        assert_eq!((event.key, event.verdict), (key(2), Running), "losses are looked into once all is read");
+        for mut watcher in [watcher, watch(&store, &watched, cursor).await] {
+            loop {
+                let (event, _) = watcher.event().await;
+                if event.key == key(1) {
+                    assert_eq!(event.verdict, Lost);
+                    break;
+                }
+            }
         }
     }
 }
