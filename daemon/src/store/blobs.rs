@@ -471,7 +471,11 @@ impl Store {
     /// Whether a blob is stored as this copy, or as another one whose file is there.
     async fn is_kept(&self, digest: &Digest, nonce: u64) -> Result<bool, StoreError> {
         let Some(there) = self.stored(digest).await? else { return Ok(false) };
-        if there.nonce == nonce || there.place == Place::Inline || there.lost.is_some() {
+        // Recorded as this very copy: should that have been lost since, it is known, and to record it again would deny it.
+        if there.nonce == nonce {
+            return Ok(true);
+        }
+        if there.place == Place::Inline || there.lost.is_some() {
             return Ok(there.lost.is_none());
         }
         let found = self.inner.blobs.stat(&[located(digest, &there).0]).await?.pop().flatten();

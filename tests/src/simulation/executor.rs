@@ -124,7 +124,7 @@ impl Run {
     pub(super) async fn whole(&mut self) -> End {
         let (sim, request) = (self.sim.clone(), self.request());
         let since = sim.ledger().commits;
-        let attempt = Attempt { since, check: self.check, reported: Vec::new() };
+        let attempt = Attempt { since, ending: None, check: self.check, reported: Vec::new() };
         sim.ledger().attempts.insert(self.id, attempt);
         let wait = self.wait;
         let asked = self.ask(|store| begin(sim.clone(), store, request.clone(), wait)).await;
@@ -273,7 +273,7 @@ impl Run {
         let (sim, space, id) = (self.sim.clone(), self.sim.space(), self.id);
         let code = i32::from(!sim.is_calm() && sim.random.chance(sim.setting.failing / 3));
         let report = (Some(made.root), code == 0);
-        sim.ledger().attempts.entry(id).and_modify(|attempt| attempt.reported.push(report));
+        sim.ledger().report(id, report.0, report.1);
         for _ in 0..ATTEMPTS {
             let committed = self.ask(|store| {
                 let (space, outcome) = (space.clone(), made.outcome(code));
@@ -308,7 +308,7 @@ impl Run {
 
     async fn fail(&mut self, made: &'static Content) -> End {
         let (space, id) = (self.sim.space(), self.id);
-        self.sim.ledger().attempts.entry(id).and_modify(|attempt| attempt.reported.push((Some(made.root), false)));
+        self.sim.ledger().report(id, Some(made.root), false);
         let failed = self.ask(|store| {
             let (space, outcome) = (space.clone(), made.outcome(1));
             async move { store.fail(&space, id, "it broke", &outcome).await }
@@ -398,6 +398,7 @@ fn heard(sim: &Sim, holder: ExecutionId) {
     let (fault, due) = (ledger.fault, expired.map_or(at, |ttl| beat + ttl));
     if fault > beat {
         let late = at.max(fault) + LATE;
+        sim.count("ends heard after faults");
         ledger.must(now <= late, "a waiter hears of an end", || {
             format!("of {holder} at {at:?}, heard at {now:?}; fault {fault:?}")
         });

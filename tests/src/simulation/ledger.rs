@@ -17,6 +17,8 @@ use provender_core::{Digest, Execution, ExecutionId, TaskKey, Timestamp, Verdict
 pub(super) struct Attempt {
     /// How many commits there had been when it first asked.
     pub(super) since: usize,
+    /// How many there had been when it first asked to end.
+    pub(super) ending: Option<usize>,
     /// Whether it asked for a check.
     pub(super) check: bool,
     /// What it reported: its outputs, and whether all went well.
@@ -86,6 +88,15 @@ impl Ledger {
     pub(super) fn must(&mut self, holds: bool, rule: &str, what: impl FnOnce() -> String) {
         if !holds {
             self.broke(rule, what);
+        }
+    }
+
+    /// An executor asks for its end: what it made, and whether all went well.
+    pub(super) fn report(&mut self, id: ExecutionId, made: Option<Digest>, ok: bool) {
+        let commits = self.commits;
+        if let Some(attempt) = self.attempts.get_mut(&id) {
+            attempt.ending.get_or_insert(commits);
+            attempt.reported.push((made, ok));
         }
     }
 

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use provender_blobs::{Blobs, Location};
+use provender_core::Digest;
 use provender_core::blob::Place;
 use provender_core::transition::Cause;
 use provender_daemon::store::Invalidate;
@@ -62,25 +63,52 @@ async fn invalidate(sim: &Arc<Sim>) {
     _ = done.await;
 }
 
-/// The bytes of a file vanish or change, unnoticed.
+/// The bytes of a file or two vanish or change; somebody may read them soon, while others look.
 async fn decay(sim: &Arc<Sim>, rots: bool) {
-    let files: Vec<_> = {
-        let ledger = sim.ledger();
-        let whole = ledger.blobs.iter().filter(|(_, blob)| blob.place != Place::Inline && blob.lost.is_none());
-        whole.map(|(digest, blob)| Location { digest: *digest, nonce: blob.nonce }).collect()
-    };
-    if files.is_empty() {
-        return;
+    for _ in 0..=sim.random.below(2) {
+        let files: Vec<_> = {
+            let ledger = sim.ledger();
+            let whole = ledger.blobs.iter().filter(|(_, blob)| blob.place != Place::Inline && blob.lost.is_none());
+            whole.map(|(digest, blob)| Location { digest: *digest, nonce: blob.nonce }).collect()
+        };
+        if files.is_empty() {
+            return;
+        }
+        let location = files[sim.random.index(files.len())];
+        sim.ledger().decayed.insert(location.digest);
+        sim.ledger().ever_decayed.insert(location.digest);
+        if rots {
+            sim.blobs.rot(location);
+            sim.event("fault: a blob rots", format_args!("{}", location.digest));
+        } else {
+            sim.blobs.remove(&location).await.unwrap();
+            sim.event("fault: a blob vanishes", format_args!("{}", location.digest));
+        }
+        if sim.random.chance(6_000) {
+            tokio::spawn(notice(sim.clone(), location.digest));
+            tokio::spawn(look_soon(sim.clone()));
+            tokio::spawn(look_soon(sim.clone()));
+        }
     }
-    let location = files[sim.random.index(files.len())];
-    sim.ledger().decayed.insert(location.digest);
-    sim.ledger().ever_decayed.insert(location.digest);
-    if rots {
-        sim.blobs.rot(location);
-        sim.event("fault: a blob rots", format_args!("{}", location.digest));
-    } else {
-        sim.blobs.remove(&location).await.unwrap();
-        sim.event("fault: a blob vanishes", format_args!("{}", location.digest));
+}
+
+async fn soon(sim: &Sim) {
+    tokio::time::sleep(sim.random.time(Duration::from_millis(100))).await;
+}
+
+async fn look_soon(sim: Arc<Sim>) {
+    soon(&sim).await;
+    look(&sim).await;
+}
+
+async fn notice(sim: Arc<Sim>, digest: Digest) {
+    soon(&sim).await;
+    let (space, daemon) = (sim.space(), sim.random.index(sim.setting.daemons));
+    let read = sim.daemons[daemon].call(&sim, |store| async move { store.read_whole(&space, &digest, 1 << 20).await });
+    if let Ok(read) = read.await
+        && Digest::of(&read) != digest
+    {
+        sim.broke("every byte that leaves is right", || format!("{digest}"));
     }
 }
 

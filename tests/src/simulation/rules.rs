@@ -161,7 +161,10 @@ fn key_row(ledger: &mut Ledger, key: &TaskKey, row: &KeyRow, ends: Ends<'_>, wri
                 let genuine = by.is_some_and(|by| by.state == State::Succeeded) && ends(ledger, record.execution);
                 ledger.must(genuine, "a record is made by a commit", || format!("{key}: {record:?} by {by:?}"));
                 ledger.records.insert(record.execution);
-                ledger.must(!answers, "the first record stays the answer", || {
+                // It may have been lost when that was decided, and healed in between.
+                let since = ledger.attempts.get(&record.execution).and_then(|attempt| attempt.ending);
+                let free = since.is_some_and(|since| ledger.stood(key, since, |(_, answer)| answer.is_none()));
+                ledger.must(!answers || free, "the first record stays the answer", || {
                     format!("{key}: {before:?}, then {record:?}")
                 });
             }

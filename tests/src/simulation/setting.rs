@@ -69,13 +69,13 @@ impl Setting {
             refused: rate(200),
             lost: rate(200),
             lingering: rate(200),
-            crashing: rate(2_500),
+            crashing: rate(5_000),
             pausing: rate(2_500),
             failing: rate(3_000),
             diverging: rate(3_000),
             careless: rate(2_000),
             checking: rate(3_000),
-            deeds: random.below(16),
+            deeds: if random.chance(2_000) { 0 } else { random.below(20) },
             deed,
         }
     }
