@@ -59,12 +59,12 @@ pub(crate) enum Command {
     ///
     /// A NAME means the keys whose records stand under exactly that name, the older ones as well, and those that are being run under it
     /// now. Executions and what they made stay in the history. Who is running an invalidated key loses its lease, and its command is
-    /// stopped. Exit code 1: there was nothing to invalidate.
+    /// stopped. Exit code 1: there was nothing that is INVALIDATED now.
     Invalidate(Invalidate),
     /// Declare that records are not to be kept: by key, by name
     ///
     /// Their keys say EVICTED, and the next run runs. Unlike `invalidate` it says nothing against what was made: what was made from it stays
-    /// as it is, and who is running the key goes on. Exit code 1: there was nothing to evict.
+    /// as it is, and who is running the key goes on. Exit code 1: there was nothing that is EVICTED now.
     Evict(Evict),
     /// Print each change of a verdict as it happens: of keys, of what runs under names, or of everything
     ///

@@ -42,6 +42,12 @@ pub(crate) fn warnings() {
     lines.log_internal_errors(false).event_format(Line).init();
 }
 
+/// Text of others for a line on a terminal: what would move the cursor or begin another line is escaped.
+pub(crate) fn clean(text: &str) -> String {
+    let each = |c: char| if c.is_control() { c.escape_default().collect() } else { String::from(c) };
+    text.chars().map(each).collect()
+}
+
 /// Prints a line; that nobody reads any more ends the program in peace.
 pub(crate) fn line(text: impl AsRef<str>) -> Result<(), Fault> {
     let mut out = io::stdout().lock();
@@ -124,7 +130,7 @@ pub(crate) fn execution_row(execution: &Execution) -> String {
                 row += &format!("  diverges from exec:{record}");
             }
         }
-        (_, Some(reason)) => row += &format!("  {reason}"),
+        (_, Some(reason)) => row += &format!("  {}", clean(reason)),
         _ => {}
     }
     row

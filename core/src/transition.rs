@@ -203,7 +203,9 @@ pub enum Refused {
 impl Refused {
     fn ended(known: &Known, execution: &Execution) -> Refused {
         let holder = known.lease.as_ref().map(|lease| lease.execution);
-        let by = holder.or(known.answer().map(|record| record.execution)).filter(|by| *by != execution.id);
+        let since = |record: &&Record| execution.ended.is_some_and(|ended| record.committed >= ended);
+        let made = known.answer().filter(since).map(|record| record.execution);
+        let by = holder.or(made).filter(|by| *by != execution.id);
         // Whoever came to an end of its own was not taken over.
         let by = by.filter(|_| execution.state == State::Abandoned);
         Refused::Ended { execution: execution.id, state: execution.state, reason: execution.reason.clone(), by }

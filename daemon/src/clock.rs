@@ -4,8 +4,9 @@
 //! one branch.
 
 use std::cell::RefCell;
+use std::convert::Infallible;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, LazyLock};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use provender_core::{BatchId, Timestamp};
@@ -70,13 +71,64 @@ pub fn a_day_ago() -> SystemTime {
     SystemTime::now().checked_sub(Duration::from_secs(24 * 3600)).unwrap_or(SystemTime::UNIX_EPOCH)
 }
 
-/// Time since this process first asked, by the monotonic clock: what leases expire by.
+/// Time since this process first asked, by the monotonic clock.
 pub fn monotonic() -> Duration {
     if let Some(time) = simulated(|by| by.monotonic()) {
         return time;
     }
     static START: LazyLock<Instant> = LazyLock::new(Instant::now);
     START.elapsed()
+}
+
+/// The clock that leases expire by: monotonic, but it stands still while this process does not run. Nobody could beat to a daemon that
+/// was stopped, or whose machine was, so that time must not count.
+///
+/// It goes on only as long as [`Awake::beat`] is polled; beyond the last beat it counts at most [`GAP`].
+#[derive(Debug)]
+pub struct Awake(Mutex<Beat>);
+
+/// The last beat by the monotonic clock, and what had been counted by then.
+#[derive(Debug, Clone, Copy)]
+struct Beat {
+    at: Duration,
+    counted: Duration,
+}
+
+/// How often the clock is wound up.
+const BEAT: Duration = Duration::from_millis(100);
+/// How much longer than that it goes by itself: a busy machine is late at times.
+const GAP: Duration = Duration::from_millis(400);
+
+impl Default for Awake {
+    fn default() -> Awake {
+        Awake(Mutex::new(Beat { at: monotonic(), counted: Duration::ZERO }))
+    }
+}
+
+impl Awake {
+    /// What it shows.
+    pub fn now(&self) -> Duration {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).now()
+    }
+
+    /// Winds it up for ever.
+    pub async fn beat(&self) -> Infallible {
+        loop {
+            tokio::time::sleep(BEAT).await;
+            self.wind();
+        }
+    }
+
+    fn wind(&self) {
+        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        *last = Beat { counted: last.now(), at: monotonic() };
+    }
+}
+
+impl Beat {
+    fn now(&self) -> Duration {
+        self.counted + monotonic().saturating_sub(self.at).min(GAP)
+    }
 }
 
 /// How far batch ids run ahead of the wall clock, in milliseconds.
@@ -102,4 +154,48 @@ pub fn random<const N: usize>() -> [u8; N] {
     }
     getrandom::fill(&mut bytes).expect("the system has randomness once it has booted");
     bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicU64;
+
+    use super::*;
+
+    /// A monotonic clock that is set by hand, in milliseconds.
+    #[derive(Default)]
+    struct ByHand(AtomicU64);
+
+    impl Simulated for ByHand {
+        fn now(&self) -> Timestamp {
+            Timestamp::default()
+        }
+
+        fn monotonic(&self) -> Duration {
+            Duration::from_millis(self.0.load(Ordering::Relaxed))
+        }
+
+        fn fill(&self, _: &mut [u8]) {}
+    }
+
+    #[test]
+    fn time_in_which_the_process_was_stopped_does_not_count() {
+        let hand = Arc::new(ByHand::default());
+        let _simulation = simulate(hand.clone());
+        let awake = Awake::default();
+        let go = |millis: u64| hand.0.fetch_add(millis, Ordering::Relaxed);
+        for _ in 0..100 {
+            go(100);
+            awake.wind();
+        }
+        assert_eq!(awake.now(), Duration::from_secs(10));
+        go(50);
+        assert_eq!(awake.now(), Duration::from_millis(10_050), "between two beats it goes on");
+        // As after SIGCONT: an hour has gone by, and nothing was polled.
+        go(3_600_000);
+        assert_eq!(awake.now(), Duration::from_secs(10) + GAP);
+        awake.wind();
+        go(100);
+        assert_eq!(awake.now(), Duration::from_millis(10_100) + GAP);
+    }
 }

@@ -12,6 +12,7 @@ mod error;
 mod feed;
 mod folders;
 mod history;
+mod hold;
 mod invalidate;
 mod latest;
 mod leases;

@@ -20,7 +20,7 @@ mod answer;
 mod event;
 mod provenance;
 
-pub use answer::{answer_from, answer_to};
+pub use answer::{answer_from, answers_to};
 pub use event::{event_from, event_to};
 pub use provenance::{
     branch_from, branch_to, lineage_edge_from, lineage_edge_to, lineage_node_from, lineage_node_to, origin_from,
@@ -284,6 +284,8 @@ pub fn spec_from(spec: &v1::Spec) -> Result<Spec, Invalid> {
 
 /// The most output paths that a spec may declare or require.
 const MAX_PATHS: usize = 10_000;
+/// The longest of them, in bytes: what Linux takes as a path.
+const MAX_PATH: usize = 4_095;
 
 fn check_paths(spec: &Spec) -> Result<(), Invalid> {
     if spec.outputs.len() + spec.policy.required.len() > MAX_PATHS {
@@ -291,13 +293,14 @@ fn check_paths(spec: &Spec) -> Result<(), Invalid> {
     }
     let inside = |path: &&Bytes| {
         let mut parts = path.split(|byte| *byte == b'/');
-        !path.is_empty() && parts.all(|part| !matches!(part, b"" | b"." | b".."))
+        path.len() <= MAX_PATH && parts.all(|part| !matches!(part, b"" | b"." | b".."))
     };
     match spec.outputs.iter().chain(spec.policy.required.keys()).find(|path| !inside(path)) {
         None => Ok(()),
         Some(path) => {
-            let path = String::from_utf8_lossy(path);
-            Err(Invalid::new("outputs", format!("{path:?} is no path inside the outputs, such as a/b")))
+            let shown = cut(String::from_utf8_lossy(path).into_owned(), 256);
+            let why = format!("{shown:?} is no path inside the outputs, such as a/b, of at most {MAX_PATH} bytes");
+            Err(Invalid::new("outputs", why))
         }
     }
 }

@@ -13,7 +13,7 @@ use crate::print;
 
 /// Says what a check came to; 0 if it is the same again, 1 if not.
 pub(super) fn report(session: &Session, checked: &Checked) -> ExitCode {
-    let Checked { execution, record, differences, more } = checked;
+    let Checked { execution, record, differences, more, unread } = checked;
     let same = checked.same();
     if session.json {
         let mut value = json::execution(execution);
@@ -21,6 +21,7 @@ pub(super) fn report(session: &Session, checked: &Checked) -> ExitCode {
         value["record"] = record.id.to_string().into();
         value["differences"] = differences.iter().map(document).collect::<Vec<_>>().into();
         value["more_differences"] = (*more).into();
+        value["unread"] = unread.as_deref().into();
         print::note(value);
     } else if same {
         let time = print::time(execution.outcome.usage.wall_ms);
@@ -37,6 +38,9 @@ pub(super) fn report(session: &Session, checked: &Checked) -> ExitCode {
         }
         if *more {
             print::note("provender:   and more");
+        }
+        if let Some(why) = unread {
+            print::note(format_args!("provender:   the rest cannot be compared: {why}"));
         }
     }
     if same { ExitCode::SUCCESS } else { NO.into() }

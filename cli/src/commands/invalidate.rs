@@ -92,7 +92,8 @@ fn show(session: &Session, voided: &Voided, does: Verdict, dry_run: bool) -> Res
         }));
     }
     if !changed(voided) {
-        let reason = if voided.reason.is_empty() { String::new() } else { format!(" ({})", voided.reason) };
+        let reason =
+            if voided.reason.is_empty() { String::new() } else { format!(" ({})", print::clean(&voided.reason)) };
         session.say(match voided.verdict {
             Verdict::Invalidated | Verdict::Evicted => {
                 format!("{} is void already{reason}", key.or(name).unwrap_or_default())

@@ -76,10 +76,10 @@ fn text(task: &Task) -> Result<(), Fault> {
     field("execution", format!("exec:{}", execution.id))?;
     field("verdict", execution.state.verdict().as_str())?;
     if let Some(reason) = &execution.reason {
-        field("reason", reason)?;
+        field("reason", print::clean(reason))?;
     }
     if task.verdict != execution.state.verdict() || task.verdict == Verdict::Running {
-        field("key is", format!("{} {}", task.verdict, task.reason))?;
+        field("key is", format!("{} {}", task.verdict, print::clean(&task.reason)))?;
     }
     if let Some(record) = execution.diverges_from {
         field("diverges", format!("from exec:{record}, which was the record"))?;
@@ -92,7 +92,7 @@ fn text(task: &Task) -> Result<(), Fault> {
     field("by", format!("{} of {} on {} (pid {})", executor.program, executor.user, executor.host, executor.pid))?;
     if let Some(exit) = execution.outcome.exit {
         let usage = execution.outcome.usage;
-        let cpu = print::time(usage.user_ms + usage.system_ms);
+        let cpu = print::time(usage.user_ms.saturating_add(usage.system_ms));
         field(
             "outcome",
             format!("{exit} after {} ({cpu} CPU, {} peak)", print::time(usage.wall_ms), print::size(usage.peak_rss)),

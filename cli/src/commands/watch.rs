@@ -58,7 +58,7 @@ fn show(session: &Session, event: &Event, cursor: Option<&str>) -> Result<(), Fa
             "cursor": cursor,
         }));
     }
-    let reason = if event.reason.is_empty() { String::new() } else { format!("  {}", event.reason.replace('\n', " ")) };
+    let reason = if event.reason.is_empty() { String::new() } else { format!("  {}", print::clean(&event.reason)) };
     let name = name.map(|name| format!("  {name}")).unwrap_or_default();
     print::line(format!("{} {:<11} {}{name}{reason}", event.at, event.verdict, event.key))
 }

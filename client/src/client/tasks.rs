@@ -8,7 +8,7 @@ use provender_core::key::TaskKey;
 use provender_core::{Answer, Execution, ExecutionId, Spec};
 use provender_proto::convert::{self, Invalid};
 use provender_proto::v1::begin_reply::Reply;
-use provender_proto::{MAX_BATCH_BYTES, MAX_REGISTERED, v1};
+use provender_proto::{MAX_BATCH_BYTES, MAX_KEYS, MAX_REGISTERED, v1};
 
 use super::Client;
 use crate::error::ClientError;
@@ -48,12 +48,22 @@ pub struct Begin<'a> {
 }
 
 impl Client {
-    /// The verdicts of keys, in their order.
+    /// The verdicts of keys, in their order; 10,000 of them in a call.
     pub async fn lookup(&self, keys: &[TaskKey]) -> Result<Vec<Answer>, ClientError> {
-        let keys = keys.iter().map(TaskKey::to_string).collect();
-        let request = v1::LookupRequest { space: self.space(), keys };
-        let reply = self.tasks.clone().lookup(request).await.map_err(self.failed())?.into_inner();
-        Ok(reply.answers.into_iter().map(convert::answer_from).collect::<Result<_, _>>()?)
+        let mut answers = Vec::with_capacity(keys.len());
+        for keys in keys.chunks(MAX_KEYS) {
+            let asked = keys.len();
+            let keys = keys.iter().map(TaskKey::to_string).collect();
+            let request = v1::LookupRequest { space: self.space(), keys };
+            let found = self.tasks.clone().lookup(request).await.map_err(self.failed())?.into_inner().answers;
+            if found.len() != asked {
+                return Err(Invalid::new("answers", format!("are {} to {asked} keys", found.len())).into());
+            }
+            for answer in found {
+                answers.push(convert::answer_from(answer)?);
+            }
+        }
+        Ok(answers)
     }
 
     /// Asks for a hit or a lease. `busy` hears who is waited for; the return is the last word, `Busy` only without `wait`.

@@ -1,6 +1,6 @@
 //! `provender run --check`: run on purpose what has a record, and say what comes out differently.
 //!
-//! Invariant: a check never changes a build: whatever it comes to, what stands at the outputs afterwards is what the record holds. It
+//! Invariant: a check never changes a build: what stands at the outputs after a success is what the record holds, whatever was made. It
 //! must not know which of the two is right; the record stays the answer.
 
 use bytes::{Buf, Bytes};
@@ -31,6 +31,8 @@ pub struct Checked {
     pub differences: Vec<Differs>,
     /// Whether there are more than are told.
     pub more: bool,
+    /// Why no more could be compared, if so: what the record made may be lost.
+    pub unread: Option<String>,
 }
 
 impl Checked {
@@ -78,21 +80,26 @@ pub(super) async fn judge(
 ) -> Result<Option<Checked>, ClientError> {
     let Described::Task(first) = client.describe(&Ref::Execution(record)).await? else { return Ok(None) };
     let (old, new) = (first.execution.outcome.outputs, execution.outcome.outputs);
-    let (differences, more) = match (execution.diverges_from, old, new) {
+    let (mut found, mut more, mut unread) = (Vec::new(), false, None);
+    match (execution.diverges_from, old, new) {
         (None, old, new) if old != new => return Ok(None),
-        (_, Some(old), Some(new)) => differences(client, old, new).await?,
-        _ => (Vec::new(), false),
-    };
+        (_, Some(old), Some(new)) => match differences(client, old, new, &mut found).await {
+            Ok(beyond) => more = beyond,
+            // That they differ is known, and has to be said.
+            Err(error) => unread = Some(error.to_string()),
+        },
+        _ => {}
+    }
     let (execution, record) = (Box::new(execution.clone()), Box::new(first.execution));
-    Ok(Some(Checked { execution, record, differences, more }))
+    Ok(Some(Checked { execution, record, differences: found, more, unread }))
 }
 
-/// Where two trees differ, in their order, and whether there is more than is told.
-async fn differences(client: &Client, old: Digest, new: Digest) -> Result<(Vec<Differs>, bool), ClientError> {
-    let (mut diff, mut found, mut opened) = (Diff::new(old, new), Vec::new(), 0);
+/// Finds where two trees differ, in their order; whether there is more than is told.
+async fn differences(client: &Client, old: Digest, new: Digest, found: &mut Vec<Differs>) -> Result<bool, ClientError> {
+    let (mut diff, mut opened) = (Diff::new(old, new), 0);
     while let Some(step) = diff.step() {
         match step {
-            Step::Differs(_) if found.len() == TOLD => return Ok((found, true)),
+            Step::Differs(_) if found.len() == TOLD => return Ok(true),
             Step::Differs(difference) => {
                 let first = match difference.contents() {
                     Some((old, new)) => Some(first_difference(client, &old, &new).await?),
@@ -100,17 +107,17 @@ async fn differences(client: &Client, old: Digest, new: Digest) -> Result<(Vec<D
                 };
                 found.push(Differs { difference, first });
             }
-            Step::Open(..) if opened == OPENED => return Ok((found, true)),
+            Step::Open(..) if opened == OPENED => return Ok(true),
             Step::Open(old, new) => {
                 opened += 1;
                 let (old, new) = (tree(client, old).await?, tree(client, new).await?);
                 if diff.open(old.as_ref(), new.as_ref()).is_err() {
-                    return Ok((found, true));
+                    return Ok(true);
                 }
             }
         }
     }
-    Ok((found, false))
+    Ok(false)
 }
 
 async fn tree(client: &Client, digest: Option<Digest>) -> Result<Option<Tree>, ClientError> {

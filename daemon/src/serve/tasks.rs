@@ -37,7 +37,7 @@ impl Tasks for Front {
             }
             let keys = request.keys.iter().map(|key| convert::key(key)).collect::<Result<Vec<_>, _>>()?;
             let answers = self.store.lookup(&convert::space(&request.space)?, &keys).await?;
-            Ok(v1::LookupReply { answers: answers.into_iter().map(convert::answer_to).collect() })
+            Ok(v1::LookupReply { answers: convert::answers_to(answers) })
         })
         .await
     }
@@ -166,6 +166,10 @@ impl Front {
         replies: &Replies,
         waited_for: &mut Option<ExecutionId>,
     ) -> Result<bool, StoreError> {
+        // Whoever has gone shall not be given what others wait for.
+        if replies.is_closed() {
+            return Ok(true);
+        }
         match self.store.begin(space, asked, *waited_for).await? {
             Begin::Hit(execution) => send(replies, Reply::Hit(convert::execution_to(&execution))).await,
             Begin::Failed(execution) => send(replies, Reply::Failed(convert::execution_to(&execution))).await,

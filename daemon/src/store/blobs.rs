@@ -5,7 +5,7 @@
 //! aliases; a space is told of a blob only if it holds it; every byte that leaves is checked; what is found `lost`
 //! counts as missing until it is stored anew, at another location.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::ops::Range;
 use std::time::Duration;
@@ -20,14 +20,12 @@ use provender_core::{Digest, RowKey, Timestamp, rows};
 use provender_proto::convert::Invalid;
 use provender_proto::rows as values;
 
-use super::{Store, StoreError, Txn, lost};
+use super::{Store, StoreError, lost};
 use crate::clock;
 use crate::meta::Scan;
 
 /// The largest blob that is kept as a row, in bytes: measured, see `docs/inline-threshold.md`.
 pub const INLINE_MAX: u64 = 16 << 10;
-/// A holding whose touch is older than this is touched before it is relied on.
-const TOUCH_AFTER: Duration = Duration::from_secs(3600);
 /// How many blobs are recorded in one batch.
 const BATCH: usize = 2_000;
 /// The longest that a blob is kept for the asking.
@@ -53,34 +51,15 @@ pub struct Upload {
     staged: Option<Box<dyn Staged>>,
 }
 
-/// What became of an attempt to hold blobs.
-#[derive(Default)]
-struct Held {
-    /// Those that are not stored.
-    missing: Vec<Digest>,
-    /// Those that were lost, and where their bytes had been.
-    healed: Vec<(Digest, Stored)>,
-}
-
 /// A blob whose bytes are durable, on its way to being recorded.
-struct Fresh {
-    digest: Digest,
-    stored: Stored,
-    inline: Option<Bytes>,
-    aliases: Vec<provender_blobs::Alias>,
+pub(super) struct Fresh {
+    pub(super) digest: Digest,
+    pub(super) stored: Stored,
+    pub(super) inline: Option<Bytes>,
+    pub(super) aliases: Vec<provender_blobs::Alias>,
 }
 
 impl Store {
-    /// Which of the digests the space does not hold, each once. The others are protected from collection from now on.
-    pub async fn find_missing(&self, space: &Space, digests: &[Digest]) -> Result<Vec<Digest>, StoreError> {
-        let unique: Vec<_> = digests.iter().copied().collect::<BTreeSet<_>>().into_iter().collect();
-        let mut missing = Vec::new();
-        for digests in unique.chunks(BATCH) {
-            missing.extend(self.hold(space, digests, &BTreeMap::new()).await?);
-        }
-        Ok(missing)
-    }
-
     /// Stores blobs of any size from memory; durable when it returns their digests, in order.
     pub async fn put_small(&self, space: &Space, blobs: Vec<Bytes>) -> Result<Vec<Digest>, StoreError> {
         let (digests, mut fresh) = (self.hash(&blobs).await?, BTreeMap::new());
@@ -305,71 +284,6 @@ impl Store {
         Err(StoreError::Lost { digest: *digest, why: why.into() })
     }
 
-    /// Makes the space hold blobs: those that are stored already, and those of `fresh`. Returns the digests that are neither. What
-    /// others stored meanwhile is theirs; of `fresh` only what is new or was lost is recorded.
-    async fn hold(
-        &self,
-        space: &Space,
-        digests: &[Digest],
-        fresh: &BTreeMap<Digest, Fresh>,
-    ) -> Result<Vec<Digest>, StoreError> {
-        let Held { missing, healed } = self.try_hold(space, digests, fresh).await?;
-        for (digest, was) in healed {
-            self.inner.metrics.healed.inc();
-            tracing::info!(%digest, "what was lost is stored anew");
-            // What is left there, if anything, is wrong. A failure leaves what the next collection finds.
-            if was.place != Place::Inline
-                && let Err(error) = self.inner.blobs.remove(&located(&digest, &was).0).await
-            {
-                tracing::warn!(%digest, error = %super::error::chain(&error), "damaged bytes could not be removed");
-            }
-        }
-        Ok(missing)
-    }
-
-    async fn try_hold(
-        &self,
-        space: &Space,
-        digests: &[Digest],
-        fresh: &BTreeMap<Digest, Fresh>,
-    ) -> Result<Held, StoreError> {
-        self.transact(|mut txn| async move {
-            let wanted: Vec<_> =
-                digests.iter().flat_map(|digest| [rows::holding(space, digest), rows::blob(digest)]).collect();
-            let found = txn.get(&wanted).await?;
-            let now = clock::now();
-            let mut held = Held::default();
-            for (digest, pair) in digests.iter().zip(found.chunks_exact(2)) {
-                let (holding, stored) = (&pair[0], &pair[1]);
-                let stored = stored.as_ref().map(|row| values::blob_from(row.value.clone()));
-                let stored = stored.transpose().map_err(StoreError::row(digest))?;
-                match (stored, fresh.get(digest)) {
-                    (Some(Stored { lost: None, .. }), fresh) if holding.is_some() || fresh.is_some() => {}
-                    (None, Some(fresh)) => record(&mut txn, fresh),
-                    (Some(was), Some(fresh)) => {
-                        was.lost.iter().for_each(|position| txn.delete(rows::lost(*position)));
-                        txn.delete(rows::inline(digest, was.nonce));
-                        record(&mut txn, fresh);
-                        held.healed.push((*digest, was));
-                    }
-                    // That other spaces have it is none of this one's business.
-                    _ => {
-                        held.missing.push(*digest);
-                        continue;
-                    }
-                }
-                let touched = holding.as_ref().map(|row| values::holding_from(row.value.clone()));
-                let touched = touched.transpose().map_err(StoreError::row(digest))?;
-                let age = touched.map(|touched| Duration::from_millis(now.millis().saturating_sub(touched.millis())));
-                if age.is_none_or(|age| age > TOUCH_AFTER) {
-                    txn.put(rows::holding(space, digest), values::holding_to(now));
-                }
-            }
-            Ok((txn, held))
-        })
-        .await
-    }
-
     async fn hash(&self, blobs: &[Bytes]) -> Result<Vec<(Digest, Vec<provender_blobs::Alias>)>, StoreError> {
         let hash = |blobs: Vec<Bytes>, functions: Vec<_>| {
             let each = blobs.iter().map(|bytes| {
@@ -468,40 +382,11 @@ impl Store {
 }
 
 impl Store {
-    /// Whether a blob is stored as this copy, or as another one whose file is there.
-    async fn is_kept(&self, digest: &Digest, nonce: u64) -> Result<bool, StoreError> {
-        let Some(there) = self.stored(digest).await? else { return Ok(false) };
-        // Recorded as this very copy: should that have been lost since, it is known, and to record it again would deny it.
-        if there.nonce == nonce {
-            return Ok(true);
-        }
-        if there.place == Place::Inline || there.lost.is_some() {
-            return Ok(there.lost.is_none());
-        }
-        let found = self.inner.blobs.stat(&[located(digest, &there).0]).await?.pop().flatten();
-        if found.is_some_and(|found| found.size == digest.size) {
-            return Ok(true);
-        }
-        self.suspect(digest, &there).await;
-        Ok(false)
-    }
-
     /// What the metadata says of a blob, whoever holds it.
-    async fn stored(&self, digest: &Digest) -> Result<Option<Stored>, StoreError> {
+    pub(super) async fn stored(&self, digest: &Digest) -> Result<Option<Stored>, StoreError> {
         let row = self.inner.meta.get(&[rows::blob(digest)]).await?.pop().flatten();
         row.map(|row| values::blob_from(row.value)).transpose().map_err(StoreError::row(digest))
     }
-}
-
-fn record(txn: &mut Txn, fresh: &Fresh) {
-    let Fresh { digest, stored, inline, aliases } = fresh;
-    if let Some(bytes) = inline {
-        txn.put(rows::inline(digest, stored.nonce), bytes.clone());
-    }
-    for alias in aliases {
-        txn.put(rows::alias(alias.function.name(), &alias.hash, digest.size), digest.to_bytes().to_vec());
-    }
-    txn.put(rows::blob(digest), values::blob_to(stored));
 }
 
 /// A blob that is just published.

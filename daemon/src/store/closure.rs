@@ -49,6 +49,8 @@ impl Store {
     ) -> Result<Closure, StoreError> {
         let mut closure = Closure { digests: logs.collect() };
         let mut level = BTreeSet::from([root]);
+        // A folder may stand among the blobs already, as a file or a log of the same bytes; its own content counts all the same.
+        let mut folders = level.clone();
         let (mut links, mut edges, mut depth) = (HashMap::new(), 0, 0);
         while !level.is_empty() {
             // The shortest way down to a folder; the longest is known in the end.
@@ -61,7 +63,7 @@ impl Store {
                 let tree = self.tree(space, &digest).await?;
                 for (_, node) in tree.iter() {
                     match node {
-                        Node::Directory { digest } if !closure.digests.contains(digest) => _ = next.insert(*digest),
+                        Node::Directory { digest } if folders.insert(*digest) => _ = next.insert(*digest),
                         Node::File { digest, .. } => _ = closure.digests.insert(*digest),
                         Node::Directory { .. } | Node::Symlink { .. } => {}
                     }
@@ -80,12 +82,18 @@ impl Store {
         }
         fits(Extent::of(root, &links))?;
         self.need(space, closure.digests.iter()).await?;
-        self.add_manifests(space, spec, &mut closure).await?;
+        self.add_manifests(space, spec, &mut closure, folders).await?;
         Ok(closure)
     }
 
     /// The manifests of input folders, which are kept so that two runs can be compared path by path. What is not held is no loss.
-    async fn add_manifests(&self, space: &Space, spec: &Spec, closure: &mut Closure) -> Result<(), StoreError> {
+    async fn add_manifests(
+        &self,
+        space: &Space,
+        spec: &Spec,
+        closure: &mut Closure,
+        mut folders: BTreeSet<Digest>,
+    ) -> Result<(), StoreError> {
         let folder = |node: &Node| match node {
             Node::Directory { digest } => Some(*digest),
             _ => None,
@@ -93,7 +101,7 @@ impl Store {
         let mut level: BTreeSet<_> =
             spec.inputs.values().filter_map(|input| input.content.as_ref().and_then(folder)).collect();
         while !level.is_empty() && closure.digests.len() + level.len() <= MOST {
-            let wanted: Vec<_> = level.into_iter().filter(|digest| !closure.digests.contains(digest)).collect();
+            let wanted: Vec<_> = level.into_iter().filter(|digest| folders.insert(*digest)).collect();
             let missing: BTreeSet<_> = self.find_missing(space, &wanted).await?.into_iter().collect();
             let mut next = BTreeSet::new();
             for digest in wanted.into_iter().filter(|digest| !missing.contains(digest)) {

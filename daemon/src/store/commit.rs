@@ -11,9 +11,11 @@ use provender_core::name::Space;
 use provender_core::transition::{self, Evidence, Known, Record};
 use provender_core::tree::Tree;
 use provender_core::{Digest, Execution, ExecutionId, Spec, rows};
+use provender_proto::convert;
 
 use super::history::as_stored;
 use super::lookup::Standing;
+use super::tasks::MAX_REASON;
 use super::{Store, StoreError};
 use crate::clock;
 
@@ -78,7 +80,8 @@ impl Store {
                 let now = clock::now();
                 let tested = self.tested(space, &execution.key, &known, lost).await?;
                 let outcome = outcome.clone();
-                let ended = transition::commit(&tested, &execution, spec, outcome, evidence, incarnation, now)?;
+                let mut ended = transition::commit(&tested, &execution, spec, outcome, evidence, incarnation, now)?;
+                ended.execution.reason = ended.execution.reason.map(|reason| convert::cut(reason, MAX_REASON));
                 Store::tell_ended(&mut txn, space, &tested, &ended);
                 let ended = as_stored(ended, known);
                 let recorded = ended.recorded;

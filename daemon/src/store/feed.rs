@@ -63,8 +63,9 @@ impl Waiter {
 impl Drop for Waiter {
     fn drop(&mut self) {
         let mut waiting = self.store.inner.feed.waiting();
-        // This one and the map's.
-        if waiting.get(&self.key).is_some_and(|notify| Arc::strong_count(notify) <= 2) {
+        // It goes under the lock, so that of several who go at once the last one sees that it is.
+        drop(std::mem::take(&mut self.notify));
+        if waiting.get(&self.key).is_some_and(|notify| Arc::strong_count(notify) == 1) {
             waiting.remove(&self.key);
         }
     }

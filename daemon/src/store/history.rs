@@ -24,8 +24,10 @@ impl Store {
     ) -> Result<(), StoreError> {
         let (id, began) = (execution.id, execution.began);
         let row = rows::execution(space, id);
-        if txn.get_one(row.clone()).await?.is_some() {
-            let why = "this execution has ended; a new attempt takes a new id";
+        if let Some(taken) = txn.get_one(row.clone()).await? {
+            let taken = values::execution_from(taken.value).map_err(StoreError::row(format!("execution {id}")))?;
+            let (key, verdict) = (taken.key, taken.state.verdict());
+            let why = format!("there is one of this id, of {key}, which is {verdict}; a new attempt takes a new id");
             return Err(convert::Invalid::new("execution", why).into());
         }
         txn.put(row, values::execution_to(execution));

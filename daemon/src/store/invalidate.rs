@@ -10,7 +10,7 @@ mod running;
 use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
 
 use bytes::Bytes;
-use provender_core::batch::Table;
+use provender_core::batch::{Table, Version};
 use provender_core::execution::State;
 use provender_core::key::TaskKey;
 use provender_core::name::{Name, Space};
@@ -77,6 +77,8 @@ pub struct Invalidation {
     space: Space,
     asked: Invalidate,
     steps: VecDeque<Step>,
+    /// Up to where the change feed is known to hold nothing that concerns it.
+    since: Option<Version>,
     walk: Walk,
     limit: usize,
     /// The keys that were asked for by themselves, or told of.
@@ -92,6 +94,8 @@ enum Step {
     Name(Name, Option<Bytes>),
     Down,
     Running(Option<Bytes>),
+    /// What has ended since it began.
+    Since,
     Names,
 }
 
@@ -130,12 +134,13 @@ impl Store {
         keys.retain(|key| seen.insert(key.clone()));
         steps.extend(keys.chunks(BATCH).map(|keys| Step::Keys(keys.to_vec())));
         let nothing: BTreeSet<_> = asked.names.iter().cloned().collect();
+        // Who is at it under a name before the records under it: whoever commits in between stands among these.
+        if asked.cause.rule.is_none() && !nothing.is_empty() {
+            steps.push_back(Step::Running(None));
+        }
         steps.extend(nothing.iter().map(|name| Step::Name(name.clone(), None)));
         if asked.downstream {
-            steps.push_back(Step::Down);
-        }
-        if asked.cause.rule.is_none() && (asked.downstream || !nothing.is_empty()) {
-            steps.push_back(Step::Running(None));
+            steps.extend([Step::Down, Step::Running(None), Step::Since]);
         }
         steps.push_back(Step::Names);
         Invalidation {
@@ -144,6 +149,7 @@ impl Store {
             walk: self.walk_down(space, limit),
             asked,
             steps,
+            since: None,
             limit,
             told: seen,
             nothing,
@@ -155,11 +161,15 @@ impl Store {
 impl Invalidation {
     /// Goes on, and says what became of keys; `None` at the end.
     pub async fn next(&mut self) -> Result<Option<Part>, StoreError> {
+        if self.since.is_none() {
+            self.since = Some(self.store.inner.meta.head().await?);
+        }
         while let Some(step) = self.steps.pop_front() {
             let part = match step {
                 Step::Keys(keys) => Part { entries: self.keys(keys).await?, truncated: false },
                 Step::Name(name, after) => Part { entries: self.name(name, after).await?, truncated: false },
                 Step::Down => self.down().await?,
+                Step::Since => Part { entries: self.since().await?, truncated: false },
                 Step::Running(after) => Part { entries: self.running(after).await?, truncated: false },
                 Step::Names => Part { entries: self.names(), truncated: false },
             };
@@ -257,13 +267,23 @@ impl Invalidation {
         let keys: Vec<_> = targets.iter().map(|target| target.key.clone()).collect();
         let known = self.store.known_of(&self.space, &keys).await?;
         let chosen = targets.iter().zip(&known).filter(|(target, known)| target.only.holds(known));
-        let records: Vec<_> = chosen
-            .map(|(target, known)| (&target.key, known.row.record.as_ref().map(|record| record.execution)))
-            .collect();
-        let ids: Vec<_> = records.iter().filter_map(|(_, id)| *id).collect();
-        let executions = self.store.executions(&self.space, &ids).await?;
-        for (key, id) in records {
-            self.walk.begin_at(key, id.and_then(|id| executions.get(&id)));
+        for (target, _) in chosen {
+            // What its earlier successes made may have been consumed as well.
+            let (mut any, mut cursor) = (false, None);
+            loop {
+                let page = self.store.history(&self.space, Err(&target.key), false, cursor.take(), BATCH).await?;
+                for execution in page.0.iter().filter(|execution| execution.state == State::Succeeded) {
+                    self.walk.begin_at(&target.key, Some(execution));
+                    any = true;
+                }
+                cursor = page.1;
+                if cursor.is_none() {
+                    break;
+                }
+            }
+            if !any {
+                self.walk.begin_at(&target.key, None);
+            }
         }
         Ok(())
     }
@@ -296,7 +316,10 @@ impl Invalidation {
                 for (target, pair) in targets.iter().zip(found.chunks_exact(2)) {
                     let known = decode_known(&target.key, pair)?;
                     // A rerun of what is LOST is no check of an answer.
-                    let tested = store.tested(space, &target.key, &known, lost).await?;
+                    let tested = match target.only {
+                        Only::Holder(_) => store.tested_soon(space, &target.key, &known, lost).await,
+                        Only::Any | Only::Record(_) => known.clone(),
+                    };
                     if target.only.holds(&tested) {
                         chosen.push((&target.key, known));
                     }

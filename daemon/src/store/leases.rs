@@ -39,10 +39,17 @@ impl Store {
     }
 
     async fn keep_watch(&self) -> Result<Infallible, StoreError> {
-        let mut follower = self.follow(clock::monotonic).await?;
-        loop {
-            follower.changed(clock::monotonic).await;
-            follower.step(clock::monotonic).await?;
+        let awake = clock::Awake::default();
+        let follow = async {
+            let mut follower = self.follow(|| awake.now()).await?;
+            loop {
+                follower.changed(|| awake.now()).await;
+                follower.step(|| awake.now()).await?;
+            }
+        };
+        tokio::select! {
+            ended = follow => ended,
+            never = awake.beat() => match never {},
         }
     }
 
@@ -97,7 +104,7 @@ impl Store {
                 };
                 let execution = self.execution_in(&mut txn, space, lease.execution).await?;
                 // What cannot be tested now delays no expiry; the verdict is LOST then, until the next attempt.
-                let tested = self.tested(space, key, &known, lost).await.unwrap_or_else(|_| known.clone());
+                let tested = self.tested_soon(space, key, &known, lost).await;
                 let ended = transition::expire(&tested, &execution, clock::now())?;
                 Store::tell_ended(&mut txn, space, &tested, &ended);
                 let ended = self.write_end(&mut txn, space, as_stored(ended, known)).await?;

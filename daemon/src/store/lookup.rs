@@ -4,6 +4,7 @@
 //! alone that are not SUCCEEDED, or whose record was not tested since something was lost.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use bytes::Bytes;
 use provender_core::batch::{Row, RowKey, Version};
@@ -14,6 +15,9 @@ use provender_core::{Answer, Execution, ExecutionId, Spec, rows};
 use provender_proto::rows as values;
 
 use super::{Store, StoreError, Txn};
+
+/// How long a test may take that others would wait for.
+const SOON: Duration = Duration::from_secs(1);
 
 /// What the rows of a key say, within one transaction.
 pub(super) struct Standing {
@@ -103,6 +107,12 @@ impl Store {
             incarnation: incarnation.ok_or_else(damaged)?,
             lost: super::lost::head(lost)?,
         })
+    }
+
+    /// The same where nothing may wait for it: what cannot be tested soon is taken as it stands, and is LOST to who looks it up later.
+    pub(super) async fn tested_soon(&self, space: &Space, key: &TaskKey, known: &Known, lost: u64) -> Known {
+        let tested = tokio::time::timeout(SOON, self.tested(space, key, known, lost)).await;
+        tested.ok().and_then(Result::ok).unwrap_or_else(|| known.clone())
     }
 
     /// An execution, as part of a transaction.

@@ -9,9 +9,9 @@
 
 use std::collections::BTreeMap;
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use futures::{StreamExt, TryStreamExt, stream};
-use provender_blobs::{BlobError, Reader, open_verified};
+use provender_blobs::{BlobError, Reader, Signature, open_verified};
 use provender_core::batch::{Row, Table};
 use provender_core::blob::{Place, Stored};
 use provender_core::key::TaskKey;
@@ -28,6 +28,8 @@ use crate::meta::Scan;
 
 /// How many entries of the log are at hand at once.
 const PAGE: usize = 5_000;
+/// And how many at first: a record that is known to be lost is so by the first entry after its stamp.
+const FIRST: usize = 32;
 /// How many closures are read at once.
 const AT_ONCE: usize = 16;
 /// How many records are restamped in one batch.
@@ -75,18 +77,48 @@ impl Store {
             if is_at(&digest, row, &stored)?.is_none() {
                 return Ok(());
             }
+            let before = store.signature(&digest, &stored).await?;
             match store.look(&digest, &stored).await? {
                 Some((damage, why)) => {
                     let loss = Loss { digest, found: clock::now(), damage, why };
                     store.enter(&loss, &stored).await
                 }
-                None => Ok(()),
+                None => store.sign_anew(&digest, &stored, before).await,
             }
         });
         if let Ok(Err(error)) = noted.await {
             let error: StoreError = error;
             tracing::warn!(%digest, error = %super::error::chain(&error), "bytes seem lost, which could not be made sure of");
         }
+    }
+
+    /// What a blob's file looks like now, if it has one.
+    async fn signature(&self, digest: &Digest, stored: &Stored) -> Result<Option<Signature>, StoreError> {
+        if stored.place == Place::Inline {
+            return Ok(None);
+        }
+        let found = self.inner.blobs.stat(&[located(digest, stored).0]).await?.pop().flatten();
+        Ok(found.and_then(|found| found.signature))
+    }
+
+    /// Notes what the file of a blob looks like whose bytes were read and are right, so that they are not read again for it. What
+    /// changed while they were read is not noted.
+    async fn sign_anew(&self, digest: &Digest, stored: &Stored, before: Option<Signature>) -> Result<(), StoreError> {
+        let Some(signature) = before.filter(|before| Some(*before) != located(digest, stored).1) else { return Ok(()) };
+        if self.signature(digest, stored).await? != Some(signature) {
+            return Ok(());
+        }
+        let signature = Some(Bytes::copy_from_slice(&signature.to_bytes()));
+        let signature = &signature;
+        self.transact(|mut txn| async move {
+            let row = txn.get_one(rows::blob(digest)).await?;
+            if let Some(there) = is_at(digest, row, stored)? {
+                let place = Place::Backend { signature: signature.clone() };
+                txn.put(rows::blob(digest), values::blob_to(&Stored { place, ..there }));
+            }
+            Ok((txn, ()))
+        })
+        .await
     }
 
     /// What is wrong with a blob's bytes, all of which are read. An error says nothing of them.
@@ -176,9 +208,10 @@ impl Store {
         let mut stale: BTreeMap<usize, Record> =
             known.iter().enumerate().filter_map(|(at, known)| Some((at, stale(known)?))).collect();
         let Some(mut from) = stale.values().map(|record| record.stamp).min() else { return Ok(()) };
-        let mut restamps = Vec::new();
+        let (mut restamps, mut page) = (Vec::new(), FIRST);
         loop {
-            let (losses, last, more) = self.entries(from).await?;
+            let (losses, last, more) = self.entries(from, page).await?;
+            page = PAGE;
             if let Some(last) = last {
                 let losses = &losses;
                 let untested = stale.iter().filter(|(_, record)| record.stamp < last);
@@ -196,7 +229,8 @@ impl Store {
                 }
             }
             from = last.unwrap_or(from);
-            if !more {
+            // What is lost needs no more entries to be so.
+            if !more || stale.is_empty() {
                 break;
             }
         }
@@ -207,9 +241,9 @@ impl Store {
     }
 
     /// Entries after a position, the last one's position, and whether there are more.
-    async fn entries(&self, after: u64) -> Result<(Losses, Option<u64>, bool), StoreError> {
+    async fn entries(&self, after: u64, limit: usize) -> Result<(Losses, Option<u64>, bool), StoreError> {
         let after = Some(rows::lost(after).key);
-        let scan = Scan { after, limit: PAGE, ..Scan::prefix(Table::Lost, rows::lost_prefix()) };
+        let scan = Scan { after, limit, ..Scan::prefix(Table::Lost, rows::lost_prefix()) };
         let page = self.inner.meta.scan(&scan).await?;
         let mut entries = Vec::with_capacity(page.rows.len());
         for (key, row) in page.rows {
@@ -242,7 +276,7 @@ impl Store {
         };
         match read.await {
             Ok(()) => Ok(hits.void()),
-            // What it refers to is not known any more, so nothing can be said to be whole. It has entered the log just now.
+            // What it refers to is not known any more, so nothing can be said to be whole. If it is stored at all, it has entered the log just now.
             Err(error @ (StoreError::Lost { .. } | StoreError::NotFound { .. })) => {
                 let reason = format!("the list of the blobs that it refers to cannot be read: {error}");
                 let (at, blob) = (clock::now(), Some(*closure));

@@ -14,7 +14,7 @@ use super::{Store, StoreError};
 use crate::clock;
 
 /// The longest reason that is kept, in bytes.
-const MAX_REASON: usize = 8 << 10;
+pub(super) const MAX_REASON: usize = 8 << 10;
 
 /// What `begin` says.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,15 +41,16 @@ impl Store {
         let begun = self
             .transact(|mut txn| async move {
                 let now = clock::now();
-                if let Some(holder) = waited_for {
+                let Standing { mut known, incarnation, lost, .. } = self.known(&mut txn, space, &request.key).await?;
+                let (key, one) = (std::slice::from_ref(&request.key), std::slice::from_mut(&mut known));
+                self.test_records(space, key, one, lost).await?;
+                // Somebody else may have succeeded since.
+                if let (Some(holder), None) = (waited_for, known.answer()) {
                     let holder = self.execution_in(&mut txn, space, holder).await?;
                     if holder.state == State::Failed {
                         return Ok((txn, Begin::Failed(holder)));
                     }
                 }
-                let Standing { mut known, incarnation, lost, .. } = self.known(&mut txn, space, &request.key).await?;
-                let (key, one) = (std::slice::from_ref(&request.key), std::slice::from_mut(&mut known));
-                self.test_records(space, key, one, lost).await?;
                 let begun = match transition::begin(&known, request, incarnation, now) {
                     Begun::Hit(record) => {
                         let execution = self.execution_in(&mut txn, space, record.execution).await?;
@@ -122,7 +123,7 @@ impl Store {
                 let Standing { known, incarnation, lost, .. } = self.known(&mut txn, space, &execution.key).await?;
                 let now = clock::now();
                 // What cannot be tested now hinders no report; the verdict is LOST then, until the next attempt.
-                let tested = self.tested(space, &execution.key, &known, lost).await.unwrap_or_else(|_| known.clone());
+                let tested = self.tested_soon(space, &execution.key, &known, lost).await;
                 let ended =
                     transition::fail(&tested, &execution, policy, reason.clone(), outcome.clone(), incarnation, now)?;
                 Store::tell_ended(&mut txn, space, &tested, &ended);

@@ -1,15 +1,20 @@
-//! Who is at it now: of live leases, those whose executions run under an invalidated name, or consume what is invalidated.
+//! Who is at it now: of live leases, those whose executions run under an invalidated name, or consume what is invalidated; and who was,
+//! when the invalidation began.
 //!
 //! Edges of provenance are written by commits, so what has not ended is found by its spec. There are as many as commands run.
 
 use bytes::Bytes;
 use provender_core::batch::Table;
-use provender_core::{Execution, Spec, rows};
+use provender_core::{Execution, Spec, Verdict, rows};
+use provender_proto::rows as values;
 
 use super::{BATCH, Invalidation, Only, Step, Target, Voided};
 use crate::meta::Scan;
 use crate::store::StoreError;
 use crate::store::provenance::{TRACED, Want};
+
+/// How many changes are read at once.
+const PAGE: usize = 1_000;
 
 impl Invalidation {
     /// Withdraws a page of them.
@@ -45,6 +50,43 @@ impl Invalidation {
         if page.more {
             let after = page.rows.into_iter().next_back().map(|(key, _)| key);
             self.steps.push_front(Step::Running(after));
+        }
+        Ok(all)
+    }
+
+    /// Goes through what has succeeded since the invalidation began: whoever consumed what is void now had no edge yet when that was
+    /// walked from, and no lease any more when those were looked at. What is found is walked from in turn.
+    pub(super) async fn since(&mut self) -> Result<Vec<Voided>, StoreError> {
+        let Some(since) = self.since else { return Ok(Vec::new()) };
+        let page = self.store.inner.meta.changes(since, PAGE).await?;
+        let mut all = Vec::new();
+        for change in page.changes.iter().filter(|change| change.key.table == Table::Event) {
+            let Some((space, event)) = rows::parse_event(&change.key.key) else { continue };
+            let event = values::event_from(event).map_err(StoreError::row(format!("{:?}", change.key)))?.event;
+            let (Verdict::Succeeded, Some(id), true) = (event.verdict, event.execution, space == self.space) else {
+                continue;
+            };
+            if self.told.contains(&event.key) {
+                continue;
+            }
+            let Some(execution) = self.store.executions(&self.space, &[id]).await?.remove(&id) else { continue };
+            if !self.consumes(&execution).await? {
+                continue;
+            }
+            let mut voided = self.void(&[Target { key: event.key.clone(), only: Only::Record(id) }]).await?;
+            voided.iter_mut().for_each(|entry| entry.downstream = true);
+            self.walk.begin_at(&event.key, Some(&execution));
+            all.extend(voided);
+        }
+        let more = page.cursor > since && !page.changes.is_empty();
+        self.since = Some(page.cursor);
+        if !all.is_empty() {
+            // Further down, there may be others like these.
+            for step in [Step::Since, Step::Running(None), Step::Down] {
+                self.steps.push_front(step);
+            }
+        } else if more {
+            self.steps.push_front(Step::Since);
         }
         Ok(all)
     }

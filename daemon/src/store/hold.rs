@@ -1,0 +1,164 @@
+//! Holding: what a space relies on, and that it is really there.
+//!
+//! Invariants: whoever is told that a blob is present can rely on it, so it is protected from collection, and the backend was seen to
+//! have it; what one space holds is no answer to another. What was lost and comes in again heals.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use provender_core::blob::{Place, Stored};
+use provender_core::name::Space;
+use provender_core::{Digest, rows};
+use provender_proto::rows as values;
+
+use super::blobs::{Fresh, located};
+use super::{Store, StoreError, Txn};
+use crate::clock;
+
+/// An answer "present" renews a holding that was not touched for so long.
+const TOUCH_AFTER: Duration = Duration::from_secs(3600);
+/// How many blobs are held in one batch.
+const BATCH: usize = 2_000;
+
+/// What became of an attempt to hold blobs.
+#[derive(Default)]
+struct Held {
+    /// Those that are not stored.
+    missing: Vec<Digest>,
+    /// Those that were lost, and where their bytes had been.
+    healed: Vec<(Digest, Stored)>,
+    /// Those that are held as they were stored before, by the backend.
+    there: Vec<(Digest, Stored)>,
+}
+
+impl Store {
+    /// Which of the digests the space does not hold, each once. The others are protected from collection from now on.
+    pub async fn find_missing(&self, space: &Space, digests: &[Digest]) -> Result<Vec<Digest>, StoreError> {
+        let unique: Vec<_> = digests.iter().copied().collect::<BTreeSet<_>>().into_iter().collect();
+        let mut missing = Vec::new();
+        for digests in unique.chunks(BATCH) {
+            missing.extend(self.hold(space, digests, &BTreeMap::new()).await?);
+        }
+        Ok(missing)
+    }
+
+    /// Makes the space hold blobs: those that are stored already, and those of `fresh`. Returns the digests that are neither. What
+    /// others stored meanwhile is theirs; of `fresh` only what is new or was lost is recorded.
+    pub(super) async fn hold(
+        &self,
+        space: &Space,
+        digests: &[Digest],
+        fresh: &BTreeMap<Digest, Fresh>,
+    ) -> Result<Vec<Digest>, StoreError> {
+        let mut held = self.try_hold(space, digests, fresh).await?;
+        // A row is a promise, and somebody is about to rely on it: what is gone meanwhile is missing, and its bytes are at hand.
+        if self.find_damaged(&held.there).await? {
+            held = self.try_hold(space, digests, fresh).await?;
+        }
+        let Held { missing, healed, .. } = held;
+        for (digest, was) in healed {
+            self.inner.metrics.healed.inc();
+            tracing::info!(%digest, "what was lost is stored anew");
+            // What is left there, if anything, is wrong. A failure leaves what the next collection finds.
+            if was.place != Place::Inline
+                && let Err(error) = self.inner.blobs.remove(&located(&digest, &was).0).await
+            {
+                tracing::warn!(%digest, error = %super::error::chain(&error), "damaged bytes could not be removed");
+            }
+        }
+        Ok(missing)
+    }
+
+    async fn try_hold(
+        &self,
+        space: &Space,
+        digests: &[Digest],
+        fresh: &BTreeMap<Digest, Fresh>,
+    ) -> Result<Held, StoreError> {
+        self.transact(|mut txn| async move {
+            let wanted: Vec<_> =
+                digests.iter().flat_map(|digest| [rows::holding(space, digest), rows::blob(digest)]).collect();
+            let found = txn.get(&wanted).await?;
+            let now = clock::now();
+            let mut held = Held::default();
+            for (digest, pair) in digests.iter().zip(found.chunks_exact(2)) {
+                let (holding, stored) = (&pair[0], &pair[1]);
+                let stored = stored.as_ref().map(|row| values::blob_from(row.value.clone()));
+                let stored = stored.transpose().map_err(StoreError::row(digest))?;
+                match (stored, fresh.get(digest)) {
+                    (Some(stored @ Stored { lost: None, .. }), None) if holding.is_some() => {
+                        held.there.extend((stored.place != Place::Inline).then_some((*digest, stored)));
+                    }
+                    (Some(Stored { lost: None, .. }), Some(_)) => {}
+                    (None, Some(fresh)) => record(&mut txn, fresh),
+                    (Some(was), Some(fresh)) => {
+                        was.lost.iter().for_each(|position| txn.delete(rows::lost(*position)));
+                        txn.delete(rows::inline(digest, was.nonce));
+                        record(&mut txn, fresh);
+                        held.healed.push((*digest, was));
+                    }
+                    // That other spaces have it is none of this one's business.
+                    _ => {
+                        held.missing.push(*digest);
+                        continue;
+                    }
+                }
+                let touched = holding.as_ref().map(|row| values::holding_from(row.value.clone()));
+                let touched = touched.transpose().map_err(StoreError::row(digest))?;
+                let age = touched.map(|touched| Duration::from_millis(now.millis().saturating_sub(touched.millis())));
+                if age.is_none_or(|age| age > TOUCH_AFTER) {
+                    txn.put(rows::holding(space, digest), values::holding_to(now));
+                }
+            }
+            Ok((txn, held))
+        })
+        .await
+    }
+
+    /// Whether a blob is stored as this copy, or as another one that seems whole.
+    pub(super) async fn is_kept(&self, digest: &Digest, nonce: u64) -> Result<bool, StoreError> {
+        let Some(there) = self.stored(digest).await? else { return Ok(false) };
+        // Recorded as this very copy: should that have been lost since, it is known, and to record it again would deny it.
+        if there.nonce == nonce {
+            return Ok(true);
+        }
+        if there.place == Place::Inline || there.lost.is_some() {
+            return Ok(there.lost.is_none());
+        }
+        self.find_damaged(&[(*digest, there)]).await?;
+        Ok(self.stored(digest).await?.is_some_and(|there| there.lost.is_none()))
+    }
+
+    /// Looks at what the backend has of blobs without reading them; what is not as it was stored is suspected. Whether any is.
+    async fn find_damaged(&self, blobs: &[(Digest, Stored)]) -> Result<bool, StoreError> {
+        if blobs.is_empty() {
+            return Ok(false);
+        }
+        let places: Vec<_> = blobs.iter().map(|(digest, stored)| located(digest, stored)).collect();
+        let locations: Vec<_> = places.iter().map(|(location, _)| *location).collect();
+        let mut any = false;
+        for (((digest, stored), (_, signature)), found) in
+            blobs.iter().zip(places).zip(self.inner.blobs.stat(&locations).await?)
+        {
+            let whole = found.is_some_and(|found| {
+                found.size == digest.size && (signature.is_none() || found.signature == signature)
+            });
+            if !whole {
+                self.suspect(digest, stored).await;
+                any = true;
+            }
+        }
+        Ok(any)
+    }
+}
+
+fn record(txn: &mut Txn, fresh: &Fresh) {
+    let Fresh { digest, stored, inline, aliases } = fresh;
+    if let Some(bytes) = inline {
+        txn.put(rows::inline(digest, stored.nonce), bytes.clone());
+    }
+    for alias in aliases {
+        txn.put(rows::alias(alias.function.name(), &alias.hash, digest.size), digest.to_bytes().to_vec());
+    }
+    txn.put(rows::blob(digest), values::blob_to(stored));
+}
