@@ -164,8 +164,7 @@ impl Store {
     /// Keeps a lease; says how long it lasts from now.
     pub async fn heartbeat(&self, space: &Space, id: ExecutionId) -> Result<std::time::Duration, StoreError> {
         self.transact(|mut txn| async move {
-            let execution = self.execution_in(&mut txn, space, id).await?;
-            let Standing { known, incarnation, .. } = self.known(&mut txn, space, &execution.key).await?;
+            let (execution, Standing { known, incarnation, .. }) = self.attempt(&mut txn, space, id).await?;
             let lease = transition::heartbeat(&known, &execution, incarnation)?;
             txn.put(rows::lease(space, &execution.key), values::lease_to(&lease));
             Ok((txn, lease.ttl))
@@ -186,8 +185,8 @@ impl Store {
         // First without a walk: an executor that was fenced out shall not cost one.
         let ended = self
             .transact(|mut txn| async move {
-                let execution = self.execution_in(&mut txn, space, id).await?;
-                let Standing { known, incarnation, .. } = self.known(&mut txn, space, &execution.key).await?;
+                let (execution, standing) = self.attempt(&mut txn, space, id).await?;
+                let Standing { known, incarnation, .. } = standing;
                 let ended = ended_so(&known, &execution, asked);
                 if ended.is_none() {
                     transition::heartbeat(&known, &execution, incarnation)?;
@@ -214,8 +213,8 @@ impl Store {
         let (outcome, evidence) = (&outcome, &gathered.evidence);
         let ended = self
             .transact(|mut txn| async move {
-                let execution = self.execution_in(&mut txn, space, id).await?;
-                let Standing { known, incarnation, lost, .. } = self.known(&mut txn, space, &execution.key).await?;
+                let (execution, standing) = self.attempt(&mut txn, space, id).await?;
+                let Standing { known, incarnation, lost, .. } = standing;
                 // The same call, sent twice, may have been carried out meanwhile.
                 if let Some(ended) = ended_so(&known, &execution, asked) {
                     return Ok((txn, ended));
@@ -254,11 +253,11 @@ impl Store {
         let reason = &convert::cut(reason.to_owned(), MAX_REASON);
         let ended = self
             .transact(|mut txn| async move {
-                let execution = self.execution_in(&mut txn, space, id).await?;
+                let (execution, standing) = self.attempt(&mut txn, space, id).await?;
+                let Standing { known, incarnation, lost, .. } = standing;
                 if execution.state == State::Failed && execution.outcome == *outcome {
                     return Ok((txn, execution));
                 }
-                let Standing { known, incarnation, lost, .. } = self.known(&mut txn, space, &execution.key).await?;
                 let tested = self.tested(space, &execution.key, &known, lost).await?;
                 let (outcome, now) = (outcome.clone(), clock::now());
                 let mut ended = transition::fail(&tested, &execution, reason.clone(), outcome, incarnation, now)?;
@@ -433,6 +432,23 @@ impl Store {
             incarnation: incarnation.ok_or_else(damaged)?,
             lost: super::lost::head(lost)?,
         })
+    }
+
+    /// An execution, and what the rows of its key say. These are two readings; a lease goes in the batch that ends its execution, so
+    /// one that seems to run without it is read again: it shall be told how it ended, not that somebody fenced it out.
+    async fn attempt(
+        &self,
+        txn: &mut Txn,
+        space: &Space,
+        id: ExecutionId,
+    ) -> Result<(Execution, Standing), StoreError> {
+        let mut execution = self.execution_in(txn, space, id).await?;
+        let standing = self.known(txn, space, &execution.key).await?;
+        let holds = standing.known.lease.as_ref().is_some_and(|lease| lease.execution == id);
+        if execution.state == State::Running && !holds {
+            execution = self.execution_in(txn, space, id).await?;
+        }
+        Ok((execution, standing))
     }
 
     /// What is known of a key, LOST if its record cannot be served. That is found out each time and not written down, so whoever
