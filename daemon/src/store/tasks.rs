@@ -322,7 +322,11 @@ impl Store {
     ) -> Result<(), StoreError> {
         let (id, began) = (execution.id, execution.began);
         let row = rows::execution(space, id);
-        if txn.get_one(row.clone()).await?.is_some() {
+        let there = txn.get_one(row.clone()).await?;
+        let there = there.map(|there| decode_execution(id, Some(there.value))).transpose()?;
+        // One that runs was begun a moment ago by the same call, sent twice: its lease, which was not there when the key was read, keeps
+        // this batch from holding, so that it is decided anew.
+        if there.is_some_and(|there| there.state != State::Running) {
             let why = "this execution has ended; a new attempt takes a new id";
             return Err(convert::Invalid::new("execution", why).into());
         }
