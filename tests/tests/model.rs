@@ -3,6 +3,8 @@
 // Also in what tests call: a failed expectation is a failed test.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+#[path = "model/concurrent.rs"]
+mod concurrent;
 #[path = "model/engines.rs"]
 mod engines;
 #[path = "model/machine.rs"]

@@ -43,8 +43,7 @@ impl Store {
         // First without a walk: an executor that was fenced out shall not cost one.
         let ended = self
             .transact(|mut txn| async move {
-                let execution = self.execution_in(&mut txn, space, id).await?;
-                let Standing { known, incarnation, .. } = self.known(&mut txn, space, &execution.key).await?;
+                let (execution, Standing { known, incarnation, .. }) = self.attempt(&mut txn, space, id).await?;
                 let ended = ended_so(&known, &execution, asked);
                 if ended.is_none() {
                     transition::heartbeat(&known, &execution, incarnation)?;
@@ -71,8 +70,8 @@ impl Store {
         let (outcome, evidence) = (&outcome, &gathered.evidence);
         let ended = self
             .transact(|mut txn| async move {
-                let execution = self.execution_in(&mut txn, space, id).await?;
-                let Standing { known, incarnation, lost, .. } = self.known(&mut txn, space, &execution.key).await?;
+                let (execution, standing) = self.attempt(&mut txn, space, id).await?;
+                let Standing { known, incarnation, lost, .. } = standing;
                 // The same call, sent twice, may have been carried out meanwhile.
                 if let Some(ended) = ended_so(&known, &execution, asked) {
                     return Ok((txn, ended));

@@ -26,9 +26,14 @@ impl Store {
         let row = rows::execution(space, id);
         if let Some(taken) = txn.get_one(row.clone()).await? {
             let taken = values::execution_from(taken.value).map_err(StoreError::row(format!("execution {id}")))?;
-            let (key, verdict) = (taken.key, taken.state.verdict());
-            let why = format!("there is one of this id, of {key}, which is {verdict}; a new attempt takes a new id");
-            return Err(convert::Invalid::new("execution", why).into());
+            // One that runs at this key was begun a moment ago by the same call, sent twice: its lease, which was not there when the
+            // key was read, keeps this batch from holding, so that it is decided anew.
+            if taken.key != execution.key || taken.state != State::Running {
+                let (key, verdict) = (taken.key, taken.state.verdict());
+                let why =
+                    format!("there is one of this id, of {key}, which is {verdict}; a new attempt takes a new id");
+                return Err(convert::Invalid::new("execution", why).into());
+            }
         }
         txn.put(row, values::execution_to(execution));
         let (spec_row, name_row) = (rows::spec(space, &execution.spec), rows::name(space, &execution.name));

@@ -340,6 +340,10 @@ impl Invalidation {
                         return Ok((store.fresh(), None));
                     }
                     voided.push(entry(key, &known, &done, &made));
+                    if !asked.dry_run && holder.is_some_and(|holder| holder.state != State::Running) {
+                        // It ended since its key was read, and its lease went with it: so this batch cannot hold, and all is decided anew.
+                        txn.delete(rows::lease(space, key));
+                    }
                     if asked.dry_run || !done.changes() {
                         continue;
                     }

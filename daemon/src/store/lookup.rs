@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use provender_core::batch::{Row, RowKey, Version};
+use provender_core::execution::State;
 use provender_core::key::TaskKey;
 use provender_core::name::Space;
 use provender_core::transition::Known;
@@ -78,6 +79,23 @@ impl Store {
         let mut known = known.collect::<Result<Vec<_>, _>>()?;
         self.test_records(space, keys, &mut known, lost).await?;
         Ok(known)
+    }
+
+    /// An execution, and what the rows of its key say. These are two readings; a lease goes in the batch that ends its execution, so
+    /// one that seems to run without it is read again: it shall be told how it ended, not that somebody fenced it out.
+    pub(super) async fn attempt(
+        &self,
+        txn: &mut Txn,
+        space: &Space,
+        id: ExecutionId,
+    ) -> Result<(Execution, Standing), StoreError> {
+        let mut execution = self.execution_in(txn, space, id).await?;
+        let standing = self.known(txn, space, &execution.key).await?;
+        let holds = standing.known.lease.as_ref().is_some_and(|lease| lease.execution == id);
+        if execution.state == State::Running && !holds {
+            execution = self.execution_in(txn, space, id).await?;
+        }
+        Ok((execution, standing))
     }
 
     /// What is known of a key, if its record is tested.

@@ -89,8 +89,7 @@ impl Store {
     /// Keeps a lease; says how long it lasts from now.
     pub async fn heartbeat(&self, space: &Space, id: ExecutionId) -> Result<std::time::Duration, StoreError> {
         self.transact(|mut txn| async move {
-            let execution = self.execution_in(&mut txn, space, id).await?;
-            let Standing { known, incarnation, .. } = self.known(&mut txn, space, &execution.key).await?;
+            let (execution, Standing { known, incarnation, .. }) = self.attempt(&mut txn, space, id).await?;
             let lease = transition::heartbeat(&known, &execution, incarnation)?;
             txn.put(rows::lease(space, &execution.key), values::lease_to(&lease));
             Ok((txn, lease.ttl))
@@ -116,11 +115,11 @@ impl Store {
         let policy = &self.execution_and_spec(space, id).await?.1.policy;
         let ended = self
             .transact(|mut txn| async move {
-                let execution = self.execution_in(&mut txn, space, id).await?;
+                let (execution, standing) = self.attempt(&mut txn, space, id).await?;
+                let Standing { known, incarnation, lost, .. } = standing;
                 if execution.state == State::Failed && execution.outcome == *outcome {
                     return Ok((txn, execution));
                 }
-                let Standing { known, incarnation, lost, .. } = self.known(&mut txn, space, &execution.key).await?;
                 let now = clock::now();
                 // What cannot be tested now hinders no report; the verdict is LOST then, until the next attempt.
                 let tested = self.tested_soon(space, &execution.key, &known, lost).await;

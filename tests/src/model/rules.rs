@@ -189,11 +189,12 @@ impl Model {
         at: Timestamp,
     ) -> Said {
         // "When the holder fails, its waiters are told FAILED; they don't rerun N times."
-        if let Some(holder) = waited
-            && self.attempts.get(&holder).is_some_and(|holder| holder.state == State::Failed)
-        {
-            self.took("begin: who was waited for has failed");
-            return Said::Failed(holder);
+        if let Some(holder) = waited {
+            let Some(attempt) = self.attempts.get(&holder) else { return Said::NotFound };
+            if attempt.state == State::Failed {
+                self.took("begin: who was waited for has failed");
+                return Said::Failed(holder);
+            }
         }
         let answer = self.answer(key);
         if let (Some(record), false) = (answer, check) {

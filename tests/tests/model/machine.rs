@@ -17,7 +17,7 @@ use super::engines::{Database, InMemory, Rocks};
 /// How often each kind is to be taken at least.
 const LEAST: u64 = 1_000;
 
-fn setting(name: &str) -> Option<u64> {
+pub(crate) fn setting(name: &str) -> Option<u64> {
     std::env::var(name).ok().and_then(|text| text.parse().ok())
 }
 
@@ -25,7 +25,7 @@ fn setting(name: &str) -> Option<u64> {
 fn walk(engine: &str, storage: &dyn Storage, lanes: usize, look: Look) {
     const MOST: u64 = 400;
     let daemons = if storage.is_shared() { 2 } else { 1 };
-    let size = Size { lanes, rounds: 24, daemons };
+    let size = Size { lanes, rounds: 40, daemons };
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let (disk, counts) = (folder(), Mutex::new(Counts::default()));
     let run = |case: Case| {
@@ -61,7 +61,7 @@ fn walk(engine: &str, storage: &dyn Storage, lanes: usize, look: Look) {
     assert!(one.is_some() || fewer.is_empty(), "{engine}: taken too seldom in {cases} cases: {fewer:?}");
 }
 
-fn random() -> [u8; 8] {
+pub(crate) fn random() -> [u8; 8] {
     let mut bytes = [0; 8];
     getrandom::fill(&mut bytes).unwrap();
     bytes
