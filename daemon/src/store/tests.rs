@@ -4,7 +4,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use provender_blobs::BlobsConfig;
 use provender_core::blob::Pin;
-use provender_core::execution::{Executor, Exit, Outcome, State};
+use provender_core::execution::{Executor, Exit, Log, Outcome, State};
 use provender_core::name::{Name, Space};
 use provender_core::transition::{Refused, Request};
 use provender_core::tree::{Node, Tree};
@@ -257,4 +257,60 @@ async fn a_check_never_moves_the_record_or_latest() {
             Verdict::Invalidated
         );
     }
+}
+
+#[tokio::test]
+async fn who_waited_for_a_failure_hits_if_another_has_succeeded_since() {
+    let (store, space, first) = (store().await, Space::default(), request(1));
+    begin(&store, &first).await;
+    store.fail(&space, first.id, "why", &outcome(1)).await.unwrap();
+    let second = Request { id: ExecutionId([8; 16]), ..first.clone() };
+    begin(&store, &second).await;
+    store.commit(&space, second.id, &outcome(0)).await.unwrap();
+    let waiter = Request { id: ExecutionId([9; 16]), ..first.clone() };
+    let told = store.begin(&space, &waiter, Some(first.id)).await.unwrap();
+    assert!(matches!(&told, Begin::Hit(hit) if hit.id == second.id), "{told:?}");
+}
+
+/// What a folder refers to counts also where the folder's own bytes stand as a file or a log.
+#[tokio::test]
+async fn a_folder_that_is_a_log_or_a_file_too_is_a_folder_all_the_same() {
+    let (store, space) = (store().await, Space::default());
+    let put = async |tree: &Tree| store.put_small(&space, vec![tree.encode().unwrap()]).await.unwrap()[0];
+    let mut inner = Tree::new();
+    inner.insert("gone", Node::File { digest: Digest::of(b"never stored"), executable: false }).unwrap();
+    let inner = put(&inner).await;
+    let mut root = Tree::new();
+    root.insert("b", Node::Directory { digest: inner }).unwrap();
+    let as_log = (put(&root).await, Some(Log { digest: inner, cut: 0 }));
+    root.insert("a", Node::File { digest: inner, executable: false }).unwrap();
+    let as_file = (put(&root).await, None);
+    for (n, (outputs, stdout)) in [as_log, as_file].into_iter().enumerate() {
+        let asked = request(n as u16);
+        begin(&store, &asked).await;
+        let sent = Outcome { outputs: Some(outputs), stdout, ..outcome(0) };
+        let refused = store.commit(&space, asked.id, &sent).await.unwrap_err().to_string();
+        assert!(refused.contains(&Digest::of(b"never stored").hex()), "{refused}");
+    }
+}
+
+#[tokio::test]
+async fn an_id_that_is_taken_is_refused_with_whose_it_is() {
+    let (store, space, first) = (store().await, Space::default(), request(1));
+    begin(&store, &first).await;
+    let other = Request { key: "test:other".parse().unwrap(), ..first.clone() };
+    let refused = store.begin(&space, &other, None).await.unwrap_err().to_string();
+    assert!(refused.contains("test:1, which is RUNNING"), "{refused}");
+    assert_eq!(store.execution(&space, first.id).await.unwrap().key, first.key);
+}
+
+#[tokio::test]
+async fn several_who_stop_waiting_at_once_leave_nothing() {
+    let (store, space) = (store().await, Space::default());
+    for n in 0..50 {
+        let waiters: Vec<_> = (0..8).map(|_| store.key_changes(&space, &request(n).key)).collect();
+        let gone = waiters.into_iter().map(|waiter| std::thread::spawn(move || drop(waiter)));
+        gone.collect::<Vec<_>>().into_iter().for_each(|thread| thread.join().unwrap());
+    }
+    assert_eq!(store.inner.feed.len(), 0);
 }

@@ -1,3 +1,5 @@
+use prost::Message;
+use provender_core::Answer;
 use provender_core::provenance::{Branch, Origin, Place};
 
 use super::*;
@@ -168,4 +170,27 @@ fn events_round_trip_and_are_of_bounded_size() {
     assert!(key.len() < 4 << 10, "{}", key.len());
     let kept = crate::rows::event_from(row).expect("valid").event.reason;
     assert!(kept.starts_with("\u{fc}\u{fc}") && kept.ends_with('\u{2026}'));
+}
+
+#[test]
+fn a_path_that_no_system_takes_is_refused_in_few_words() {
+    let mut spec = Spec::new(Name::new("n").expect("valid"));
+    spec.outputs = vec![vec![1; 1_900_000].into()];
+    let refused = spec_from(&spec_to(&spec)).expect_err("too long").to_string();
+    assert!(refused.len() < 3_000 && refused.contains("4095"), "{} bytes", refused.len());
+}
+
+#[test]
+fn the_answers_to_one_call_fit_into_a_message() {
+    let lost = |reason: usize| Answer {
+        execution: Some(ExecutionId([1; 16])),
+        at: Some(Timestamp::from_millis(1 << 41)),
+        blob: Some(Digest { hash: [1; 32], size: u64::MAX }),
+        rule: Some("by hand".into()),
+        ..Answer::unknown("x".repeat(reason))
+    };
+    let answers = answers_to(vec![lost(8 << 10); crate::MAX_KEYS]);
+    assert!(crate::v1::LookupReply { answers }.encoded_len() < crate::MAX_MESSAGE);
+    let one = answers_to(vec![lost(8 << 10)]).remove(0);
+    assert_eq!(answer_from(one), Ok(lost(8 << 10)), "one by itself is whole");
 }

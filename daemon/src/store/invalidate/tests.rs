@@ -249,3 +249,63 @@ async fn what_has_no_record_says_so_and_more_than_the_limit_too() {
         assert!(truncated);
     }
 }
+
+#[tokio::test]
+async fn whoever_succeeds_meanwhile_is_not_passed_over() {
+    for (store, _folder) in stores().await {
+        let space = Space::default();
+        run(&store, "t:lib", spec("lib", vec![]), b"lib", 0).await;
+        let consumer = |name| spec(name, vec![("in", input(None, None, Some(b"lib")))]);
+        hold(&store, "t:app", consumer("app")).await;
+        let bystander = hold(&store, "t:other", spec("other", vec![])).await;
+        let asked = Invalidate { downstream: true, ..keys(&["t:lib"]) };
+        let mut invalidation = store.invalidate(&space, asked, MANY);
+        let mut all = invalidation.next().await.unwrap().unwrap().entries;
+        // It had no edge when it was walked, and has no lease when those are looked at.
+        let tree = {
+            let digest = store.put_small(&space, vec![bytes::Bytes::from_static(b"app")]).await.unwrap()[0];
+            let mut tree = provender_core::Tree::new();
+            tree.insert("file", provender_core::Node::File { digest, executable: false }).unwrap();
+            store.put_small(&space, vec![tree.encode().unwrap()]).await.unwrap()[0]
+        };
+        while let Some(part) = invalidation.next().await.unwrap() {
+            all.extend(part.entries);
+        }
+        assert_eq!(changed(&all), ["t:app lease down", "t:lib record"], "it is withdrawn if it goes on");
+
+        // The same once more, and now it commits in between.
+        run(&store, "t:lib", spec("lib", vec![]), b"lib", 0).await;
+        let at_it = hold(&store, "t:app", consumer("app")).await;
+        let asked = Invalidate { downstream: true, ..keys(&["t:lib"]) };
+        let mut invalidation = store.invalidate(&space, asked, MANY);
+        let mut all = invalidation.next().await.unwrap().unwrap().entries;
+        let sent = Outcome { outputs: Some(tree), ..outcome(0) };
+        for id in [at_it.id, bystander.id] {
+            store.commit(&space, id, &sent).await.unwrap();
+        }
+        // And somebody has made more of it by then.
+        run(&store, "t:top", spec("top", vec![("in", input(None, None, Some(b"app")))]), b"top", 0).await;
+        while let Some(part) = invalidation.next().await.unwrap() {
+            all.extend(part.entries);
+        }
+        let told = changed(&all);
+        assert!(
+            told.contains(&"t:app record down".to_owned()) && told.contains(&"t:lib record".to_owned()),
+            "{told:?}"
+        );
+        assert_eq!(verdict(&store, "t:app").await.0, Verdict::Invalidated);
+        assert_eq!(verdict(&store, "t:other").await.0, Verdict::Succeeded);
+    }
+}
+
+#[tokio::test]
+async fn what_was_made_from_an_earlier_success_of_the_key_is_downstream_of_it() {
+    for (store, _folder) in stores().await {
+        run(&store, "t:lib", spec("lib", vec![]), b"one", 0).await;
+        run(&store, "t:app", spec("app", vec![("in", input(None, None, Some(b"one")))]), b"app", 0).await;
+        carry_out(&store, keys(&["t:lib"])).await;
+        run(&store, "t:lib", spec("lib", vec![]), b"two", 0).await;
+        let voided = carry_out(&store, Invalidate { downstream: true, ..keys(&["t:lib"]) }).await;
+        assert_eq!(changed(&voided), ["t:app record down", "t:lib record"]);
+    }
+}

@@ -451,3 +451,63 @@ impl Store {
         values::blob_from(row.value).unwrap()
     }
 }
+
+#[tokio::test]
+async fn what_is_gone_unnoticed_is_missing_to_who_would_rely_on_it() {
+    type Harm = fn(&World, &Bytes);
+    let harms: [Harm; 2] = [World::delete, |world, bytes| flip(&world.file(bytes))];
+    for harm in harms {
+        for world in worlds().await {
+            let (a, bytes) = (&world.a, large(1));
+            succeed(a, 1, &bytes).await;
+            harm(&world, &bytes);
+            // Nobody has read it. Who is about to make the same has the right bytes at hand, and is asked for them.
+            begin(a, &request(2)).await;
+            let root = a.execution(&space(), request(1).id).await.unwrap().outcome.outputs.unwrap();
+            let sent = Outcome { outputs: Some(root), ..outcome(0) };
+            let refused = a.commit(&space(), request(2).id, &sent).await.unwrap_err();
+            assert!(refused.to_string().contains(&Digest::of(&bytes).hex()), "{refused}");
+            assert_eq!(verdict(a, 1).await, Verdict::Lost);
+            assert_eq!(a.find_missing(&space(), &[Digest::of(&bytes)]).await.unwrap(), [Digest::of(&bytes)]);
+            commit(a, request(2).id, &bytes).await;
+            assert_eq!((verdict(a, 1).await, verdict(&world.b, 2).await), (Verdict::Succeeded, Verdict::Succeeded));
+            assert_eq!(read(a, &bytes).await.unwrap(), bytes);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_file_that_was_touched_is_read_once_and_no_more() {
+    for world in worlds().await {
+        let (a, bytes) = (&world.a, large(1));
+        succeed(a, 1, &bytes).await;
+        let file = std::fs::File::options().write(true).open(world.file(&bytes)).unwrap();
+        file.set_modified(std::time::SystemTime::UNIX_EPOCH).unwrap();
+        let stored = async || a.stored(&Digest::of(&bytes)).await.unwrap().unwrap();
+        let before = stored().await;
+        assert!(a.find_missing(&space(), &[Digest::of(&bytes)]).await.unwrap().is_empty());
+        let after = stored().await;
+        assert!(after.place != before.place && after.lost.is_none() && after.nonce == before.nonce);
+        assert!(a.find_missing(&space(), &[Digest::of(&bytes)]).await.unwrap().is_empty());
+        assert_eq!((stored().await, world.log().await), (after, 0));
+    }
+}
+
+#[tokio::test]
+async fn of_a_long_log_a_lost_record_costs_its_beginning() {
+    for world in worlds().await {
+        let a = &world.a;
+        succeed(a, 1, &large(0)).await;
+        world.lose(&large(0)).await;
+        for n in 0..100_u64 {
+            let bytes = Bytes::from([n.to_be_bytes().as_slice(), &[1; 20_000]].concat());
+            put(a, &bytes).await;
+            world.lose(&bytes).await;
+        }
+        assert_eq!(verdict(a, 1).await, Verdict::Lost);
+        let before = world.meta.rows();
+        assert_eq!(verdict(a, 1).await, Verdict::Lost);
+        let cost = world.meta.rows() - before;
+        assert!(cost < 90, "{cost} rows of a log of {}", world.log().await);
+    }
+}

@@ -13,16 +13,22 @@ use crate::meta::{Changes, CommitError, Meta, MetaError, Page, Scan};
 pub(super) struct Counting {
     inner: Arc<dyn Meta>,
     reads: AtomicUsize,
+    scanned: AtomicUsize,
 }
 
 impl Counting {
     pub(super) fn new(inner: Arc<dyn Meta>) -> Counting {
-        Counting { inner, reads: AtomicUsize::new(0) }
+        Counting { inner, reads: AtomicUsize::new(0), scanned: AtomicUsize::new(0) }
     }
 
     /// Reads since the last reset: calls, each of which gets or scans many rows.
     pub(super) fn reads(&self) -> usize {
         self.reads.load(Ordering::SeqCst)
+    }
+
+    /// Rows that scans gave, ever.
+    pub(super) fn rows(&self) -> usize {
+        self.scanned.load(Ordering::SeqCst)
     }
 
     pub(super) fn reset(&self) {
@@ -39,7 +45,9 @@ impl Meta for Counting {
 
     async fn scan(&self, scan: &Scan) -> Result<Page, MetaError> {
         self.reads.fetch_add(1, Ordering::SeqCst);
-        self.inner.scan(scan).await
+        let page = self.inner.scan(scan).await?;
+        self.scanned.fetch_add(page.rows.len(), Ordering::SeqCst);
+        Ok(page)
     }
 
     async fn commit(&self, batch: Batch) -> Result<Version, CommitError> {
