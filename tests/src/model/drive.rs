@@ -27,8 +27,8 @@ static LANES: AtomicU64 = AtomicU64::new(1);
 pub enum Look {
     /// After each step of a lane.
     Always,
-    /// Whenever lanes meet.
-    WhenTheyMeet,
+    /// At every n-th step that is everybody's, and in the end.
+    Every(usize),
 }
 
 /// Carries out a case; what was counted, or what was not as the model says.
@@ -38,6 +38,7 @@ pub async fn run(case: &Case, world: &mut World<'_>, look: Look) -> Result<Count
     // In the end nobody is heard of any more.
     let end = [0, 3_600_000].map(|millis| (None, Step::Tick { daemon: 0, millis }));
     let mut waiting: Vec<Vec<&Step>> = vec![Vec::new(); lanes.len()];
+    let (mut met, meets) = (0, case.steps.iter().filter(|(lane, _)| lane.is_none()).count() + end.len());
     for (lane, step) in case.steps.iter().chain(&end) {
         if let Some(lane) = lane {
             waiting[*lane].push(step);
@@ -51,9 +52,11 @@ pub async fn run(case: &Case, world: &mut World<'_>, look: Look) -> Result<Count
             Step::Restore => world.restore().await,
             other => return Err(format!("{other} is no step of everybody's")),
         }
+        met += 1;
+        let all = met == meets || matches!(look, Look::Every(n) if met % n == 0);
         let seen = lanes.iter_mut().map(|lane| async {
             lane.expect(step, Said::Done, Timestamp::default())?;
-            lane.look(&world.store(lane.number), true).await
+            lane.look(&world.store(lane.number), all || look == Look::Always).await
         });
         try_join_all(seen).await?;
     }
@@ -188,7 +191,9 @@ async fn answer(store: &Store, things: &Things, step: &Step) -> Result<(Said, Ti
                 said => done(said),
             }
         }
-        Step::Beat { id, .. } => store.heartbeat(space, things.id(*id)).await.map(|_| (Said::Kept, Timestamp::default())),
+        Step::Beat { id, .. } => {
+            store.heartbeat(space, things.id(*id)).await.map(|_| (Said::Kept, Timestamp::default()))
+        }
         Step::Commit { id, exit, content, twice, .. } => {
             let (id, outcome) = (things.id(*id), things.outcome(*exit, *content));
             let commit = async || {
@@ -249,7 +254,8 @@ async fn put(store: &Store, space: &Space, bytes: Bytes, small: bool) -> Result<
 }
 
 async fn invalidate(store: &Store, things: &Things, what: &What) -> Result<Vec<Void>, StoreError> {
-    let mut asked = Invalidate { cause: Cause { text: "on purpose".into(), ..Cause::default() }, ..Invalidate::default() };
+    let mut asked =
+        Invalidate { cause: Cause { text: "on purpose".into(), ..Cause::default() }, ..Invalidate::default() };
     match what {
         What::Key(key) => asked.keys.push(things.key(*key)),
         What::Name(name) => asked.names.push(things.name(*name)),

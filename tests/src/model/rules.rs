@@ -281,7 +281,11 @@ impl Model {
             return self.committed(id);
         }
         if let Some(said) = self.refusal(id) {
-            return self.refused(id, said, ["commit: superseded", "commit: fenced by a restore", "commit: ended before"]);
+            return self.refused(
+                id,
+                said,
+                ["commit: superseded", "commit: fenced by a restore", "commit: ended before"],
+            );
         }
         // A task without outputs made the empty folder, which needs no bytes of ours.
         let content = content.unwrap_or(Content::Nothing);

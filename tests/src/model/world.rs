@@ -23,7 +23,9 @@ use crate::conformance::meta::Storage;
 pub fn folder() -> tempfile::TempDir {
     let shared = Path::new("/dev/shm");
     let room = rustix::fs::statvfs(shared).map_or(0, |fs| fs.f_bavail.saturating_mul(fs.f_frsize));
-    if room > 2 << 30 && let Ok(folder) = tempfile::tempdir_in(shared) {
+    if room > 2 << 30
+        && let Ok(folder) = tempfile::tempdir_in(shared)
+    {
         return folder;
     }
     tempfile::tempdir().unwrap()
