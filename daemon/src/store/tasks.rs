@@ -119,13 +119,14 @@ impl Store {
         let begun = self
             .transact(|mut txn| async move {
                 let now = clock::now();
+                let Standing { mut known, incarnation, lost, .. } = self.known(&mut txn, space, &request.key).await?;
+                // After the key, so that a holder that still runs was running when the key was read.
                 if let Some(holder) = waited_for {
                     let holder = self.execution_in(&mut txn, space, holder).await?;
                     if holder.state == State::Failed {
                         return Ok((txn, Begin::Failed(holder)));
                     }
                 }
-                let Standing { mut known, incarnation, lost, .. } = self.known(&mut txn, space, &request.key).await?;
                 let (key, one) = (std::slice::from_ref(&request.key), std::slice::from_mut(&mut known));
                 self.test_records(space, key, one, lost).await?;
                 let begun = match transition::begin(&known, request, incarnation, now) {
