@@ -151,7 +151,7 @@ struct Walk {
 impl Walk {
     fn below(&mut self, n: usize) -> usize {
         use proptest::prelude::Rng;
-        (u64::from(self.rng.next_u32()) * n as u64 >> 32) as usize
+        ((u64::from(self.rng.next_u32()) * n as u64) >> 32) as usize
     }
 
     fn one<T: Copy>(&mut self, of: &[T]) -> T {

@@ -194,7 +194,7 @@ impl Client {
     }
 
     fn below(&mut self, n: usize) -> usize {
-        (u64::from(self.rng.next_u32()) * n as u64 >> 32) as usize
+        ((u64::from(self.rng.next_u32()) * n as u64) >> 32) as usize
     }
 
     fn next(&mut self) -> Done {
