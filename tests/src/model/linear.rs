@@ -203,7 +203,7 @@ mod tests {
         let history = |between: &[Call]| {
             let calls =
                 [begin(1, Said::Lease(None), 0, 1), sees.clone(), late(sees_again.clone()), late(expires.clone())];
-            [&calls[..], between, &[gone.clone()]].concat()
+            [&calls[..], between, std::slice::from_ref(&gone)].concat()
         };
         assert!(holds(&history(&[])));
         assert!(!holds(&history(&[beat])));
