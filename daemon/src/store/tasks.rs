@@ -44,8 +44,10 @@ impl Store {
                 let Standing { mut known, incarnation, lost, .. } = self.known(&mut txn, space, &request.key).await?;
                 let (key, one) = (std::slice::from_ref(&request.key), std::slice::from_mut(&mut known));
                 self.test_records(space, key, one, lost).await?;
-                // Somebody else may have succeeded since.
-                if let (Some(holder), None) = (waited_for, known.answer()) {
+                // After the key, so that a holder that still runs was running when the key was read; and somebody else may have succeeded
+                // since.
+                let hits = known.answer().is_some() && !request.check;
+                if let (Some(holder), false) = (waited_for, hits) {
                     let holder = self.execution_in(&mut txn, space, holder).await?;
                     if holder.state == State::Failed {
                         return Ok((txn, Begin::Failed(holder)));

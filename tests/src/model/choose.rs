@@ -28,13 +28,13 @@ const SHARES: &[(&str, u32)] = &[
     ("begin: lease over LOST", 3_000),
     ("begin: takeover of an abandoned key", 400),
     ("commit: diverges", 250),
-    ("commit: finds a lost folder", 400),
+    ("commit: finds a lost folder", 1_000),
     ("commit: recorded", 1_200),
     ("commit: recorded over INVALIDATED", 1_200),
     ("commit: recorded over LOST", 8_000),
-    ("commit: the same again", 400),
+    ("commit: the same again", 600),
     ("blob: changed under the store", 60),
-    ("blob: deleted under the store", 60),
+    ("blob: deleted under the store", 160),
     ("executor: killed", 60),
     ("executor: paused", 60),
     ("fail: failed", 60),
@@ -44,8 +44,9 @@ const SHARES: &[(&str, u32)] = &[
     ("invalidate: by name", 60),
     ("invalidate: downstream", 60),
     ("invalidate: nothing to do", 60),
-    ("read: not held", 300),
-    ("upload: finds a loss and heals", 800),
+    ("read: finds a loss", 50),
+    ("read: not held", 200),
+    ("upload: finds a loss and heals", 1_500),
     ("upload: heals", 60),
     ("upload: new", 800),
     ("upload: over a harm that nobody has seen", 60),
@@ -184,7 +185,11 @@ impl Walk {
             0 | 1 => Step::Restore,
             2 => Step::Restart { daemons: (0..daemons).collect() },
             3 => Step::Restart { daemons: vec![self.below(daemons)] },
-            _ => Step::Tick { daemon: self.below(daemons), millis: self.one(&[500, 1_000, 1_000, 1_500, 3_000]) },
+            // Mostly for one daemon, so that it sees a lease long enough.
+            _ => Step::Tick {
+                daemon: if self.below(3) == 0 { daemons - 1 } else { 0 },
+                millis: self.one(&[500, 1_000, 1_000, 1_500, 3_000]),
+            },
         }
     }
 

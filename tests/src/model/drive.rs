@@ -27,8 +27,8 @@ static LANES: AtomicU64 = AtomicU64::new(1);
 pub enum Look {
     /// After each step of a lane.
     Always,
-    /// Whenever lanes meet.
-    WhenTheyMeet,
+    /// At every n-th step that is everybody's, and in the end.
+    Every(usize),
 }
 
 /// Carries out a case; what was counted, or what was not as the model says.
@@ -38,6 +38,7 @@ pub async fn run(case: &Case, world: &mut World<'_>, look: Look) -> Result<Count
     // In the end nobody is heard of any more.
     let end = [0, 3_600_000].map(|millis| (None, Step::Tick { daemon: 0, millis }));
     let mut waiting: Vec<Vec<&Step>> = vec![Vec::new(); lanes.len()];
+    let (mut met, meets) = (0, case.steps.iter().filter(|(lane, _)| lane.is_none()).count() + end.len());
     for (lane, step) in case.steps.iter().chain(&end) {
         if let Some(lane) = lane {
             waiting[*lane].push(step);
@@ -51,9 +52,11 @@ pub async fn run(case: &Case, world: &mut World<'_>, look: Look) -> Result<Count
             Step::Restore => world.restore().await,
             other => return Err(format!("{other} is no step of everybody's")),
         }
+        met += 1;
+        let all = met == meets || matches!(look, Look::Every(n) if met % n == 0);
         let seen = lanes.iter_mut().map(|lane| async {
             lane.expect(step, Said::Done, Timestamp::default())?;
-            lane.look(&world.store(lane.number), true).await
+            lane.look(&world.store(lane.number), all || look == Look::Always).await
         });
         try_join_all(seen).await?;
     }
@@ -141,7 +144,7 @@ impl Lane {
         let missing = store.find_missing(&things.space, &digests).await;
         let missing = missing.map_err(|error| self.broken("find_missing", error))?;
         for (blob, digest) in blobs.iter().zip(digests) {
-            let (should, seen) = (model.is_missing(*blob), missing.contains(&digest));
+            let (should, seen) = (self.model.is_missing(*blob), missing.contains(&digest));
             self.same(&format!("whether {blob} is missing"), should, seen)?;
         }
         Ok(())

@@ -28,8 +28,10 @@ pub enum Done {
     Step(Step),
     /// A lookup.
     Lookup(Key),
-    /// Time passed for a daemon, which may have taken the lease of a key from its holder.
-    MayExpire(Key),
+    /// A daemon took in the feed at this second of its clock.
+    Sees(Key, u64),
+    /// At this second of its clock it took the lease of a key from its holder, if that was due.
+    Expires(Key, u64),
 }
 
 /// One call.
@@ -51,7 +53,7 @@ impl Call {
     /// The key that it is about.
     pub fn key(&self, of: impl Fn(Id) -> Key) -> Key {
         match &self.done {
-            Done::Lookup(key) | Done::MayExpire(key) => *key,
+            Done::Lookup(key) | Done::Sees(key, _) | Done::Expires(key, _) => *key,
             Done::Step(Step::Begin { key, .. } | Step::Invalidate { what: What::Key(key), .. }) => *key,
             Done::Step(Step::Beat { id, .. } | Step::Commit { id, .. } | Step::Fail { id, .. }) => of(*id),
             Done::Step(other) => panic!("{other} is about no key"),
@@ -64,7 +66,8 @@ impl fmt::Display for Call {
         let what = match &self.done {
             Done::Step(step) => step.to_string(),
             Done::Lookup(key) => format!("executor {} looks {key} up", self.client),
-            Done::MayExpire(key) => format!("time passes for {key}"),
+            Done::Sees(key, second) => format!("at {second} s the lease of {key} is looked at"),
+            Done::Expires(key, second) => format!("at {second} s the lease of {key} is taken away, if it is due"),
         };
         let said = self.said.as_ref().map_or("no answer".into(), |said| format!("{said:?}"));
         write!(f, "{:>4} to {:>4}: {what} -> {said}", self.sent, self.answered)
@@ -102,6 +105,8 @@ struct Client {
     store: Store,
     rng: TestRng,
     begun: Vec<Id>,
+    /// Who was at it, as it was last told.
+    busy: Vec<Id>,
     next: u16,
 }
 
@@ -115,7 +120,7 @@ pub async fn record(world: &mut World<'_>, things: Things, size: Size, rngs: Vec
     let mut running = JoinSet::new();
     for (n, rng) in rngs.into_iter().take(size.clients.into()).enumerate() {
         let (room, store) = (Arc::clone(&room), world.store(n));
-        let client = Client { number: n as u8, room, store, rng, begun: Vec::new(), next: 0 };
+        let client = Client { number: n as u8, room, store, rng, begun: Vec::new(), busy: Vec::new(), next: 0 };
         // On a thread of its own.
         running.spawn_blocking(move || Handle::current().block_on(client.run()));
     }
@@ -125,17 +130,24 @@ pub async fn record(world: &mut World<'_>, things: Things, size: Size, rngs: Vec
     calls
 }
 
-/// Lets time pass while they run: leases of 1 s are due at the third step.
+/// Lets time pass while they run, a second at a time: leases of 1 s are due at the next, if they have not changed.
 async fn pass(world: &mut World<'_>, size: Size, order: &AtomicU64) -> Vec<Call> {
+    const SECONDS: u64 = 5;
     let mut calls = Vec::new();
-    for _ in 0..3 {
+    let all = 2 * u64::from(size.clients) * u64::from(size.calls);
+    for second in 1..=SECONDS {
+        // Spread over the history, whose calls alone count so far.
+        while order.load(Ordering::SeqCst) < all * (second - 1) / SECONDS {
+            tokio::task::yield_now().await;
+        }
         let sent = order.fetch_add(1, Ordering::SeqCst);
-        world.tick(0, Duration::from_millis(1_000)).await.unwrap();
+        world.tick(0, Duration::from_secs(1)).await.unwrap();
         let answered = order.fetch_add(1, Ordering::SeqCst);
-        let done = |key| Done::MayExpire(Key(key));
-        let call = |key| Call { client: u8::MAX, done: done(key), said: Some(Said::Done), sent, answered };
-        calls.extend((0..size.keys).map(call));
-        tokio::task::yield_now().await;
+        for key in (0..size.keys).map(Key) {
+            for done in [Done::Sees(key, second), Done::Expires(key, second)] {
+                calls.push(Call { client: u8::MAX, done, said: Some(Said::Done), sent, answered });
+            }
+        }
     }
     calls
 }
@@ -156,9 +168,12 @@ impl Client {
             } else {
                 calls.push(first.await)
             }
-            let leased = |call: &&Call| matches!(call.said, Some(Said::Lease(_)));
-            if let Some(Call { done: Done::Step(Step::Begin { id, .. }), .. }) = calls.last().filter(leased) {
-                self.begun.push(*id);
+            match calls.last() {
+                Some(Call { said: Some(Said::Busy(id)), .. }) => self.busy.push(*id),
+                Some(Call { done: Done::Step(Step::Begin { id, .. }), said: Some(Said::Lease(_)), .. }) => {
+                    self.begun.push(*id)
+                }
+                _ => {}
             }
         }
         calls
@@ -170,7 +185,7 @@ impl Client {
         let said = match &done {
             Done::Lookup(key) => Some(look(&self.store, things, *key).await),
             Done::Step(step) => Some(drive::ask(&self.store, things, step).await.0),
-            Done::MayExpire(_) => None,
+            Done::Sees(..) | Done::Expires(..) => None,
         };
         let answered = order.fetch_add(1, Ordering::SeqCst);
         // Whether that happened is not known.
@@ -202,7 +217,8 @@ impl Client {
                 let keys = u16::from(size.keys);
                 let id = Id((u16::from(client) * 100 + self.next) * keys + u16::from(key.0));
                 let check = self.below(3) == 0;
-                Step::Begin { client, id, key, name: Name(0), check, seconds: 1, waited: None, twice: false }
+                let waited = self.busy.iter().rev().find(|id| key_of(**id, size) == key).copied();
+                Step::Begin { client, id, key, name: Name(0), check, seconds: 1, waited, twice: false }
             }
         })
     }

@@ -7,6 +7,7 @@
 //! never.
 
 use std::collections::{BTreeMap, HashSet};
+use std::time::Duration;
 
 use provender_core::Timestamp;
 use provender_core::execution::State;
@@ -52,13 +53,12 @@ impl Search<'_> {
         let answered = |call: &Call| if call.said.is_some() { call.answered } else { u64::MAX };
         let first = open().map(|(_, call)| answered(call)).min().unwrap_or(u64::MAX);
         let next: Vec<_> = open().filter(|(_, call)| call.sent < first).map(|(n, call)| (n, *call)).collect();
-        next.into_iter()
-            .any(|(n, call)| after(state, call).into_iter().any(|state| self.goes_on(done | (1 << n), &state)))
+        next.into_iter().any(|(n, call)| after(state, call).is_some_and(|state| self.goes_on(done | (1 << n), &state)))
     }
 }
 
-/// The states to which a call can have led that was told what it was told.
-fn after(state: &Model, call: &Call) -> Vec<Model> {
+/// The state to which a call leads, unless it would be told something else there.
+fn after(state: &Model, call: &Call) -> Option<Model> {
     let mut next = state.clone();
     let said = match &call.done {
         Done::Step(step) => next.apply(step, Timestamp::default()),
@@ -66,16 +66,41 @@ fn after(state: &Model, call: &Call) -> Vec<Model> {
             let (verdict, execution, outputs) = next.lookup(*key);
             Said::Verdict(verdict, execution, outputs)
         }
-        Done::MayExpire(key) => {
-            let Some(lease) = next.keys.get(key).and_then(|known| known.lease) else { return vec![next] };
-            next.end(lease.by, State::Abandoned);
-            return vec![state.clone(), next];
+        Done::Sees(key, second) => {
+            let now = Duration::from_secs(*second);
+            let lease = next.keys.get(key).and_then(|known| known.lease);
+            let watch = &mut next.watches[0];
+            watch.clock = now;
+            match lease {
+                Some(lease)
+                    if watch.seen.get(key).is_some_and(|(by, beats, _)| (*by, *beats) == (lease.by, lease.beats)) => {}
+                Some(lease) => _ = watch.seen.insert(*key, (lease.by, lease.beats, now)),
+                None => _ = watch.seen.remove(key),
+            }
+            Said::Done
+        }
+        Done::Expires(key, second) => {
+            let now = Duration::from_secs(*second);
+            let watch = &mut next.watches[0];
+            // First it looks.
+            if watch.clock != now {
+                return None;
+            }
+            let lease = next.keys.get(key).and_then(|known| known.lease);
+            if let Some((by, beats, _)) = watch.seen.get(key).copied().filter(|(.., since)| *since < now) {
+                watch.seen.remove(key);
+                // It was due if it still is as it was seen.
+                if lease.is_some_and(|lease| (lease.by, lease.beats) == (by, beats)) {
+                    next.end(by, State::Abandoned);
+                }
+            }
+            Said::Done
         }
     };
     next.kinds.clear();
     match &call.said {
-        Some(told) if *told != said => Vec::new(),
-        _ => vec![next],
+        Some(told) if *told != said => None,
+        _ => Some(next),
     }
 }
 
@@ -109,6 +134,12 @@ mod tests {
         call(Done::Lookup(KEY), Some(Said::Verdict(verdict, id.map(Id), outputs)), sent, answered)
     }
 
+    /// A lease is seen, seen again a second later, and then due.
+    fn passed(sent: u64, answered: u64) -> [Call; 3] {
+        let done = [Done::Sees(KEY, 1), Done::Sees(KEY, 2), Done::Expires(KEY, 2)];
+        done.map(|done| call(done, Some(Said::Done), sent, answered))
+    }
+
     fn recorded() -> Said {
         Said::Committed { state: State::Succeeded, recorded: true, diverges: None }
     }
@@ -136,8 +167,11 @@ mod tests {
     fn two_leases_at_once_are_found_out() {
         assert!(!holds(&[begin(1, Said::Lease(None), 0, 3), begin(2, Said::Lease(None), 1, 2)]));
         // Unless the first could have run out in between.
-        let expired = call(Done::MayExpire(KEY), Some(Said::Done), 0, 9);
-        assert!(holds(&[expired, begin(1, Said::Lease(None), 0, 3), begin(2, Said::Lease(None), 1, 2)]));
+        let [sees, sees_again, expires] = passed(0, 9);
+        let both = [begin(1, Said::Lease(None), 0, 3), begin(2, Said::Lease(None), 1, 2)];
+        assert!(holds(&[&[sees.clone(), sees_again, expires.clone()], &both[..]].concat()));
+        // At first sight nothing runs out.
+        assert!(!holds(&[&[sees, call(Done::Expires(KEY, 1), Some(Said::Done), 0, 9)], &both[..]].concat()));
     }
 
     #[test]
@@ -151,12 +185,28 @@ mod tests {
 
     #[test]
     fn a_fenced_commit_that_shows_is_found_out() {
-        let expired = call(Done::MayExpire(KEY), Some(Said::Done), 2, 3);
-        let taken_over = begin(2, Said::Lease(None), 4, 5);
-        let late = |said| commit(1, Some(said), 6, 7);
-        let history = |said| [begin(1, Said::Lease(None), 0, 1), expired.clone(), taken_over.clone(), late(said)];
+        let history = |said| {
+            let taken_over = begin(2, Said::Lease(None), 4, 5);
+            let calls = [begin(1, Said::Lease(None), 0, 1), taken_over, commit(1, Some(said), 6, 7)];
+            [&calls[..], &passed(2, 3)].concat()
+        };
         assert!(!holds(&history(recorded())));
         assert!(holds(&history(Said::Ended(State::Abandoned))));
+    }
+
+    #[test]
+    fn what_beat_and_ran_out_all_the_same_is_found_out() {
+        let beat = call(Done::Step(Step::Beat { client: 0, id: Id(1) }), Some(Said::Kept), 4, 5);
+        let [sees, sees_again, expires] = passed(2, 3);
+        let late = |call: Call| Call { sent: 6, answered: 7, ..call };
+        let gone = look(Verdict::Abandoned, Some(1), 8, 9);
+        let history = |between: &[Call]| {
+            let calls =
+                [begin(1, Said::Lease(None), 0, 1), sees.clone(), late(sees_again.clone()), late(expires.clone())];
+            [&calls[..], between, std::slice::from_ref(&gone)].concat()
+        };
+        assert!(holds(&history(&[])));
+        assert!(!holds(&history(&[beat])));
     }
 
     #[test]

@@ -188,6 +188,12 @@ impl Model {
         waited: Option<Id>,
         at: Timestamp,
     ) -> Said {
+        let answer = self.answer(key);
+        if let (Some(record), false) = (answer, check) {
+            self.took("begin: hit");
+            self.show(name, record.by);
+            return Said::Hit(record.by);
+        }
         // "When the holder fails, its waiters are told FAILED; they don't rerun N times."
         if let Some(holder) = waited {
             let Some(attempt) = self.attempts.get(&holder) else { return Said::NotFound };
@@ -195,12 +201,6 @@ impl Model {
                 self.took("begin: who was waited for has failed");
                 return Said::Failed(holder);
             }
-        }
-        let answer = self.answer(key);
-        if let (Some(record), false) = (answer, check) {
-            self.took("begin: hit");
-            self.show(name, record.by);
-            return Said::Hit(record.by);
         }
         let checks = answer.map(|record| record.by);
         let known = self.known(key).clone();
@@ -295,11 +295,16 @@ impl Model {
                     self.took("commit: a blob is missing");
                     return Said::Missing;
                 }
-                // Folders are read, files are not.
+                // Folders are read; files are looked at, small ones are not.
                 Some(Bytes::Harmed(_)) if matches!(blob, Blob::Folder(_)) => {
                     self.took("commit: finds a lost folder");
                     self.blobs.insert(blob, Bytes::Lost);
                     return Said::Lost;
+                }
+                Some(Bytes::Harmed(_)) if blob.is_file() => {
+                    self.took("commit: finds a lost file");
+                    self.blobs.insert(blob, Bytes::Lost);
+                    return Said::Missing;
                 }
                 Some(_) => {}
             }

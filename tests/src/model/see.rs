@@ -58,7 +58,7 @@ impl Model {
                 Some(Bytes::Whole) => ("upload: again", Bytes::Whole),
                 Some(Bytes::Lost) => ("upload: heals", Bytes::Whole),
                 // Before a second copy of a file is thrown away, the first is looked for.
-                Some(Bytes::Harmed(Harm::Deleted)) if blob.is_file() => {
+                Some(Bytes::Harmed(_)) if blob.is_file() => {
                     ("upload: finds a loss and heals", Bytes::Whole)
                 }
                 Some(harmed) => ("upload: over a harm that nobody has seen", *harmed),
@@ -212,8 +212,11 @@ impl Model {
         named.latest.into_iter().chain(records).find(stands)
     }
 
-    /// What `find_missing` says of a blob.
-    pub fn is_missing(&self, blob: Blob) -> bool {
+    /// What `find_missing` says of a blob; of a file it looks whether that is as it was.
+    pub fn is_missing(&mut self, blob: Blob) -> bool {
+        if blob.is_file() {
+            self.notice(blob);
+        }
         matches!(self.blobs.get(&blob), None | Some(Bytes::Lost))
     }
 }

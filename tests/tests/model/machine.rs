@@ -1,6 +1,6 @@
 //! The state machine: walks over the whole API, step by step beside the model, until every kind of transition was taken often.
 //!
-//! `PROPTEST_CASES` asks for more cases and `PROVENDER_SOAK=1` for a hundred times as many. A failure prints the shortest walk that
+//! `PROPTEST_CASES` asks for more cases and `PROVENDER_SOAK=1` for ten times as many of each kind. A failure prints the shortest walk that
 //! fails as well, and the seed; `PROVENDER_SEED` walks that one again.
 
 use std::sync::Mutex;
@@ -14,15 +14,12 @@ use provender_tests::model::world::{World, folder};
 
 use super::engines::{Database, InMemory, Rocks};
 
-/// How often each kind is to be taken at least.
-const LEAST: u64 = 1_000;
-
 pub(crate) fn setting(name: &str) -> Option<u64> {
     std::env::var(name).ok().and_then(|text| text.parse().ok())
 }
 
-/// Walks as many cases as it takes, on one storage.
-fn walk(engine: &str, storage: &dyn Storage, lanes: usize, look: Look) {
+/// Walks as many cases as it takes to take each kind `least` times, on one storage.
+fn walk(engine: &str, storage: &dyn Storage, lanes: usize, look: Look, least: u64) {
     const MOST: u64 = 400;
     let daemons = if storage.is_shared() { 2 } else { 1 };
     let size = Size { lanes, rounds: 40, daemons };
@@ -37,8 +34,8 @@ fn walk(engine: &str, storage: &dyn Storage, lanes: usize, look: Look) {
         Ok(())
     };
     let kinds = || KINDS.iter().chain(OF_SEVERAL.iter().filter(|_| daemons > 1));
-    let soak = setting("PROVENDER_SOAK").map_or(1, |_| 100);
-    let (least, wanted) = (LEAST * soak, setting("PROPTEST_CASES").unwrap_or(1));
+    let soak = setting("PROVENDER_SOAK").map_or(1, |_| 10);
+    let (least, wanted) = (least * soak, setting("PROPTEST_CASES").unwrap_or(1));
     let (mut cases, one) = (0, setting("PROVENDER_SEED"));
     let fewer = || counts.lock().unwrap().fewer(kinds(), least);
     while cases < wanted || (one.is_none() && cases < MOST * soak && !fewer().is_empty()) {
@@ -69,15 +66,16 @@ pub(crate) fn random() -> [u8; 8] {
 
 #[test]
 fn the_store_is_as_the_model_says_in_memory() {
-    walk("memory", &InMemory::default(), 12, Look::Always);
+    walk("memory", &InMemory::default(), 12, Look::Always, 1_000);
 }
 
 #[test]
 fn the_store_is_as_the_model_says_on_rocksdb() {
-    walk("rocksdb", &Rocks::new(), 12, Look::WhenTheyMeet);
+    walk("rocksdb", &Rocks::new(), 12, Look::Every(4), 1_000);
 }
 
+/// A step here is some ten round trips, so that a thousand of each kind is for the soak.
 #[test]
 fn the_store_is_as_the_model_says_on_postgres() {
-    walk("postgres", &Database::new(), 24, Look::WhenTheyMeet);
+    walk("postgres", &Database::new(), 24, Look::Every(8), 100);
 }
