@@ -60,6 +60,8 @@ struct Held {
     missing: Vec<Digest>,
     /// Those that were lost, and where their bytes had been.
     healed: Vec<(Digest, Stored)>,
+    /// Whether anything of what was fresh is recorded now.
+    recorded: bool,
 }
 
 /// A blob whose bytes are durable, on its way to being recorded.
@@ -76,7 +78,7 @@ impl Store {
         let unique: Vec<_> = digests.iter().copied().collect::<BTreeSet<_>>().into_iter().collect();
         let mut missing = Vec::new();
         for digests in unique.chunks(BATCH) {
-            missing.extend(self.hold(space, digests, &BTreeMap::new()).await?);
+            missing.extend(self.hold(space, digests, &BTreeMap::new()).await?.missing);
         }
         Ok(missing)
     }
@@ -305,16 +307,16 @@ impl Store {
         Err(StoreError::Lost { digest: *digest, why: why.into() })
     }
 
-    /// Makes the space hold blobs: those that are stored already, and those of `fresh`. Returns the digests that are neither. What
+    /// Makes the space hold blobs: those that are stored already, and those of `fresh`. Says which digests are neither. What
     /// others stored meanwhile is theirs; of `fresh` only what is new or was lost is recorded.
     async fn hold(
         &self,
         space: &Space,
         digests: &[Digest],
         fresh: &BTreeMap<Digest, Fresh>,
-    ) -> Result<Vec<Digest>, StoreError> {
-        let Held { missing, healed } = self.try_hold(space, digests, fresh).await?;
-        for (digest, was) in healed {
+    ) -> Result<Held, StoreError> {
+        let mut held = self.try_hold(space, digests, fresh).await?;
+        for (digest, was) in std::mem::take(&mut held.healed) {
             self.inner.metrics.healed.inc();
             tracing::info!(%digest, "what was lost is stored anew");
             // What is left there, if anything, is wrong. A failure leaves what the next collection finds.
@@ -324,7 +326,7 @@ impl Store {
                 tracing::warn!(%digest, error = %super::error::chain(&error), "damaged bytes could not be removed");
             }
         }
-        Ok(missing)
+        Ok(held)
     }
 
     async fn try_hold(
@@ -345,11 +347,15 @@ impl Store {
                 let stored = stored.transpose().map_err(StoreError::row(digest))?;
                 match (stored, fresh.get(digest)) {
                     (Some(Stored { lost: None, .. }), fresh) if holding.is_some() || fresh.is_some() => {}
-                    (None, Some(fresh)) => record(&mut txn, fresh),
+                    (None, Some(fresh)) => {
+                        record(&mut txn, fresh);
+                        held.recorded = true;
+                    }
                     (Some(was), Some(fresh)) => {
                         was.lost.iter().for_each(|position| txn.delete(rows::lost(*position)));
                         txn.delete(rows::inline(digest, was.nonce));
                         record(&mut txn, fresh);
+                        held.recorded = true;
                         held.healed.push((*digest, was));
                     }
                     // That other spaces have it is none of this one's business.
@@ -450,7 +456,9 @@ impl Store {
         let fresh = BTreeMap::from([(digest, fresh)]);
         let mut held = self.hold(space, &[digest], &fresh).await;
         // Another copy was there first. Before this one is thrown away, that one must be seen to be there; an error says nothing.
-        if !inline && held.is_ok() && !self.is_kept(&digest, nonce).await.unwrap_or(true) {
+        // What was recorded is never recorded again: it may have been lost and removed since.
+        let other = !inline && held.as_ref().is_ok_and(|held| !held.recorded);
+        if other && !self.is_kept(&digest).await.unwrap_or(true) {
             held = self.hold(space, &[digest], &fresh).await;
         }
         let ours = match &held {
@@ -468,13 +476,9 @@ impl Store {
 }
 
 impl Store {
-    /// Whether a blob is stored as this copy, or as another one whose file is there.
-    async fn is_kept(&self, digest: &Digest, nonce: u64) -> Result<bool, StoreError> {
+    /// Whether a blob is stored as a copy whose file is there.
+    async fn is_kept(&self, digest: &Digest) -> Result<bool, StoreError> {
         let Some(there) = self.stored(digest).await? else { return Ok(false) };
-        // Recorded as this very copy: should that have been lost since, it is known, and to record it again would deny it.
-        if there.nonce == nonce {
-            return Ok(true);
-        }
         if there.place == Place::Inline || there.lost.is_some() {
             return Ok(there.lost.is_none());
         }
