@@ -120,6 +120,36 @@ const STOPS: [Act; 2] = [Act::StopBefore, Act::StopAfter];
 const FAILURES: [Act; 4] =
     [Act::Refuse, Act::LoseCall, Act::LoseAnswer, Act::Linger(std::time::Duration::from_millis(1))];
 
+/// A fault while a store makes its first facts, which it makes again at the next try: it is one that can be used.
+#[test]
+fn a_first_start_that_fails_at_any_step_leaves_a_store_that_works() {
+    let mut tried = 0;
+    for act in FAILURES {
+        for number in 0.. {
+            let once = Arc::new(Once::new(number, act));
+            let over = in_a_world(async {
+                let (meta, blobs) = InMemory::default().open().await;
+                let world = World::new(once.clone());
+                let mut store = storage::within(&world, meta.clone(), blobs.clone()).await;
+                if store.is_err() {
+                    store = storage::within(&world, meta, blobs).await;
+                }
+                if once.counted() <= number {
+                    return true;
+                }
+                let (store, round) = (store.unwrap(), Round::new(number));
+                round.run(&store, 1).await.unwrap_or_else(|error| panic!("{act:?} at step {number}: {error}"));
+                false
+            });
+            tried += 1;
+            if over {
+                break;
+            }
+        }
+    }
+    assert!(tried > 20, "{tried} starts");
+}
+
 #[test]
 fn a_crash_at_every_step_in_memory() {
     every_step(&mut InMemory::default(), &STOPS);

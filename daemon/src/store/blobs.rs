@@ -364,7 +364,9 @@ impl Store {
         let fresh = BTreeMap::from([(digest, fresh)]);
         let mut held = self.hold(space, &[digest], &fresh).await;
         // Another copy was there first. Before this one is thrown away, that one must be seen to be there; an error says nothing.
-        if !inline && held.is_ok() && !self.is_kept(&digest, nonce).await.unwrap_or(true) {
+        // What was recorded is never recorded again: it may have been lost and removed since.
+        let other = !inline && held.as_ref().is_ok_and(|held| !held.recorded);
+        if other && !self.is_kept(&digest).await.unwrap_or(true) {
             held = self.hold(space, &[digest], &fresh).await;
         }
         let ours = match &held {

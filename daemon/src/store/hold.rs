@@ -22,13 +22,15 @@ const BATCH: usize = 2_000;
 
 /// What became of an attempt to hold blobs.
 #[derive(Default)]
-struct Held {
+pub(super) struct Held {
     /// Those that are not stored.
     missing: Vec<Digest>,
     /// Those that were lost, and where their bytes had been.
     healed: Vec<(Digest, Stored)>,
     /// Those that are held as they were stored before, by the backend.
     there: Vec<(Digest, Stored)>,
+    /// Whether anything of what was fresh is recorded now.
+    pub(super) recorded: bool,
 }
 
 impl Store {
@@ -37,26 +39,25 @@ impl Store {
         let unique: Vec<_> = digests.iter().copied().collect::<BTreeSet<_>>().into_iter().collect();
         let mut missing = Vec::new();
         for digests in unique.chunks(BATCH) {
-            missing.extend(self.hold(space, digests, &BTreeMap::new()).await?);
+            missing.extend(self.hold(space, digests, &BTreeMap::new()).await?.missing);
         }
         Ok(missing)
     }
 
-    /// Makes the space hold blobs: those that are stored already, and those of `fresh`. Returns the digests that are neither. What
+    /// Makes the space hold blobs: those that are stored already, and those of `fresh`. Says which digests are neither. What
     /// others stored meanwhile is theirs; of `fresh` only what is new or was lost is recorded.
     pub(super) async fn hold(
         &self,
         space: &Space,
         digests: &[Digest],
         fresh: &BTreeMap<Digest, Fresh>,
-    ) -> Result<Vec<Digest>, StoreError> {
+    ) -> Result<Held, StoreError> {
         let mut held = self.try_hold(space, digests, fresh).await?;
         // A row is a promise, and somebody is about to rely on it: what is gone meanwhile is missing, and its bytes are at hand.
         if self.find_damaged(&held.there).await? {
             held = self.try_hold(space, digests, fresh).await?;
         }
-        let Held { missing, healed, .. } = held;
-        for (digest, was) in healed {
+        for (digest, was) in std::mem::take(&mut held.healed) {
             self.inner.metrics.healed.inc();
             tracing::info!(%digest, "what was lost is stored anew");
             // What is left there, if anything, is wrong. A failure leaves what the next collection finds.
@@ -66,7 +67,7 @@ impl Store {
                 tracing::warn!(%digest, error = %super::error::chain(&error), "damaged bytes could not be removed");
             }
         }
-        Ok(missing)
+        Ok(held)
     }
 
     async fn try_hold(
@@ -90,11 +91,15 @@ impl Store {
                         held.there.extend((stored.place != Place::Inline).then_some((*digest, stored)));
                     }
                     (Some(Stored { lost: None, .. }), Some(_)) => {}
-                    (None, Some(fresh)) => record(&mut txn, fresh),
+                    (None, Some(fresh)) => {
+                        record(&mut txn, fresh);
+                        held.recorded = true;
+                    }
                     (Some(was), Some(fresh)) => {
                         was.lost.iter().for_each(|position| txn.delete(rows::lost(*position)));
                         txn.delete(rows::inline(digest, was.nonce));
                         record(&mut txn, fresh);
+                        held.recorded = true;
                         held.healed.push((*digest, was));
                     }
                     // That other spaces have it is none of this one's business.
@@ -115,13 +120,9 @@ impl Store {
         .await
     }
 
-    /// Whether a blob is stored as this copy, or as another one that seems whole.
-    pub(super) async fn is_kept(&self, digest: &Digest, nonce: u64) -> Result<bool, StoreError> {
+    /// Whether a blob is stored as a copy that seems whole.
+    pub(super) async fn is_kept(&self, digest: &Digest) -> Result<bool, StoreError> {
         let Some(there) = self.stored(digest).await? else { return Ok(false) };
-        // Recorded as this very copy: should that have been lost since, it is known, and to record it again would deny it.
-        if there.nonce == nonce {
-            return Ok(true);
-        }
         if there.place == Place::Inline || there.lost.is_some() {
             return Ok(there.lost.is_none());
         }

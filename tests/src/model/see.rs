@@ -58,9 +58,7 @@ impl Model {
                 Some(Bytes::Whole) => ("upload: again", Bytes::Whole),
                 Some(Bytes::Lost) => ("upload: heals", Bytes::Whole),
                 // Before a second copy of a file is thrown away, the first is looked for.
-                Some(Bytes::Harmed(_)) if blob.is_file() => {
-                    ("upload: finds a loss and heals", Bytes::Whole)
-                }
+                Some(Bytes::Harmed(_)) if blob.is_file() => ("upload: finds a loss and heals", Bytes::Whole),
                 Some(harmed) => ("upload: over a harm that nobody has seen", *harmed),
             };
             self.took(kind);

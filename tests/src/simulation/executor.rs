@@ -299,7 +299,7 @@ impl Run {
         let state = if code == 0 { State::Succeeded } else { State::Failed };
         let so = ledger.executions.get(&execution.id) == Some(execution) && execution.state == state;
         ledger.must(so, "what is acknowledged is so", || format!("{execution:?}"));
-        let was = ledger.records.contains(&execution.id);
+        let was = ledger.records.contains_key(&execution.id);
         ledger.must(recorded <= was, "who is told of a record has made one", || format!("{execution:?}"));
         drop(ledger);
         self.sim.count("acknowledged commits");

@@ -36,6 +36,16 @@ pub(super) struct Freed {
     pub(super) expired: Option<Duration>,
 }
 
+/// A record that was made.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Made {
+    pub(super) closure: Digest,
+    /// The last commit after which it was its key's record, and not void.
+    pub(super) stood: usize,
+    /// The last commit after which nothing of it was lost.
+    pub(super) whole: usize,
+}
+
 /// A verdict, and the execution whose record answers.
 pub(super) type Standing = (Verdict, Option<ExecutionId>);
 
@@ -47,7 +57,7 @@ pub(super) struct Ledger {
     /// Rows of keys.
     pub(super) keys: BTreeMap<TaskKey, KeyRow>,
     /// Executions that ever made a record.
-    pub(super) records: BTreeSet<ExecutionId>,
+    pub(super) records: BTreeMap<ExecutionId, Made>,
     /// Leases, and when each row was last written.
     pub(super) leases: BTreeMap<TaskKey, (Lease, Duration)>,
     /// Executions.
@@ -125,6 +135,17 @@ impl Ledger {
 
     /// Notes how all keys stand after a commit.
     pub(super) fn note_standings(&mut self) {
+        let commits = self.commits;
+        for row in self.keys.values() {
+            let record = row.record.as_ref().filter(|record| record.void.is_none());
+            record
+                .and_then(|record| self.records.get_mut(&record.execution))
+                .into_iter()
+                .for_each(|made| made.stood = commits);
+        }
+        let whole: Vec<_> =
+            self.records.iter().filter(|(_, made)| self.losses(&made.closure).is_empty()).map(|(id, _)| *id).collect();
+        whole.iter().filter_map(|id| self.records.get_mut(id).map(|made| made.whole = commits)).for_each(drop);
         let keys: BTreeSet<_> = self.keys.keys().chain(self.leases.keys()).cloned().collect();
         for key in keys {
             let standing = self.standing(&key);

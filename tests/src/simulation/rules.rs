@@ -18,7 +18,7 @@ use provender_proto::rows as values;
 
 use super::audit::read;
 use super::content::made;
-use super::ledger::{Freed, Ledger};
+use super::ledger::{Freed, Ledger, Made};
 
 /// The rows of one batch that mean something to a rule.
 #[derive(Default)]
@@ -160,7 +160,8 @@ fn key_row(ledger: &mut Ledger, key: &TaskKey, row: &KeyRow, ends: Ends<'_>, wri
                 let by = writes.executions.get(&record.execution);
                 let genuine = by.is_some_and(|by| by.state == State::Succeeded) && ends(ledger, record.execution);
                 ledger.must(genuine, "a record is made by a commit", || format!("{key}: {record:?} by {by:?}"));
-                ledger.records.insert(record.execution);
+                let (closure, stood) = (record.closure, ledger.commits);
+                ledger.records.insert(record.execution, Made { closure, stood, whole: 0 });
                 // It may have been lost when that was decided, and healed in between.
                 let since = ledger.attempts.get(&record.execution).and_then(|attempt| attempt.ending);
                 let free = since.is_some_and(|since| ledger.stood(key, since, |(_, answer)| answer.is_none()));
@@ -287,10 +288,13 @@ fn success(ledger: &mut Ledger, execution: &Execution, writes: &Writes) {
     }
 }
 
-/// The verdicts that a lookup may give.
+/// The verdicts that a lookup may give: what was so at a moment since it was asked. A record and whether it is whole are read one after
+/// the other, so a success may also be a record that stood at one moment and was whole at another.
 pub(super) fn told(ledger: &mut Ledger, key: &TaskKey, since: usize, verdict: Verdict, answer: Option<ExecutionId>) {
-    let stood =
-        ledger.stood(key, since, |(was, by)| *was == verdict && (verdict != Verdict::Succeeded || *by == answer));
+    let made = answer.and_then(|id| ledger.records.get(&id)).filter(|_| verdict == Verdict::Succeeded);
+    let stood = ledger
+        .stood(key, since, |(was, by)| *was == verdict && (verdict != Verdict::Succeeded || *by == answer))
+        || made.is_some_and(|made| made.stood >= since && made.whole >= since);
     let past = if stood { String::new() } else { ledger.past(key) };
     ledger.must(stood, "what is told is true", || {
         format!("{key} was said to be {verdict} by {answer:?} since {since}; it was {past}")

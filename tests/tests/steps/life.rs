@@ -44,7 +44,7 @@ impl Round {
     }
 
     /// A whole run by the executor `n`, unless it is a hit.
-    async fn run(&self, store: &Store, n: u8) -> Result<(), StoreError> {
+    pub(crate) async fn run(&self, store: &Store, n: u8) -> Result<(), StoreError> {
         match self.begin(store, n).await? {
             Begin::Hit(_) => return Ok(()),
             Begin::Lease(execution, ..) => assert_eq!(execution.id, self.id(n)),
