@@ -23,28 +23,28 @@ const CANDIDATES: usize = 24;
 const SHARES: &[(&str, u32)] = &[
     ("begin: asked again", 300),
     ("begin: lease", 400),
-    ("begin: lease for a check", 150),
+    ("begin: lease for a check", 250),
     ("begin: lease over INVALIDATED", 800),
     ("begin: lease over LOST", 3_000),
     ("begin: takeover of an abandoned key", 400),
-    ("commit: diverges", 250),
+    ("commit: diverges", 500),
     ("commit: finds a lost folder", 1_000),
     ("commit: recorded", 1_200),
     ("commit: recorded over INVALIDATED", 1_200),
     ("commit: recorded over LOST", 8_000),
-    ("commit: the same again", 600),
+    ("commit: the same again", 3_000),
     ("blob: changed under the store", 60),
     ("blob: deleted under the store", 160),
     ("executor: killed", 60),
     ("executor: paused", 60),
-    ("fail: failed", 60),
-    ("invalidate: a holder", 60),
+    ("fail: failed", 100),
+    ("invalidate: a holder", 100),
     ("invalidate: a record", 60),
-    ("invalidate: a record and a holder", 60),
+    ("invalidate: a record and a holder", 100),
     ("invalidate: by name", 60),
     ("invalidate: downstream", 60),
     ("invalidate: nothing to do", 60),
-    ("read: finds a loss", 50),
+    ("read: finds a loss", 80),
     ("read: not held", 200),
     ("upload: finds a loss and heals", 1_500),
     ("upload: heals", 60),
@@ -52,7 +52,7 @@ const SHARES: &[(&str, u32)] = &[
     ("upload: over a harm that nobody has seen", 60),
 ];
 /// How many steps each lane takes between two that are everybody's.
-const BETWEEN: usize = 4;
+const BETWEEN: usize = 3;
 
 /// How large cases are.
 #[derive(Debug, Clone, Copy)]
@@ -188,7 +188,7 @@ impl Walk {
             // Mostly for one daemon, so that it sees a lease long enough.
             _ => Step::Tick {
                 daemon: if self.below(3) == 0 { daemons - 1 } else { 0 },
-                millis: self.one(&[500, 1_000, 1_000, 1_500, 3_000]),
+                millis: self.one(&[500, 1_000, 1_500, 3_000]),
             },
         }
     }
@@ -224,12 +224,19 @@ impl Walk {
         }
     }
 
-    /// Mostly to what is whole, and mostly to what a record refers to.
+    /// To what is whole: a blob of an answer, a file, any.
     fn harm(&mut self, lane: usize, blob: Blob) -> Step {
         let whole = self.lanes[lane].model.blobs.iter().filter(|(_, bytes)| **bytes == Bytes::Whole);
         let whole: Vec<_> = whole.map(|(blob, _)| *blob).collect();
+        let model = &self.lanes[lane].model;
+        let answers = (0..KEYS).filter_map(|key| model.answer(Key(key))).flat_map(|record| record.content.blobs());
+        let answers: Vec<_> = answers.filter(|blob| whole.contains(blob)).collect();
         let files: Vec<_> = whole.iter().copied().filter(|blob| blob.is_file()).collect();
-        let among = if files.is_empty() || self.below(2) == 0 { &whole } else { &files };
+        let among = match self.below(4) {
+            0 if !files.is_empty() => &files,
+            1 | 2 if !answers.is_empty() => &answers,
+            _ => &whole,
+        };
         let blob = if among.is_empty() { blob } else { self.one(among) };
         Step::Harm { blob, how: self.one(&[Harm::Deleted, Harm::Changed]) }
     }
@@ -377,7 +384,7 @@ mod tests {
         let mut counts = Counts::default();
         let mut runner = TestRunner::deterministic();
         for _ in 0..30 {
-            let size = Size { lanes: 8, rounds: 40, daemons: 2 };
+            let size = Size { lanes: 8, rounds: 50, daemons: 2 };
             let case = size.new_tree(&mut runner).unwrap().current();
             let mut lanes = vec![Model::new(2); 8];
             for (lane, step) in case.steps.iter() {

@@ -22,7 +22,7 @@ pub(crate) fn setting(name: &str) -> Option<u64> {
 fn walk(engine: &str, storage: &dyn Storage, lanes: usize, look: Look, least: u64) {
     const MOST: u64 = 400;
     let daemons = if storage.is_shared() { 2 } else { 1 };
-    let size = Size { lanes, rounds: 40, daemons };
+    let size = Size { lanes, rounds: 50, daemons };
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let (disk, counts) = (folder(), Mutex::new(Counts::default()));
     let run = |case: Case| {
