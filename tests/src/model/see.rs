@@ -106,10 +106,9 @@ impl Model {
             What::Key(key) => voided.push(self.void(*key)),
             What::Downstream(key) => {
                 // Who follows what was made reads the folders.
-                let made = self.keys.get(key).and_then(|known| known.record).map(|record| record.content);
-                let consumer = self.attempts.values().filter(|it| it.key.reads() == Some(*key));
-                let consumed = consumer.filter(|it| it.state == State::Succeeded);
-                let contents = consumed.filter_map(|it| it.sent.and_then(|(_, content)| content)).chain(made);
+                let walked = self.attempts.values().filter(|it| it.key.reads() == Some(*key) || it.key == *key);
+                let walked = walked.filter(|it| it.state == State::Succeeded);
+                let contents = walked.filter_map(|it| it.sent.and_then(|(_, content)| content));
                 for content in contents.collect::<Vec<_>>() {
                     content.blobs().into_iter().filter(|blob| !blob.is_content()).for_each(|blob| self.notice(blob));
                 }

@@ -149,7 +149,8 @@ fn an_eviction_is_of_the_record_alone() {
         assert_eq!(world.verdict(key), verdict);
     }
     world.cli(&["get", "a", "got"]).code(1).says(&["EVICTED"]);
-    world.cli(&["evict", "a"]).code(1);
+    world.cli(&["evict", "a"]).ok().says(&["is void already"]);
+    world.cli(&["evict", "never"]).code(1);
     world.cli(&["evict", "t:never"]).code(1).says(&["has no record"]);
     // An eviction says nothing against who makes it again at this moment.
     let args = ["--name", "c", "--key", "t:c", "--check", "--out", "out"];
