@@ -209,11 +209,13 @@ impl Model {
         named.latest.into_iter().chain(records).find(stands)
     }
 
-    /// What `find_missing` says of a blob; of a file it looks whether that is as it was.
-    pub fn is_missing(&mut self, blob: Blob) -> bool {
-        if blob.is_file() {
-            self.notice(blob);
-        }
+    /// What `find_missing` says of a blob.
+    pub fn is_missing(&self, blob: Blob) -> bool {
         matches!(self.blobs.get(&blob), None | Some(Bytes::Lost))
+    }
+
+    /// Whether to ask that changes nothing: of a file it is looked whether that is as it was.
+    pub fn may_be_asked(&self, blob: Blob) -> bool {
+        !(blob.is_file() && matches!(self.blobs.get(&blob), Some(Bytes::Harmed(_))))
     }
 }
