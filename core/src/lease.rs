@@ -56,6 +56,13 @@ impl Sightings {
         }
     }
 
+    /// Counts a lease from now on, as if it were seen for the first time.
+    pub fn anew(&mut self, row: &RowKey, now: Duration) {
+        if let Some((_, since, _)) = self.seen.get_mut(row) {
+            *since = now;
+        }
+    }
+
     /// Notes that a lease is gone.
     pub fn gone(&mut self, row: &RowKey) {
         self.seen.remove(row);
@@ -101,6 +108,8 @@ mod tests {
         assert_eq!(seen.expired(at(110)), [(row.clone(), Version(1))]);
         seen.saw(row.clone(), Version(2), ttl, at(109));
         assert!(seen.expired(at(118)).is_empty(), "a beat begins anew");
+        seen.anew(&row, at(500));
+        assert_eq!((seen.next(), seen.expired(at(509)).len()), (Some(at(510)), 0));
         seen.gone(&row);
         assert!(seen.expired(at(1000)).is_empty());
         assert_eq!(seen.next(), None);

@@ -132,7 +132,8 @@ pub struct Follower {
 impl Follower {
     /// Returns when there may be something to do: the feed has grown, or a lease is due.
     pub async fn changed(&self, time: impl Fn() -> Duration) {
-        let due = self.sightings.next().map_or(PAUSE * 60, |due| due.saturating_sub(time()));
+        // With leases in sight the engine is asked now and then, so that one that was out of reach meanwhile is noticed.
+        let due = self.sightings.next().map_or(PAUSE * 60, |due| due.saturating_sub(time()).min(PAUSE));
         tokio::select! {
             () = self.store.inner.meta.changed(self.cursor) => {}
             () = tokio::time::sleep(due) => {}
@@ -150,7 +151,7 @@ impl Follower {
                 async move { (store.expire(&row, version).await, row) }
             })
             .buffer_unordered(AT_ONCE);
-        let mut done = Vec::new();
+        let (mut done, mut failed) = (Vec::new(), Vec::new());
         while let Some((result, row)) = expiring.next().await {
             match result {
                 Ok(()) => {}
@@ -159,13 +160,16 @@ impl Follower {
                     return Err(error);
                 }
                 Err(error) => {
-                    tracing::error!(?row, error = %super::error::chain(&error), "an expired lease cannot be taken");
+                    tracing::error!(?row, error = %super::error::chain(&error), "an expired lease cannot be taken; later again");
+                    failed.push(row);
+                    continue;
                 }
             }
             done.push(row);
         }
         drop(expiring);
         done.iter().for_each(|row| self.sightings.gone(row));
+        failed.iter().for_each(|row| self.sightings.anew(row, time()));
         self.store.inner.metrics.leases.set(self.sightings.len() as i64);
         Ok(())
     }

@@ -113,6 +113,23 @@ fn provenderd_is_killed_and_stays_away() {
     }
 }
 
+/// Nobody can beat to a daemon that is stopped, as by a paused virtual machine.
+#[test]
+fn provenderd_is_stopped_for_longer_than_a_lease_lasts() {
+    for _ in 0..3 {
+        let world = World::new();
+        let held = hold(&world, "2", &[]);
+        world.daemon.signal(Signal::STOP);
+        std::thread::sleep(Duration::from_secs(4));
+        world.daemon.signal(Signal::CONT);
+        assert_eq!(world.verdict("test:held"), "RUNNING");
+        held.release();
+        let Held { run, sleep: _ } = held;
+        assert_eq!(run.wait().ok().result(), "ran");
+        assert_eq!(world.verdict("test:held"), "SUCCEEDED");
+    }
+}
+
 #[test]
 fn provenderd_is_killed_and_comes_back_in_time() {
     let mut world = World::new();
