@@ -52,7 +52,8 @@ impl Feed {
 }
 
 /// The page of about `limit` entries that `entries` (all of the feed after the cursor, in order) begin with. `head` must
-/// have been read before the entries were.
+/// have been read before the entries were; what is beyond it is left to the next page, since to whoever asks on another thread
+/// its version may not be there yet.
 pub(super) fn page(
     head: Version,
     limit: usize,
@@ -61,6 +62,9 @@ pub(super) fn page(
     let mut changes: Vec<Change> = Vec::new();
     for change in entries {
         let change = change?;
+        if change.version > head {
+            break;
+        }
         if let Some(last) = changes.last()
             && changes.len() >= limit
             && last.version != change.version
@@ -70,6 +74,28 @@ pub(super) fn page(
         }
         changes.push(change);
     }
-    let cursor = changes.last().map_or(head, |last| last.version.max(head));
-    Ok(Changes { changes, cursor })
+    Ok(Changes { changes, cursor: head })
+}
+
+#[cfg(test)]
+mod tests {
+    use provender_core::{RowKey, Table};
+
+    use super::*;
+
+    #[test]
+    fn a_cursor_is_never_beyond_the_head() {
+        let change = |version| {
+            let key = RowKey { table: Table::Key, key: "k".into() };
+            Ok(Change { version: Version(version), key, deleted: false })
+        };
+        let cut = |head, limit| {
+            let page = page(Version(head), limit, [2, 2, 3, 5].map(change)).expect("no error");
+            (page.changes.len(), page.cursor)
+        };
+        assert_eq!(cut(9, 100), (4, Version(9)));
+        assert_eq!(cut(4, 100), (3, Version(4)), "one commit is written, and not yet told of");
+        assert_eq!(cut(9, 1), (2, Version(2)));
+        assert_eq!(cut(1, 100), (0, Version(1)));
+    }
 }
