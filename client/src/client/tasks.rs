@@ -81,22 +81,16 @@ impl Client {
         let mut replies = self.tasks.clone().begin(request).await.map_err(self.failed())?.into_inner();
         let mut last = None;
         while let Some(reply) = replies.message().await.map_err(self.failed())? {
-            let execution = |execution: &v1::Execution| convert::execution_from(execution).map(Box::new);
-            last = Some(match reply.reply.as_ref() {
-                Some(Reply::Hit(hit)) => return Ok(Begun::Hit(execution(hit)?)),
-                Some(Reply::Lease(lease)) => {
-                    let ttl = Duration::from_millis(lease.ttl_ms);
-                    let checks = convert::optional_id("checks", &lease.checks)?;
-                    return Ok(checks.map_or(Begun::Lease(ttl), |record| Begun::Check(ttl, record)));
+            let begun = begun(reply)?;
+            match &begun {
+                Begun::Busy(holder) => busy(holder),
+                _ => {
+                    // To its end: a stream that is dropped before is reset, and many resets look like an attack. What was said stands.
+                    while let Ok(Some(_)) = replies.message().await {}
+                    return Ok(begun);
                 }
-                Some(Reply::Failed(failed)) => return Ok(Begun::Failed(execution(failed)?)),
-                Some(Reply::Busy(holder)) => {
-                    let holder = execution(holder)?;
-                    busy(&holder);
-                    Begun::Busy(holder)
-                }
-                None => return Err(Invalid::new("reply", "is of a kind that this version does not know").into()),
-            });
+            }
+            last = Some(begun);
         }
         last.ok_or_else(|| Invalid::new("reply", "is missing").into())
     }
@@ -162,4 +156,19 @@ impl Client {
         }
         Ok(fresh)
     }
+}
+
+fn begun(reply: v1::BeginReply) -> Result<Begun, Invalid> {
+    let execution = |execution: &v1::Execution| convert::execution_from(execution).map(Box::new);
+    Ok(match &reply.reply {
+        Some(Reply::Hit(hit)) => Begun::Hit(execution(hit)?),
+        Some(Reply::Lease(lease)) => {
+            let ttl = Duration::from_millis(lease.ttl_ms);
+            let checks = convert::optional_id("checks", &lease.checks)?;
+            checks.map_or(Begun::Lease(ttl), |record| Begun::Check(ttl, record))
+        }
+        Some(Reply::Failed(failed)) => Begun::Failed(execution(failed)?),
+        Some(Reply::Busy(holder)) => Begun::Busy(execution(holder)?),
+        None => return Err(Invalid::new("reply", "is of a kind that this version does not know")),
+    })
 }
