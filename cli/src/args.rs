@@ -71,6 +71,8 @@ pub(crate) enum Command {
     /// It goes on until it is interrupted, also across restarts of the daemon, and leaves nothing out; after a break something may come twice. Of
     /// keys, the verdicts that they have now come first.
     Watch(Watch),
+    /// Label an execution, or put a note to it, also long after it ended
+    Annotate(Annotate),
     /// Store a file or folder
     Put(Put),
     /// Restore a file or folder
@@ -113,6 +115,8 @@ pub(crate) struct Run {
     /// The same, with a value that is hashed and never stored
     #[arg(long, value_name = "VAR", value_parser = OsStringValueParser::new().try_map(variable))]
     pub(crate) secret_env: Vec<OsString>,
+    #[command(flatten)]
+    pub(crate) remarks: Remarks,
     /// If provender fails, run the command all the same and give its exit code
     #[arg(long)]
     pub(crate) best_effort: bool,
@@ -157,9 +161,38 @@ pub(crate) struct DagRun {
     /// Put this before each task's name
     #[arg(long, value_name = "P", default_value = "")]
     pub(crate) prefix: String,
+    #[command(flatten)]
+    pub(crate) remarks: Remarks,
     /// Seconds after which others take over if this provender is not heard of (1 to 3600)
     #[arg(long, value_name = "SECONDS", value_parser = seconds, default_value = "15")]
     pub(crate) ttl: Duration,
+}
+
+/// What is said of executions from the first.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Remarks {
+    /// Label the execution, for `ls --where labels.NAME=VALUE`; a hit keeps the labels that it has
+    #[arg(long = "label", value_name = "NAME=VALUE", value_parser = label)]
+    pub(crate) labels: Vec<(String, String)>,
+    /// Keep a note with the execution
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) note: Option<String>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Annotate {
+    /// The execution; of a key or name, the one that it stands for
+    #[arg(value_name = "REF", value_parser = reference)]
+    pub(crate) reference: Ref,
+    /// Set a label
+    #[arg(long = "label", value_name = "NAME=VALUE", value_parser = label)]
+    pub(crate) labels: Vec<(String, String)>,
+    /// Take a label away
+    #[arg(long, value_name = "NAME")]
+    pub(crate) remove: Vec<String>,
+    /// Set the note; an empty one takes it away
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) note: Option<String>,
 }
 
 #[derive(Debug, clap::Args)]
@@ -343,6 +376,10 @@ fn variable(text: OsString) -> Result<OsString, &'static str> {
 
 fn name(text: &str) -> Result<Name, String> {
     Name::new(text).map_err(|error| error.to_string())
+}
+
+fn label(text: &str) -> Result<(String, String), String> {
+    provender_core::remarks::label(text).map_err(|error| error.to_string())
 }
 
 fn key(text: &str) -> Result<TaskKey, String> {

@@ -5,6 +5,7 @@ use std::io::{self, IsTerminal, Write};
 use indicatif::{ProgressBar, ProgressStyle};
 use provender_core::Execution;
 use provender_core::execution::State;
+use provender_core::remarks::Remarks;
 use serde_json::Value;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::format::Writer;
@@ -118,6 +119,13 @@ pub(crate) fn time(millis: u64) -> String {
         1_000..60_000 => format!("{:.1} s", millis as f64 / 1e3),
         _ => format!("{} min {} s", millis / 60_000, millis / 1_000 % 60),
     }
+}
+
+/// What is said of an execution, on one line.
+pub(crate) fn remarks(remarks: &Remarks, of: &str) -> String {
+    let labels = remarks.labels.iter().map(|(name, value)| format!("{name}={value}"));
+    let note = Some(clean(&remarks.note)).filter(|note| !note.is_empty()).map(|note| format!("({note})"));
+    [of.to_owned()].into_iter().chain(labels).chain(note).collect::<Vec<_>>().join("  ")
 }
 
 /// An execution as a row of a list.

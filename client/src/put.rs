@@ -8,6 +8,7 @@ use bytes::Bytes;
 use provender_core::execution::{Executor, Exit, Outcome};
 use provender_core::key::TaskKey;
 use provender_core::name::Name;
+use provender_core::remarks::Remarks;
 use provender_core::spec::{Input, Mount};
 use provender_core::tree::{Node, Tree};
 use provender_core::{Digest, Execution, ExecutionId, Spec, Timestamp};
@@ -118,7 +119,7 @@ async fn record(
     let mut id = [0; 16];
     getrandom::fill(&mut id).expect("the system has randomness once it has booted");
     let execution = ExecutionId(id);
-    let begin = Begin { key: &key, spec: &spec, execution, executor, ttl: TTL, wait: true, check: false };
+    let begin = Begin { key: &key, spec: &spec, execution, executor, ttl: TTL, wait: true, check: false, remarks: Remarks::default() };
     match client.begin(begin, |_| {}).await? {
         Begun::Hit(execution) => Ok(*execution),
         Begun::Busy(holder) | Begun::Failed(holder) => Err(PutError::Busy(holder.id)),

@@ -13,6 +13,7 @@ mod error;
 mod inputs;
 mod lease;
 mod logs;
+mod metrics;
 mod record;
 mod task;
 mod wait;
@@ -60,6 +61,8 @@ pub enum Event<'a> {
     Stored(u64),
     /// The daemon could not be reached for a heartbeat; the command goes on.
     NoHeartbeat(&'a ClientError),
+    /// What the command wrote to `$PROVENDER_METRICS` is not kept.
+    NoMetrics(&'a str),
 }
 
 /// Who hears of events, from any thread.
@@ -119,7 +122,8 @@ async fn once(
     let key = task.key.clone().unwrap_or_else(|| spec.run_key());
     let id = ExecutionId(random());
     let (executor, ttl, check) = (&task.executor, task.ttl, task.check);
-    let begin = Begin { key: &key, spec: &spec, execution: id, executor, ttl, wait: true, check };
+    let remarks = task.remarks.clone();
+    let begin = Begin { key: &key, spec: &spec, execution: id, executor, ttl, wait: true, check, remarks };
     let site = Site { client, control, events };
     let (begun, waited) = enter(site, begin).await?;
     if waited && !matches!(begun, Begun::Lease(_) | Begun::Check(..)) && inputs.unmoved(task, cache).await.is_err() {

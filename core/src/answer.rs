@@ -36,13 +36,14 @@ impl Answer {
 
     /// What the rows of a key say. Where [`Answer::rests_on`] gives an execution, [`Answer::explain`] adds what stands with it.
     pub fn of(known: &Known) -> Answer {
-        let mut answer = Answer::unknown(match known.row.spec {
-            Some(_) => "registered, never attempted",
-            None => "it was never attempted",
-        });
+        let mut answer = Answer::unknown("");
         (answer.verdict, answer.execution) = (known.verdict(), known.evidence());
         match (answer.verdict, &known.row.record, &known.row.last) {
-            (Verdict::Unknown, _, _) => return answer,
+            (Verdict::Unknown, _, _) => {
+                let registered = known.row.spec.is_some();
+                answer.reason =
+                    if registered { "registered, never attempted" } else { "it was never attempted" }.into();
+            }
             (Verdict::Running, _, _) => {}
             (Verdict::Failed | Verdict::Abandoned, _, last) => answer.at = last.as_ref().map(|last| last.at),
             (_, Some(record), _) => match &record.void {
@@ -50,12 +51,10 @@ impl Answer {
                 Some(void) => {
                     (answer.at, answer.blob, answer.rule) = (Some(void.at), void.blob, void.rule.clone());
                     answer.reason = void.reason.clone();
-                    return answer;
                 }
             },
             (_, None, _) => {}
         }
-        answer.reason.clear();
         answer
     }
 

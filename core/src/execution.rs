@@ -1,11 +1,13 @@
 //! Executions: attempts at a task, and the verdicts that lookups give.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
 use crate::digest::{Digest, hex, unhex};
 use crate::key::TaskKey;
 use crate::name::Name;
+use crate::remarks::Remarks;
 use crate::time::Timestamp;
 
 /// Names one attempt for ever: 16 random bytes, chosen by the executor so that asking twice is asking once.
@@ -196,7 +198,14 @@ pub struct Outcome {
     pub stderr: Option<Log>,
     /// The tree of what it made.
     pub outputs: Option<Digest>,
+    /// What it measured, by name; values are JSON, at most [`MAX_METRICS`] bytes of it.
+    pub metrics: Metrics,
 }
+
+/// What an attempt measured, for people to compare.
+pub type Metrics = BTreeMap<String, serde_json::Value>;
+/// The most bytes of metrics, names and values as JSON together.
+pub const MAX_METRICS: usize = 64 << 10;
 
 /// One attempt, whole.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -229,6 +238,8 @@ pub struct Execution {
     pub attested: bool,
     /// The record that it differs from, if it succeeded with other outputs.
     pub diverges_from: Option<ExecutionId>,
+    /// What people say of it; nothing rests on that.
+    pub remarks: Remarks,
 }
 
 impl Execution {
@@ -256,6 +267,7 @@ impl Execution {
             folder: None,
             attested: false,
             diverges_from: None,
+            remarks: Remarks::default(),
         }
     }
 }

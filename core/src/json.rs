@@ -3,6 +3,8 @@
 //! Invariant: fields are never renamed or given another type within one value of `v`. Times are RFC 3339 UTC with milliseconds,
 //! bytes are integers, and what is not UTF-8 is `{"b64": …}`.
 
+use std::collections::BTreeMap;
+
 use base64::Engine;
 use serde_json::{Map, Value, json};
 
@@ -28,13 +30,17 @@ pub fn bytes(bytes: &[u8]) -> Value {
     }
 }
 
-/// Byte strings as members of an object; a name that is no UTF-8 has its bad bytes as `\xNN`.
-fn members<'a, T: 'a>(map: impl IntoIterator<Item = (&'a bytes::Bytes, T)>, value: impl Fn(T) -> Value) -> Value {
-    let name = |name: &[u8]| match std::str::from_utf8(name) {
+/// The name of an object's member; one that is no UTF-8 has its bad bytes as `\xNN`.
+pub fn member(name: &[u8]) -> String {
+    match std::str::from_utf8(name) {
         Ok(text) => text.to_owned(),
         Err(_) => name.escape_ascii().to_string(),
-    };
-    Value::Object(map.into_iter().map(|(key, each)| (name(key), value(each))).collect::<Map<_, _>>())
+    }
+}
+
+/// Byte strings as members of an object.
+fn members<'a, T: 'a>(map: impl IntoIterator<Item = (&'a bytes::Bytes, T)>, value: impl Fn(T) -> Value) -> Value {
+    Value::Object(map.into_iter().map(|(name, each)| (member(name), value(each))).collect::<Map<_, _>>())
 }
 
 /// A blob: its hash and size.
@@ -64,7 +70,7 @@ fn log(log: &Log) -> Value {
     json!({ "hash": log.digest.hex(), "size": log.digest.size, "cut": log.cut })
 }
 
-/// An execution: `record.json`, and what `show` prints.
+/// An execution: what `show` prints.
 pub fn execution(execution: &Execution) -> Value {
     let Execution { outcome, executor, .. } = execution;
     json!({
@@ -91,8 +97,20 @@ pub fn execution(execution: &Execution) -> Value {
         "stdout": outcome.stdout.as_ref().map(log),
         "stderr": outcome.stderr.as_ref().map(log),
         "outputs": outcome.outputs.as_ref().map(digest),
+        "metrics": outcome.metrics,
+        "labels": execution.remarks.labels.iter().collect::<BTreeMap<_, _>>(),
+        "note": Some(&execution.remarks.note).filter(|note| !note.is_empty()),
         "folder": execution.folder,
     })
+}
+
+/// The same as it ended: `record.json`, without what people say of it, which may change.
+pub fn record(of: &Execution) -> Value {
+    let mut document = execution(of);
+    if let Value::Object(members) = &mut document {
+        ["labels", "note"].into_iter().for_each(|name| _ = members.remove(name));
+    }
+    document
 }
 
 fn declared(input: &Input) -> Map<String, Value> {

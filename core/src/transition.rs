@@ -13,6 +13,7 @@ use crate::execution::{Execution, ExecutionId, Executor, Outcome, State, Verdict
 use crate::key::TaskKey;
 use crate::lease::Lease;
 use crate::policy::{self, Found, Policy};
+use crate::remarks::Remarks;
 use crate::spec::Spec;
 use crate::time::Timestamp;
 
@@ -133,6 +134,8 @@ pub struct Request {
     pub ttl: Duration,
     /// Whether it wants to do the work although there is a record, which stays the answer.
     pub check: bool,
+    /// What is said of its execution from the first.
+    pub remarks: Remarks,
 }
 
 /// What the answer to a request is.
@@ -169,7 +172,8 @@ pub fn begin(known: &Known, request: &Request, incarnation: u64, now: Timestamp)
     };
     let (spec, key) = (&request.spec, request.key.clone());
     let executor = request.executor.clone();
-    let execution = Execution::begin(request.id, key, spec.name.clone(), spec.digest(), executor, now);
+    let mut execution = Execution::begin(request.id, key, spec.name.clone(), spec.digest(), executor, now);
+    execution.remarks = request.remarks.clone();
     Begun::Granted { lease, execution: Box::new(execution), fresh, checks }
 }
 

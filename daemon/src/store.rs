@@ -4,6 +4,7 @@
 //! [`catalog`], and the [`leases`] that are watched in the background. Invariants: metadata changes through [`transact`] alone; a
 //! row refers only to bytes that are durable. It must not know gRPC, FUSE or which engines are underneath.
 
+mod annotate;
 mod blobs;
 mod catalog;
 mod closure;

@@ -174,7 +174,7 @@ impl Document {
     /// Its bytes.
     pub fn render(self, execution: &Execution, spec: &Spec) -> Bytes {
         json::file(&match self {
-            Document::Record => json::execution(execution),
+            Document::Record => json::record(execution),
             Document::Spec => json::spec(spec),
         })
     }

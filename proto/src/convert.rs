@@ -1,14 +1,15 @@
 //! Wire <-> core, both ways. Functions, since both sides are foreign to this crate.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use bytes::Bytes;
-use provender_core::execution::{Executor, Exit, Log, Outcome, State, Usage};
+use provender_core::execution::{Executor, Exit, Log, MAX_METRICS, Metrics, Outcome, State, Usage};
 use provender_core::key::TaskKey;
 use provender_core::lease::Lease;
 use provender_core::name::{Name, Space};
 use provender_core::policy::Policy;
+use provender_core::remarks::{Remark, Remarks};
 use provender_core::spec::{Input, Mount, Spec, Variable};
 use provender_core::transition::{Record, Void};
 use provender_core::tree::Node;
@@ -223,7 +224,7 @@ pub fn spec_to(spec: &Spec) -> v1::Spec {
         command: spec.command.clone(),
         image: spec.image.clone(),
         code_version: spec.code_version.clone(),
-        params: spec.params.iter().map(|(name, value)| (name.clone(), value.to_string())).collect(),
+        params: json_to(&spec.params),
         env: env.collect(),
         inputs: inputs.collect(),
         outputs: spec.outputs.clone(),
@@ -244,10 +245,7 @@ pub fn spec_from(spec: &v1::Spec) -> Result<Spec, Invalid> {
     into.command = spec.command.clone();
     into.image = spec.image.clone();
     into.code_version = spec.code_version.clone();
-    for (name, value) in &spec.params {
-        let value = serde_json::from_str(value).map_err(|error| Invalid::new("params", format!("{name}: {error}")))?;
-        into.params.insert(name.clone(), value);
-    }
+    into.params = json_from("params", &spec.params)?;
     for entry in &spec.env {
         use v1::variable::Value;
         let value = match entry.value.as_ref().and_then(|variable| variable.value.as_ref()) {
@@ -339,6 +337,7 @@ pub fn outcome_to(outcome: &Outcome) -> v1::Outcome {
         stdout: outcome.stdout.as_ref().map(log_to),
         stderr: outcome.stderr.as_ref().map(log_to),
         outputs: outcome.outputs.as_ref().map(digest_to),
+        metrics: json_to(&outcome.metrics),
     }
 }
 
@@ -356,7 +355,48 @@ pub fn outcome_from(outcome: Option<&v1::Outcome>) -> Result<Outcome, Invalid> {
         stdout: outcome.stdout.as_ref().map(log_from).transpose()?,
         stderr: outcome.stderr.as_ref().map(log_from).transpose()?,
         outputs: outcome.outputs.as_ref().map(|digest| digest_from("outputs", digest)).transpose()?,
+        metrics: metrics_from(&outcome.metrics)?,
     })
+}
+
+fn metrics_from(metrics: &HashMap<String, String>) -> Result<Metrics, Invalid> {
+    let size: usize = metrics.iter().map(|(name, value)| name.len() + value.len()).sum();
+    match size {
+        0..=MAX_METRICS => json_from("metrics", metrics),
+        _ => Err(Invalid::new("metrics", format!("{size} bytes are more than {MAX_METRICS}"))),
+    }
+}
+
+/// Named JSON values to wire.
+fn json_to(values: &BTreeMap<String, serde_json::Value>) -> HashMap<String, String> {
+    values.iter().map(|(name, value)| (name.clone(), value.to_string())).collect()
+}
+
+/// Named JSON values from wire.
+fn json_from(
+    field: &'static str,
+    values: &HashMap<String, String>,
+) -> Result<BTreeMap<String, serde_json::Value>, Invalid> {
+    let value = |(name, value): (&String, &String)| match serde_json::from_str(value) {
+        Ok(value) => Ok((name.clone(), value)),
+        Err(error) => Err(Invalid::new(field, format!("{name}: {error}"))),
+    };
+    values.iter().map(value).collect()
+}
+
+/// Remarks to wire; none is absent.
+pub fn remarks_to(remarks: &Remarks) -> Option<v1::Remarks> {
+    let labels = remarks.labels.iter().map(|(name, value)| (name.to_owned(), value.to_owned()));
+    let wire = || v1::Remarks { labels: labels.collect(), note: remarks.note.clone() };
+    (*remarks != Remarks::default()).then(wire)
+}
+
+/// Remarks from wire.
+pub fn remarks_from(remarks: Option<&v1::Remarks>) -> Result<Remarks, Invalid> {
+    let Some(wire) = remarks else { return Ok(Remarks::default()) };
+    let labels = wire.labels.clone().into_iter().collect();
+    let remark = Remark { labels, remove: Vec::new(), note: Some(wire.note.clone()) };
+    Remarks::default().with(&remark).map_err(|error| Invalid::new("remarks", error))
 }
 
 /// Execution to wire.
@@ -376,6 +416,7 @@ pub fn execution_to(execution: &Execution) -> v1::Execution {
         attested: execution.attested,
         diverges_from: execution.diverges_from.map(id_to).unwrap_or_default(),
         rule: execution.rule.clone(),
+        remarks: remarks_to(&execution.remarks),
     }
 }
 
@@ -396,6 +437,7 @@ pub fn execution_from(execution: &v1::Execution) -> Result<Execution, Invalid> {
         attested: execution.attested,
         diverges_from: optional_id("execution.diverges_from", &execution.diverges_from)?,
         rule: execution.rule.clone(),
+        remarks: remarks_from(execution.remarks.as_ref())?,
     })
 }
 

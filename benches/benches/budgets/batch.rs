@@ -13,7 +13,7 @@ use provender_tests::postgres;
 use tokio_postgres::{NoTls, Statement};
 
 use crate::Result;
-use crate::lookup::succeed;
+use crate::lookup::{keys, succeed};
 use crate::serve::Server;
 use crate::table::Row;
 
@@ -47,8 +47,7 @@ pub(crate) async fn measure(engine: Engine, dir: &Path) -> Result<Vec<Row>> {
     };
     let daemon = Server::configured(&format!("batch{}", name.len()), &config).await?;
     let nothing = Server::nothing().await?;
-    let keys = (0..KEYS).map(|n| TaskKey::new("run", &format!("{n:064x}")));
-    let keys: Vec<_> = keys.collect::<std::result::Result<_, _>>()?;
+    let keys = keys(KEYS)?;
     let made = stream::iter(keys.iter().enumerate().map(|(n, key)| succeed(&daemon.client, key, n as u64)));
     made.buffer_unordered(256).try_collect::<Vec<_>>().await?;
     let bare = Bare::of(&keys, server.as_ref(), dir).await?;

@@ -7,7 +7,7 @@ use provender_client::{Begin, Begun, Client};
 use provender_core::execution::{Executor, Exit, Outcome};
 use provender_core::key::TaskKey;
 use provender_core::name::Name;
-use provender_core::{ExecutionId, Spec, Verdict};
+use provender_core::{Digest, ExecutionId, Spec, Verdict};
 
 use crate::Result;
 use crate::serve::Server;
@@ -22,8 +22,7 @@ const TIME: Duration = Duration::from_millis(800);
 /// Measures the budget, with so many callers.
 pub(crate) async fn measure(callers: usize) -> Result<Row> {
     let (daemon, nothing) = (Server::daemon(&format!("lookup{callers}")).await?, Server::nothing().await?);
-    let keys = (0..KEYS).map(|n| TaskKey::new("run", &format!("{n:064x}")));
-    let keys: Vec<_> = keys.collect::<std::result::Result<_, _>>()?;
+    let keys = keys(KEYS)?;
     try_join_all(keys.iter().enumerate().map(|(n, key)| succeed(&daemon.client, key, n as u64))).await?;
     // The first round warms.
     for client in [&daemon.client, &nothing.client] {
@@ -58,13 +57,19 @@ async fn rate(client: &Client, keys: &[TaskKey], callers: usize) -> Result<f64> 
     Ok(done as f64 / start.elapsed().as_secs_f64())
 }
 
+/// Keys such as `provender run` derives.
+pub(crate) fn keys(count: u64) -> Result<Vec<TaskKey>> {
+    let key = |n: u64| TaskKey::new("run", &Digest::of(&n.to_be_bytes()).hex());
+    Ok((0..count).map(key).collect::<std::result::Result<_, _>>()?)
+}
+
 /// Makes a key's record.
 pub(crate) async fn succeed(client: &Client, key: &TaskKey, n: u64) -> Result<()> {
     let mut id = [0; 16];
     id[8..].copy_from_slice(&n.to_be_bytes());
     let (execution, spec, executor) = (ExecutionId(id), Spec::new(Name::new("bench/lookup")?), Executor::default());
     let begin =
-        Begin { key, spec: &spec, execution, executor: &executor, ttl: Duration::ZERO, wait: false, check: false };
+        Begin { key, spec: &spec, execution, executor: &executor, ttl: Duration::ZERO, wait: false, check: false, remarks: Default::default() };
     let begun = client.begin(begin, |_| {}).await?;
     let Begun::Lease(_) = begun else { return Err(format!("no lease: {begun:?}").into()) };
     let outcome = Outcome { exit: Some(Exit::Code(0)), ..Outcome::default() };

@@ -33,13 +33,20 @@ async fn main() -> Result<()> {
     std::env::set_current_dir(dir.path())?;
 
     println!("in {}, load average before: {}\n", folder.display(), load());
+    // `--only=WORD` leaves out the rest.
+    let only = args.iter().find_map(|arg| arg.strip_prefix("--only="));
+    let wanted = |word: &str| only.is_none_or(|only| only == word);
     table::head();
-    table::print(&ingest::measure().await?);
-    table::print(&small::measure().await?);
-    for callers in lookup::CALLERS {
+    if wanted("ingest") {
+        table::print(&ingest::measure().await?);
+    }
+    if wanted("small") {
+        table::print(&small::measure().await?);
+    }
+    for callers in lookup::CALLERS.into_iter().filter(|_| wanted("lookup")) {
         table::print(&lookup::measure(callers).await?);
     }
-    for engine in [batch::Engine::Rocks, batch::Engine::Postgres] {
+    for engine in [batch::Engine::Rocks, batch::Engine::Postgres].into_iter().filter(|_| wanted("batch")) {
         batch::measure(engine, dir.path()).await?.iter().for_each(table::print);
     }
     println!(

@@ -164,6 +164,13 @@ impl Tasks for Nothing {
         none()
     }
 
+    async fn annotate(
+        &self,
+        _: Request<v1::AnnotateRequest>,
+    ) -> std::result::Result<Response<v1::AnnotateReply>, Status> {
+        none()
+    }
+
     type InvalidateStream = Empty<v1::InvalidateReply>;
 
     async fn invalidate(

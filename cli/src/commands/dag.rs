@@ -40,6 +40,7 @@ async fn run(session: &Session, args: DagRun) -> Result<ExitCode, Fault> {
         jobs: jobs.unwrap_or(1),
         ttl: args.ttl,
         executor: executor("provender dag run"),
+        remarks: super::annotate::first(args.remarks)?,
     };
     let client = session.client().await?;
     let (tell, told) = mpsc::unbounded_channel();
@@ -137,6 +138,9 @@ fn note(event: Event<'_>) -> Option<Note> {
         }
         Event::Run(task, run::Event::NoHeartbeat(error)) => {
             Note::Passing(format!("{}: {error}; the command goes on", task.title))
+        }
+        Event::Run(task, run::Event::NoMetrics(why)) => {
+            Note::Passing(format!("{}: $PROVENDER_METRICS is not kept: {why}", task.title))
         }
         _ => return None,
     })

@@ -33,6 +33,7 @@ pub(crate) async fn run(session: &Session, args: Run) -> Result<ExitCode, Fault>
         ttl: args.ttl,
         check: args.check,
         executor: executor("provender run"),
+        remarks: super::annotate::first(args.remarks)?,
         locks: remote::cache_dir().map(|folder| folder.join("locks")),
     };
     let client = match session.client().await {
@@ -100,6 +101,7 @@ fn tell(quiet: bool, bar: &OnceLock<ProgressBar>, event: Event<'_>) {
             print::note(format_args!("provender: waiting for exec:{holder} of {user} on {host}, who runs this now"));
         }
         Event::NoHeartbeat(error) => print::note(format_args!("provender: {error}; the command goes on")),
+        Event::NoMetrics(why) => print::note(format_args!("provender: $PROVENDER_METRICS is not kept: {why}")),
         _ => {}
     }
 }

@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use provender_client::{Described, Task};
+use provender_core::fields::quoted;
 use provender_core::spec::Variable;
 use provender_core::tree::Node;
 use provender_core::{Spec, Verdict, json};
@@ -98,6 +99,15 @@ fn text(task: &Task) -> Result<(), Fault> {
             format!("{exit} after {} ({cpu} CPU, {} peak)", print::time(usage.wall_ms), print::size(usage.peak_rss)),
         )?;
     }
+    for (name, value) in &execution.outcome.metrics {
+        field("metric", format!("{} {value}", print::clean(name)))?;
+    }
+    for (name, value) in execution.remarks.labels.iter() {
+        field("label", format!("{name}={value}"))?;
+    }
+    for line in execution.remarks.note.lines() {
+        field("note", line)?;
+    }
     specified(spec)
 }
 
@@ -136,16 +146,5 @@ fn entry(name: &[u8], node: &Node) -> String {
         }
         Node::Directory { digest } => format!("{name}/  tree:{}", digest.hex()),
         Node::Symlink { target } => format!("{name} -> {}", String::from_utf8_lossy(target)),
-    }
-}
-
-/// A word as a POSIX shell would take it.
-fn quoted(word: &[u8]) -> String {
-    let text = String::from_utf8_lossy(word);
-    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./=:,@%+".contains(c);
-    if !text.is_empty() && text.chars().all(plain) {
-        text.into_owned()
-    } else {
-        format!("'{}'", text.replace('\'', r"'\''"))
     }
 }

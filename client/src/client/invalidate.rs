@@ -64,6 +64,7 @@ impl Client {
             reason: what.reason,
             by: Some(convert::executor_to(&what.by)),
             evict: what.evict,
+            r#where: Vec::new(),
         };
         let mut replies = self.tasks.clone().invalidate(request).await.map_err(self.failed())?.into_inner();
         let mut truncated = false;

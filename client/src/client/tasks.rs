@@ -5,6 +5,7 @@ use std::time::Duration;
 use prost::Message;
 use provender_core::execution::{Executor, Outcome};
 use provender_core::key::TaskKey;
+use provender_core::remarks::{Remark, Remarks};
 use provender_core::{Answer, Execution, ExecutionId, Spec};
 use provender_proto::convert::{self, Invalid};
 use provender_proto::v1::begin_reply::Reply;
@@ -45,6 +46,8 @@ pub struct Begin<'a> {
     pub wait: bool,
     /// Whether to do it although there is a record.
     pub check: bool,
+    /// What is said of the attempt from the first.
+    pub remarks: Remarks,
 }
 
 impl Client {
@@ -77,6 +80,7 @@ impl Client {
             ttl_ms: u64::try_from(request.ttl.as_millis()).unwrap_or(u64::MAX),
             wait: request.wait,
             check: request.check,
+            remarks: convert::remarks_to(&request.remarks),
         };
         let mut replies = self.tasks.clone().begin(request).await.map_err(self.failed())?.into_inner();
         let mut last = None;
@@ -93,6 +97,20 @@ impl Client {
             last = Some(begun);
         }
         last.ok_or_else(|| Invalid::new("reply", "is missing").into())
+    }
+
+    /// Changes what is said of an execution, and says what it is now.
+    pub async fn annotate(&self, execution: ExecutionId, remark: &Remark) -> Result<Execution, ClientError> {
+        let request = v1::AnnotateRequest {
+            space: self.space(),
+            execution: convert::id_to(execution),
+            labels: remark.labels.clone().into_iter().collect(),
+            remove: remark.remove.clone(),
+            note: remark.note.clone(),
+        };
+        let reply = self.tasks.clone().annotate(request).await.map_err(self.failed())?.into_inner();
+        let execution = reply.execution.ok_or_else(|| Invalid::new("execution", "is missing"))?;
+        Ok(convert::execution_from(&execution)?)
     }
 
     /// Keeps a lease; says how long it lasts from now.

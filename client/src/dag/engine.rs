@@ -13,6 +13,7 @@ use std::time::Duration;
 use futures::stream::{self, FuturesUnordered, StreamExt};
 use provender_core::execution::Executor;
 use provender_core::key::TaskKey;
+use provender_core::remarks::Remarks;
 use provender_core::{Answer, Spec, Verdict};
 use provender_proto::MAX_KEYS;
 use tokio::sync::Semaphore;
@@ -46,6 +47,8 @@ pub struct Options {
     pub ttl: Duration,
     /// Who runs it.
     pub executor: Executor,
+    /// What is said of each execution from the first.
+    pub remarks: Remarks,
 }
 
 /// Why nothing was run.

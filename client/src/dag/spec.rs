@@ -34,7 +34,7 @@ pub(super) fn spec(task: &Task, made: impl Fn(&TaskKey) -> Option<Made>) -> Spec
             (b"command", Some(command)) => spec.command = vec!["sh".into(), "-c".into(), command.to_owned().into()],
             (b"image", Some(image)) => spec.image = Some(image.into()),
             (b"sha", Some(version)) => spec.code_version = Some(version.into()),
-            (key, _) => _ = spec.params.insert(member(key), to_json(value)),
+            (key, _) => _ = spec.params.insert(json::member(key), to_json(value)),
         }
     }
     spec.inputs = task
@@ -59,15 +59,7 @@ fn to_json(value: &Value<'_>) -> serde_json::Value {
         Value::Integer(number) => (*number).into(),
         Value::Bytes(bytes) => json::bytes(bytes),
         Value::List(items) => items.iter().map(to_json).collect(),
-        Value::Dict(entries) => entries.iter().map(|(key, value)| (member(key), to_json(value))).collect(),
-    }
-}
-
-/// A key as JSON can have it; one that is no UTF-8 has its bad bytes as `\xNN`.
-fn member(key: &[u8]) -> String {
-    match std::str::from_utf8(key) {
-        Ok(text) => text.to_owned(),
-        Err(_) => key.escape_ascii().to_string(),
+        Value::Dict(entries) => entries.iter().map(|(key, value)| (json::member(key), to_json(value))).collect(),
     }
 }
 

@@ -10,7 +10,7 @@ use provender_core::ExecutionId;
 use provender_core::execution::Outcome;
 
 use super::wait::unless_interrupted;
-use super::{Ended, Events, RunError, blocking, lease};
+use super::{Ended, Events, RunError, blocking, lease, metrics, start};
 use crate::client::Client;
 use crate::files::Captured;
 use crate::process::{self, Command, Control};
@@ -46,17 +46,18 @@ pub(crate) struct Attempt<'a> {
     pub(super) site: Site<'a>,
     pub(super) id: ExecutionId,
     pub(super) lease: lease::Held,
+    pub(super) metrics: Option<metrics::Place>,
 }
 
 impl<'a> Attempt<'a> {
     /// An attempt under the lease of `id`, which lasts `ttl` from now and is kept from now on.
     pub(crate) fn new(site: Site<'a>, id: ExecutionId, ttl: Duration) -> Attempt<'a> {
         let lease = lease::Held::new(site.client.clone(), id, ttl, site.control.clone(), site.events.clone());
-        Attempt { site, id, lease }
+        Attempt { site, id, lease, metrics: None }
     }
 
     /// Carries it out to its recorded end.
-    pub(crate) async fn carry_out(self, mut work: impl Work) -> Result<Ended, RunError> {
+    pub(crate) async fn carry_out(mut self, mut work: impl Work) -> Result<Ended, RunError> {
         match self.command(&mut work).await {
             Ok(finished) => self.record(work, finished).await,
             // Say so, instead of letting the lease run out.
@@ -75,8 +76,11 @@ impl<'a> Attempt<'a> {
         }
     }
 
-    async fn command(&self, work: &mut impl Work) -> Result<process::Finished, RunError> {
-        let command = work.prepare(self.site).await?;
+    async fn command(&mut self, work: &mut impl Work) -> Result<process::Finished, RunError> {
+        let mut command = work.prepare(self.site).await?;
+        let metrics = metrics::Place::new().map_err(start("make a folder for metrics"))?;
+        command.env.push(metrics.env());
+        self.metrics = Some(metrics);
         let control = self.site.control.clone();
         Ok(blocking(move || process::run(&command, &control)).await??)
     }

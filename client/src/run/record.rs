@@ -8,7 +8,7 @@ use provender_core::tree::Node;
 
 use super::attempt::{Attempt, Work};
 use super::wait::unless_interrupted;
-use super::{Ended, Event, RunError, logs};
+use super::{Ended, Event, RunError, logs, metrics};
 use crate::error::ClientError;
 use crate::files::Captured;
 use crate::process::Finished;
@@ -18,7 +18,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 impl Attempt<'_> {
     /// Records a command that has ended, whatever it came to.
-    pub(super) async fn record(self, work: impl Work, finished: Finished) -> Result<Ended, RunError> {
+    pub(super) async fn record(mut self, work: impl Work, finished: Finished) -> Result<Ended, RunError> {
         let (exit, control) = (finished.exit, self.site.control);
         if let Some(why) = self.lease.lost().filter(|_| finished.killed) {
             work.settle(false).await;
@@ -27,13 +27,18 @@ impl Attempt<'_> {
         // Those that the command had as well have done their part.
         let seen = finished.interrupted.map_or(0, |_| control.signals());
         let mut outcome = outcome(&finished);
+        match self.metrics.take().map(metrics::Place::take) {
+            Some(Ok(metrics)) => outcome.metrics = metrics,
+            Some(Err(why)) => (self.site.events)(Event::NoMetrics(&why)),
+            None => {}
+        }
         let stored = self.store(&work, finished, &mut outcome);
         let ended = match unless_interrupted(control, seen, stored).await {
             Ok(reason) => {
                 let ended = unless_interrupted(control, seen, self.end(reason, &outcome)).await;
                 // If the daemon has said no, it still waits for an end; else it may have recorded this one.
                 if let Err(RunError::Client(ClientError::Missing(why) | ClientError::Refused(why))) = &ended {
-                    let outcome = Outcome { outputs: None, ..outcome };
+                    let outcome = Outcome { outputs: None, ..outcome.clone() };
                     self.give_up(&format!("the command {exit}, but that was not recorded: {why}"), &outcome).await;
                 }
                 if let Err(error @ RunError::Interrupted { .. }) = &ended {

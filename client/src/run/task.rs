@@ -10,6 +10,7 @@ use bytes::Bytes;
 use provender_core::execution::Executor;
 use provender_core::key::TaskKey;
 use provender_core::name::Name;
+use provender_core::remarks::Remarks;
 use provender_core::spec::{self, Variable};
 use provender_core::{Ref, Spec};
 
@@ -42,6 +43,8 @@ pub struct Task {
     pub check: bool,
     /// Who runs it.
     pub executor: Executor,
+    /// What is said of the execution from the first.
+    pub remarks: Remarks,
     /// The folder for locks on outputs; without one, runs that make the same path don't wait for each other.
     pub locks: Option<PathBuf>,
 }

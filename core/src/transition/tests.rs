@@ -10,6 +10,7 @@ fn request(id: u8) -> Request {
         executor: Executor::default(),
         ttl: Duration::ZERO,
         check: false,
+        remarks: Default::default(),
     }
 }
 

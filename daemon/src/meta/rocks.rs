@@ -15,6 +15,7 @@ use async_trait::async_trait;
 use provender_core::batch::{Batch, BatchId, Fate, Row, RowKey, Table, Version};
 use provender_core::time::Timestamp;
 use serde::Deserialize;
+use tokio::runtime::{Handle, RuntimeFlavor};
 
 use self::database::Database;
 use super::group::{self, Groups, Queue};
@@ -101,6 +102,10 @@ impl Meta for Rocks {
     async fn get(&self, keys: &[RowKey]) -> Result<Vec<Option<Row>>, MetaError> {
         if keys.len() <= INLINE_READS && keys.iter().all(|key| key.table != Table::Inline) {
             return self.database.get(keys);
+        }
+        // In place where that can be: to hand them to another thread and back takes as long as some fifty reads.
+        if Handle::current().runtime_flavor() == RuntimeFlavor::MultiThread {
+            return tokio::task::block_in_place(|| self.database.get(keys));
         }
         let keys = keys.to_vec();
         self.on(move |database| database.get(&keys)).await

@@ -118,6 +118,22 @@ impl Catalog for Front {
         })
         .await
     }
+
+    async fn search(&self, _: Request<v1::SearchRequest>) -> Result<Response<v1::SearchReply>, Status> {
+        Err(Status::unimplemented("search"))
+    }
+
+    type DiffStream = Pin<Box<dyn Stream<Item = Result<v1::DiffReply, Status>> + Send>>;
+
+    async fn diff(&self, _: Request<v1::DiffRequest>) -> Result<Response<Self::DiffStream>, Status> {
+        Err(Status::unimplemented("diff"))
+    }
+
+    type ExplainStream = Pin<Box<dyn Stream<Item = Result<v1::ExplainReply, Status>> + Send>>;
+
+    async fn explain(&self, _: Request<v1::ExplainRequest>) -> Result<Response<Self::ExplainStream>, Status> {
+        Err(Status::unimplemented("explain"))
+    }
 }
 
 type Replies = mpsc::Sender<Result<v1::LineageReply, Status>>;

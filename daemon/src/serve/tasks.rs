@@ -7,6 +7,7 @@ use futures::Stream;
 use prost::Message;
 use provender_core::key::TaskKey;
 use provender_core::name::Space;
+use provender_core::remarks::Remark;
 use provender_core::transition::Request as Asked;
 use provender_core::{ExecutionId, Spec};
 use provender_proto::convert::{self, Invalid};
@@ -112,6 +113,18 @@ impl Tasks for Front {
             let tasks = tasks.collect::<Result<Vec<_>, Invalid>>()?;
             let fresh = self.store.register(&convert::space(&request.space)?, &tasks).await?;
             Ok(v1::RegisterReply { fresh })
+        })
+        .await
+    }
+
+    async fn annotate(&self, request: Request<v1::AnnotateRequest>) -> Result<Response<v1::AnnotateReply>, Status> {
+        let request = request.into_inner();
+        counted(self.store.metrics(), "Annotate", async {
+            let id = convert::execution_id("execution", &request.execution)?;
+            let v1::AnnotateRequest { labels, remove, note, .. } = request;
+            let remark = Remark { labels: labels.into_iter().collect(), remove, note };
+            let execution = self.store.annotate(&convert::space(&request.space)?, id, &remark).await?;
+            Ok(v1::AnnotateReply { execution: Some(convert::execution_to(&execution)) })
         })
         .await
     }
@@ -231,6 +244,7 @@ fn asked(request: &v1::BeginRequest) -> Result<Asked, Invalid> {
         executor: convert::executor_from(request.executor.as_ref()),
         ttl: Duration::from_millis(request.ttl_ms),
         check: request.check,
+        remarks: convert::remarks_from(request.remarks.as_ref())?,
     })
 }
 

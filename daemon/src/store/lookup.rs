@@ -1,6 +1,6 @@
 //! Looking up: the rows of keys and of executions, and the answers that they give.
 //!
-//! Invariant: the rows of a key are read at one moment, those of all keys in one read; what it costs beyond that is asked for by those answers
+//! Invariant: the rows of a key are read at one moment, those of thousands of keys in one read; what it costs beyond that is asked for by those answers
 //! alone that are not SUCCEEDED, or whose record was not tested since something was lost.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -14,9 +14,12 @@ use provender_core::name::Space;
 use provender_core::transition::Known;
 use provender_core::{Answer, Execution, ExecutionId, Spec, rows};
 use provender_proto::rows as values;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::{Store, StoreError, Txn};
 
+/// Of more keys than this, each so many are looked up by themselves, side by side.
+const PIECE: usize = 2_500;
 /// How long a test may take that others would wait for.
 const SOON: Duration = Duration::from_secs(1);
 
@@ -32,10 +35,24 @@ pub(super) struct Standing {
 impl Store {
     /// The verdicts of keys, in their order.
     pub async fn lookup(&self, space: &Space, keys: &[TaskKey]) -> Result<Vec<Answer>, StoreError> {
-        let known = self.known_of(space, keys).await?;
-        let mut answers: Vec<_> = known.iter().map(Answer::of).collect();
-        for answer in &answers {
-            self.inner.metrics.lookups.with_label_values(&[answer.verdict.as_str()]).inc();
+        let mut answers = match keys.len() {
+            0..=PIECE => self.verdicts(space, keys).await?,
+            _ => {
+                let pieces = keys.chunks(PIECE).map(|keys| {
+                    let (store, space, keys) = (self.clone(), space.clone(), keys.to_vec());
+                    AbortOnDropHandle::new(tokio::spawn(async move { store.verdicts(&space, &keys).await }))
+                });
+                let mut answers = Vec::with_capacity(keys.len());
+                for piece in pieces.collect::<Vec<_>>() {
+                    answers.extend(piece.await.unwrap_or_else(|ended| std::panic::resume_unwind(ended.into_panic()))?);
+                }
+                answers
+            }
+        };
+        let mut counts = BTreeMap::new();
+        answers.iter().for_each(|answer| *counts.entry(answer.verdict.as_str()).or_default() += 1);
+        for (verdict, count) in counts {
+            self.inner.metrics.lookups.with_label_values(&[verdict]).inc_by(count);
         }
         let ids: Vec<_> = answers.iter().filter_map(Answer::rests_on).collect();
         let executions = self.executions(space, &ids).await?;
@@ -45,6 +62,11 @@ impl Store {
             }
         }
         Ok(answers)
+    }
+
+    /// What the rows of keys come to.
+    async fn verdicts(&self, space: &Space, keys: &[TaskKey]) -> Result<Vec<Answer>, StoreError> {
+        Ok(self.known_of(space, keys).await?.iter().map(Answer::of).collect())
     }
 
     /// What the rows of keys say, in their order; records that cannot be served are LOST.

@@ -39,6 +39,7 @@ pub(super) fn request(n: u16) -> Request {
         executor: Executor::default(),
         ttl: Duration::ZERO,
         check: false,
+        remarks: Default::default(),
     }
 }
 
@@ -211,6 +212,7 @@ async fn a_check_never_moves_the_record_or_latest() {
         let check = |n: u8, name: &Name| Request {
             id: ExecutionId([n; 16]),
             check: true,
+            remarks: Default::default(),
             spec: Spec::new(name.clone()),
             ..first.clone()
         };

@@ -8,6 +8,12 @@ fn digest(n: u8) -> Digest {
     Digest { hash: [n; 32], size: u64::from(n) }
 }
 
+fn remarks() -> Remarks {
+    let labels = [("team".to_owned(), "a b".to_owned())].into();
+    let remark = Remark { labels, remove: vec![], note: Some("two\nlines".into()) };
+    Remarks::default().with(&remark).unwrap()
+}
+
 #[test]
 fn a_full_spec_round_trips() {
     let mut spec = Spec::new(Name::new("a/b").expect("valid"));
@@ -54,10 +60,12 @@ fn a_full_execution_and_record_round_trip() {
             stdout: Some(Log { digest: digest(2), cut: 1 }),
             stderr: None,
             outputs: Some(digest(3)),
+            metrics: [("accuracy".into(), serde_json::json!({ "top": [0.5, 1] }))].into(),
         },
         folder: Some("f".into()),
         attested: true,
         diverges_from: Some(ExecutionId([2; 16])),
+        remarks: remarks(),
     };
     assert_eq!(execution_from(&execution_to(&execution)), Ok(execution));
     let record = Record {

@@ -168,7 +168,7 @@ pub struct Log {
     #[prost(uint64, tag = "2")]
     pub cut: u64,
 }
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Outcome {
     /// absent if the command never ran
     #[prost(message, optional, tag = "1")]
@@ -182,8 +182,14 @@ pub struct Outcome {
     /// the tree of what was made
     #[prost(message, optional, tag = "5")]
     pub outputs: ::core::option::Option<Digest>,
+    /// what it measured; values are JSON, 64 KiB together at most
+    #[prost(map = "string, string", tag = "6")]
+    pub metrics: ::std::collections::HashMap<
+        ::prost::alloc::string::String,
+        ::prost::alloc::string::String,
+    >,
 }
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Execution {
     /// 16 bytes
     #[prost(bytes = "bytes", tag = "1")]
@@ -217,6 +223,37 @@ pub struct Execution {
     /// of the success policy, that was broken: exit_codes, outputs, least_size or not_empty
     #[prost(string, optional, tag = "14")]
     pub rule: ::core::option::Option<::prost::alloc::string::String>,
+    /// what people say of it; absent: nothing
+    #[prost(message, optional, tag = "15")]
+    pub remarks: ::core::option::Option<Remarks>,
+}
+/// What people say of an execution, and may change at any time.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Remarks {
+    /// at most 64; a name has 1 to 64 of A-Za-z0-9\_-./, a value at most 256 bytes
+    #[prost(map = "string, string", tag = "1")]
+    pub labels: ::std::collections::HashMap<
+        ::prost::alloc::string::String,
+        ::prost::alloc::string::String,
+    >,
+    /// at most 4 KiB
+    #[prost(string, tag = "2")]
+    pub note: ::prost::alloc::string::String,
+}
+/// A field in which two specs or executions differ.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Change {
+    /// a path, as in params.model.lr
+    #[prost(string, tag = "1")]
+    pub field: ::prost::alloc::string::String,
+    /// JSON; absent: there is none
+    #[prost(string, optional, tag = "2")]
+    pub old: ::core::option::Option<::prost::alloc::string::String>,
+    #[prost(string, optional, tag = "3")]
+    pub new: ::core::option::Option<::prost::alloc::string::String>,
+    /// the values are not known
+    #[prost(bool, tag = "4")]
+    pub secret: bool,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Record {
@@ -399,8 +436,11 @@ pub struct BeginRequest {
     /// wants a lease also where there is a record, which stays the answer; one check of a key at a time
     #[prost(bool, tag = "8")]
     pub check: bool,
+    /// of the execution, if it becomes one
+    #[prost(message, optional, tag = "9")]
+    pub remarks: ::core::option::Option<Remarks>,
 }
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct BeginReply {
     #[prost(oneof = "begin_reply::Reply", tags = "1, 2, 3, 4")]
     pub reply: ::core::option::Option<begin_reply::Reply>,
@@ -415,7 +455,7 @@ pub mod begin_reply {
         #[prost(bytes = "bytes", tag = "2")]
         pub checks: ::prost::bytes::Bytes,
     }
-    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    #[derive(Clone, PartialEq, ::prost::Oneof)]
     pub enum Reply {
         #[prost(message, tag = "1")]
         Hit(super::Execution),
@@ -439,7 +479,7 @@ pub struct HeartbeatReply {
     #[prost(uint64, tag = "1")]
     pub ttl_ms: u64,
 }
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct CommitRequest {
     #[prost(string, tag = "1")]
     pub space: ::prost::alloc::string::String,
@@ -448,7 +488,7 @@ pub struct CommitRequest {
     #[prost(message, optional, tag = "3")]
     pub outcome: ::core::option::Option<Outcome>,
 }
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct CommitReply {
     /// as it ended; its state says whether it counts
     #[prost(message, optional, tag = "1")]
@@ -460,7 +500,7 @@ pub struct CommitReply {
     #[prost(string, tag = "3")]
     pub durable_in: ::prost::alloc::string::String,
 }
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct FailRequest {
     #[prost(string, tag = "1")]
     pub space: ::prost::alloc::string::String,
@@ -471,7 +511,7 @@ pub struct FailRequest {
     #[prost(message, optional, tag = "4")]
     pub outcome: ::core::option::Option<Outcome>,
 }
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct FailReply {
     #[prost(message, optional, tag = "1")]
     pub execution: ::core::option::Option<Execution>,
@@ -521,6 +561,9 @@ pub struct InvalidateRequest {
     pub reason: ::prost::alloc::string::String,
     #[prost(message, optional, tag = "7")]
     pub by: ::core::option::Option<Executor>,
+    /// keys whose records were made by executions of which all of these hold, as in SearchRequest
+    #[prost(string, repeated, tag = "9")]
+    pub r#where: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
     /// the records were right and are to be collected: EVICTED instead of INVALIDATED; no lease is withdrawn
     #[prost(bool, tag = "8")]
     pub evict: bool,
@@ -558,6 +601,31 @@ pub mod invalidate_reply {
         #[prost(bool, tag = "7")]
         pub downstream: bool,
     }
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct AnnotateRequest {
+    #[prost(string, tag = "1")]
+    pub space: ::prost::alloc::string::String,
+    #[prost(bytes = "bytes", tag = "2")]
+    pub execution: ::prost::bytes::Bytes,
+    /// to be set
+    #[prost(map = "string, string", tag = "3")]
+    pub labels: ::std::collections::HashMap<
+        ::prost::alloc::string::String,
+        ::prost::alloc::string::String,
+    >,
+    /// labels to be taken away
+    #[prost(string, repeated, tag = "4")]
+    pub remove: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// to be set; an empty one is taken away
+    #[prost(string, optional, tag = "5")]
+    pub note: ::core::option::Option<::prost::alloc::string::String>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct AnnotateReply {
+    /// as it is now
+    #[prost(message, optional, tag = "1")]
+    pub execution: ::core::option::Option<Execution>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct WatchRequest {
@@ -861,6 +929,28 @@ pub mod tasks_client {
                 .insert(GrpcMethod::new("provender.v1.Tasks", "Invalidate"));
             self.inner.server_streaming(req, path, codec).await
         }
+        /// Changes what people say of an execution. It changes no verdict.
+        pub async fn annotate(
+            &mut self,
+            request: impl tonic::IntoRequest<super::AnnotateRequest>,
+        ) -> std::result::Result<tonic::Response<super::AnnotateReply>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/provender.v1.Tasks/Annotate",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("provender.v1.Tasks", "Annotate"));
+            self.inner.unary(req, path, codec).await
+        }
         /// Tells of every change of the verdicts of keys, and of what runs under names, as it happens, in the order in which it happened, until
         /// the caller goes. Each reply has the cursor from which another call, to this daemon or another one on the same store, goes on: then nothing
         /// is left out, but some may be told again. OUT_OF_RANGE: it cannot go on from there; look the keys up, and watch from now.
@@ -951,6 +1041,11 @@ pub mod tasks_server {
             &self,
             request: tonic::Request<super::InvalidateRequest>,
         ) -> std::result::Result<tonic::Response<Self::InvalidateStream>, tonic::Status>;
+        /// Changes what people say of an execution. It changes no verdict.
+        async fn annotate(
+            &self,
+            request: tonic::Request<super::AnnotateRequest>,
+        ) -> std::result::Result<tonic::Response<super::AnnotateReply>, tonic::Status>;
         /// Server streaming response type for the Watch method.
         type WatchStream: tonic::codegen::tokio_stream::Stream<
                 Item = std::result::Result<super::WatchReply, tonic::Status>,
@@ -1344,6 +1439,49 @@ pub mod tasks_server {
                                 max_encoding_message_size,
                             );
                         let res = grpc.server_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/provender.v1.Tasks/Annotate" => {
+                    #[allow(non_camel_case_types)]
+                    struct AnnotateSvc<T: Tasks>(pub Arc<T>);
+                    impl<T: Tasks> tonic::server::UnaryService<super::AnnotateRequest>
+                    for AnnotateSvc<T> {
+                        type Response = super::AnnotateReply;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::AnnotateRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Tasks>::annotate(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = AnnotateSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
                         Ok(res)
                     };
                     Box::pin(fut)
@@ -2238,7 +2376,7 @@ pub struct ListNamesReply {
 }
 /// Nested message and enum types in `ListNamesReply`.
 pub mod list_names_reply {
-    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+    #[derive(Clone, PartialEq, ::prost::Message)]
     pub struct Entry {
         #[prost(string, tag = "1")]
         pub name: ::prost::alloc::string::String,
@@ -2460,6 +2598,225 @@ pub mod lineage_reply {
         }
     }
 }
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SearchRequest {
+    #[prost(string, tag = "1")]
+    pub space: ::prost::alloc::string::String,
+    /// conditions, such as params.lr=0.01, image=train\*, metrics.accuracy>=0.9; 1 to 32, of 1 KiB each
+    #[prost(string, repeated, tag = "2")]
+    pub r#where: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// how names begin
+    #[prost(string, tag = "3")]
+    pub prefix: ::prost::alloc::string::String,
+    #[prost(bool, tag = "4")]
+    pub failed_only: bool,
+    /// of the page before
+    #[prost(bytes = "bytes", tag = "5")]
+    pub cursor: ::prost::bytes::Bytes,
+    /// 0: 100; at most 1,000
+    #[prost(uint32, tag = "6")]
+    pub limit: u32,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct SearchReply {
+    #[prost(message, repeated, tag = "1")]
+    pub executions: ::prost::alloc::vec::Vec<Execution>,
+    /// empty: no more. A page may be short, or empty, and not be the last
+    #[prost(bytes = "bytes", tag = "2")]
+    pub cursor: ::prost::bytes::Bytes,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DiffRequest {
+    #[prost(string, tag = "1")]
+    pub space: ::prost::alloc::string::String,
+    /// references: two executions (keys, names), or two trees or blobs
+    #[prost(string, tag = "2")]
+    pub old: ::prost::alloc::string::String,
+    #[prost(string, tag = "3")]
+    pub new: ::prost::alloc::string::String,
+    /// at most so many causes, and so many outputs; 0: 1,000; at most 100,000
+    #[prost(uint32, tag = "4")]
+    pub limit: u32,
+}
+/// Where two things part: the innermost differences that all others come from.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Cause {
+    /// the task in which it is
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    /// its key on the second side, if it has one there, else on the first
+    #[prost(string, tag = "2")]
+    pub key: ::prost::alloc::string::String,
+    /// empty: none
+    #[prost(bytes = "bytes", tag = "3")]
+    pub old_execution: ::prost::bytes::Bytes,
+    #[prost(bytes = "bytes", tag = "4")]
+    pub new_execution: ::prost::bytes::Bytes,
+    /// steps up from what was asked for
+    #[prost(uint32, tag = "5")]
+    pub distance: u32,
+    #[prost(oneof = "cause::Is", tags = "6, 7, 8, 9, 10")]
+    pub is: ::core::option::Option<cause::Is>,
+}
+/// Nested message and enum types in `Cause`.
+pub mod cause {
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+    pub struct Field {
+        #[prost(message, optional, tag = "1")]
+        pub change: ::core::option::Option<super::Change>,
+    }
+    /// What stands at a path of an input that no task is known to have made.
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+    pub struct Content {
+        #[prost(bytes = "bytes", tag = "1")]
+        pub input: ::prost::bytes::Bytes,
+        /// in it; empty: itself
+        #[prost(bytes = "bytes", tag = "2")]
+        pub path: ::prost::bytes::Bytes,
+        /// absent: nothing
+        #[prost(message, optional, tag = "3")]
+        pub old: ::core::option::Option<super::Node>,
+        #[prost(message, optional, tag = "4")]
+        pub new: ::core::option::Option<super::Node>,
+    }
+    /// An input that only one of them has, or that other tasks made.
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+    pub struct Input {
+        #[prost(bytes = "bytes", tag = "1")]
+        pub input: ::prost::bytes::Bytes,
+        /// the name of the task that made it, or its key; empty: there is none
+        #[prost(string, tag = "2")]
+        pub old: ::prost::alloc::string::String,
+        #[prost(string, tag = "3")]
+        pub new: ::prost::alloc::string::String,
+    }
+    /// The same was done with the same, and made something else.
+    #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+    pub struct Unstable {}
+    /// It is not known what this was made from.
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+    pub struct Unknown {
+        /// keys
+        #[prost(string, tag = "1")]
+        pub old: ::prost::alloc::string::String,
+        #[prost(string, tag = "2")]
+        pub new: ::prost::alloc::string::String,
+    }
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Is {
+        #[prost(message, tag = "6")]
+        Field(Field),
+        #[prost(message, tag = "7")]
+        Content(Content),
+        #[prost(message, tag = "8")]
+        Input(Input),
+        #[prost(message, tag = "9")]
+        Unstable(Unstable),
+        #[prost(message, tag = "10")]
+        Unknown(Unknown),
+    }
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct DiffReply {
+    /// first; absent of trees and blobs
+    #[prost(message, optional, tag = "1")]
+    pub sides: ::core::option::Option<diff_reply::Sides>,
+    #[prost(message, repeated, tag = "2")]
+    pub causes: ::prost::alloc::vec::Vec<Cause>,
+    /// those of either, also where they are the same
+    #[prost(message, repeated, tag = "3")]
+    pub metrics: ::prost::alloc::vec::Vec<Change>,
+    /// likewise
+    #[prost(message, repeated, tag = "4")]
+    pub labels: ::prost::alloc::vec::Vec<Change>,
+    #[prost(message, repeated, tag = "5")]
+    pub outputs: ::prost::alloc::vec::Vec<diff_reply::Output>,
+    /// there are more than the limit
+    #[prost(bool, tag = "6")]
+    pub truncated_causes: bool,
+    #[prost(bool, tag = "7")]
+    pub truncated_outputs: bool,
+}
+/// Nested message and enum types in `DiffReply`.
+pub mod diff_reply {
+    /// A path at which the outputs differ.
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+    pub struct Output {
+        /// empty: of two blobs
+        #[prost(bytes = "bytes", tag = "1")]
+        pub path: ::prost::bytes::Bytes,
+        #[prost(message, optional, tag = "2")]
+        pub old: ::core::option::Option<super::Node>,
+        #[prost(message, optional, tag = "3")]
+        pub new: ::core::option::Option<super::Node>,
+    }
+    /// What is compared.
+    #[derive(Clone, PartialEq, ::prost::Message)]
+    pub struct Sides {
+        #[prost(message, optional, tag = "1")]
+        pub old: ::core::option::Option<super::Execution>,
+        #[prost(message, optional, tag = "2")]
+        pub new: ::core::option::Option<super::Execution>,
+    }
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ExplainRequest {
+    #[prost(string, tag = "1")]
+    pub space: ::prost::alloc::string::String,
+    /// at most 1,000; dependencies first
+    #[prost(message, repeated, tag = "2")]
+    pub entries: ::prost::alloc::vec::Vec<explain_request::Entry>,
+    /// instead of entries: what a name stands for
+    #[prost(string, tag = "3")]
+    pub name: ::prost::alloc::string::String,
+}
+/// Nested message and enum types in `ExplainRequest`.
+pub mod explain_request {
+    #[derive(Clone, PartialEq, ::prost::Message)]
+    pub struct Entry {
+        #[prost(string, tag = "1")]
+        pub key: ::prost::alloc::string::String,
+        /// what it stands for, if the store need not know it
+        #[prost(message, optional, tag = "2")]
+        pub spec: ::core::option::Option<super::Spec>,
+    }
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ExplainReply {
+    #[prost(message, repeated, tag = "1")]
+    pub reasons: ::prost::alloc::vec::Vec<explain_reply::Reason>,
+}
+/// Nested message and enum types in `ExplainReply`.
+pub mod explain_reply {
+    #[derive(Clone, PartialEq, ::prost::Message)]
+    pub struct Reason {
+        #[prost(string, tag = "1")]
+        pub key: ::prost::alloc::string::String,
+        /// of its spec, or its record; empty if neither is known
+        #[prost(string, tag = "2")]
+        pub name: ::prost::alloc::string::String,
+        #[prost(message, optional, tag = "3")]
+        pub answer: ::core::option::Option<super::lookup_reply::Answer>,
+        /// that did not succeed since the last success; 100 stands for as many or more
+        #[prost(uint64, tag = "4")]
+        pub attempts: u64,
+        /// who is at it, or the last attempt, or what made the record
+        #[prost(message, optional, tag = "5")]
+        pub last: ::core::option::Option<super::Execution>,
+        /// the record under the name that agrees most; absent if there is none
+        #[prost(message, optional, tag = "6")]
+        pub nearest: ::core::option::Option<super::Execution>,
+        /// in which it differs from that
+        #[prost(message, repeated, tag = "7")]
+        pub causes: ::prost::alloc::vec::Vec<super::Cause>,
+        /// there are more
+        #[prost(bool, tag = "8")]
+        pub truncated: bool,
+        /// of LOST: what is, as far as it is known
+        #[prost(message, repeated, tag = "9")]
+        pub lost: ::prost::alloc::vec::Vec<super::Digest>,
+    }
+}
 /// Generated client implementations.
 pub mod catalog_client {
     #![allow(
@@ -2642,6 +2999,77 @@ pub mod catalog_client {
                 .insert(GrpcMethod::new("provender.v1.Catalog", "Lineage"));
             self.inner.server_streaming(req, path, codec).await
         }
+        /// The executions of which all conditions hold, newest first.
+        pub async fn search(
+            &mut self,
+            request: impl tonic::IntoRequest<super::SearchRequest>,
+        ) -> std::result::Result<tonic::Response<super::SearchReply>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/provender.v1.Catalog/Search",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("provender.v1.Catalog", "Search"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// What differs between two things, followed up to where it began.
+        pub async fn diff(
+            &mut self,
+            request: impl tonic::IntoRequest<super::DiffRequest>,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::DiffReply>>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/provender.v1.Catalog/Diff",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("provender.v1.Catalog", "Diff"));
+            self.inner.server_streaming(req, path, codec).await
+        }
+        /// Why keys are not SUCCEEDED, and what differs from the nearest record before.
+        pub async fn explain(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ExplainRequest>,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::ExplainReply>>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/provender.v1.Catalog/Explain",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("provender.v1.Catalog", "Explain"));
+            self.inner.server_streaming(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -2683,6 +3111,33 @@ pub mod catalog_server {
             &self,
             request: tonic::Request<super::LineageRequest>,
         ) -> std::result::Result<tonic::Response<Self::LineageStream>, tonic::Status>;
+        /// The executions of which all conditions hold, newest first.
+        async fn search(
+            &self,
+            request: tonic::Request<super::SearchRequest>,
+        ) -> std::result::Result<tonic::Response<super::SearchReply>, tonic::Status>;
+        /// Server streaming response type for the Diff method.
+        type DiffStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::DiffReply, tonic::Status>,
+            >
+            + std::marker::Send
+            + 'static;
+        /// What differs between two things, followed up to where it began.
+        async fn diff(
+            &self,
+            request: tonic::Request<super::DiffRequest>,
+        ) -> std::result::Result<tonic::Response<Self::DiffStream>, tonic::Status>;
+        /// Server streaming response type for the Explain method.
+        type ExplainStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::ExplainReply, tonic::Status>,
+            >
+            + std::marker::Send
+            + 'static;
+        /// Why keys are not SUCCEEDED, and what differs from the nearest record before.
+        async fn explain(
+            &self,
+            request: tonic::Request<super::ExplainRequest>,
+        ) -> std::result::Result<tonic::Response<Self::ExplainStream>, tonic::Status>;
     }
     #[derive(Debug)]
     pub struct CatalogServer<T> {
@@ -2935,6 +3390,141 @@ pub mod catalog_server {
                     };
                     Box::pin(fut)
                 }
+                "/provender.v1.Catalog/Search" => {
+                    #[allow(non_camel_case_types)]
+                    struct SearchSvc<T: Catalog>(pub Arc<T>);
+                    impl<T: Catalog> tonic::server::UnaryService<super::SearchRequest>
+                    for SearchSvc<T> {
+                        type Response = super::SearchReply;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::SearchRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Catalog>::search(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = SearchSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/provender.v1.Catalog/Diff" => {
+                    #[allow(non_camel_case_types)]
+                    struct DiffSvc<T: Catalog>(pub Arc<T>);
+                    impl<
+                        T: Catalog,
+                    > tonic::server::ServerStreamingService<super::DiffRequest>
+                    for DiffSvc<T> {
+                        type Response = super::DiffReply;
+                        type ResponseStream = T::DiffStream;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::DiffRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Catalog>::diff(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = DiffSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.server_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/provender.v1.Catalog/Explain" => {
+                    #[allow(non_camel_case_types)]
+                    struct ExplainSvc<T: Catalog>(pub Arc<T>);
+                    impl<
+                        T: Catalog,
+                    > tonic::server::ServerStreamingService<super::ExplainRequest>
+                    for ExplainSvc<T> {
+                        type Response = super::ExplainReply;
+                        type ResponseStream = T::ExplainStream;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ExplainRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Catalog>::explain(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ExplainSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.server_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
                 _ => {
                     Box::pin(async move {
                         let mut response = http::Response::new(
@@ -3063,7 +3653,7 @@ pub struct LatestFolderRequest {
     #[prost(string, tag = "2")]
     pub name: ::prost::alloc::string::String,
 }
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct StandsReply {
     /// absent: there is none
     #[prost(message, optional, tag = "1")]

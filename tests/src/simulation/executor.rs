@@ -117,7 +117,7 @@ impl Run {
         let name = Name::new(format!("name/{}", self.key % 2)).unwrap();
         let spec = Spec { outputs: vec!["shared".into(), "sub/own".into()], ..Spec::new(name) };
         let (key, executor, ttl) = (self.sim.key(self.key), Executor::default(), self.sim.setting.ttl);
-        Request { id: self.id, key, spec, executor, ttl, check: self.check }
+        Request { id: self.id, key, spec, executor, ttl, check: self.check, remarks: Default::default() }
     }
 
     /// From asking to the end.

@@ -196,6 +196,7 @@ fn postgres_a_dead_holder_is_heard_of_at_the_other_daemon() {
                 ttl: Duration::from_secs(60),
                 wait: true,
                 check: false,
+                remarks: Default::default(),
             };
             let begun = waiter.begin(request, |holder| busy.send(holder.id).unwrap()).await;
             (begun, Instant::now())

@@ -33,6 +33,7 @@ pub(in crate::store) async fn run(store: &Store, key: &str, spec: Spec, makes: &
         executor: Executor::default(),
         ttl: std::time::Duration::ZERO,
         check: false,
+        remarks: Default::default(),
     };
     begin(store, &request).await;
     let space = Space::default();

@@ -66,6 +66,7 @@ impl Asker {
             ttl: Duration::from_secs(1),
             wait: false,
             check: false,
+            remarks: Default::default(),
         };
         let begun = self.ask(async |client| client.begin(request.clone(), |_| ()).await).await;
         if !matches!(begun, Ok(Begun::Lease(_))) {
