@@ -20,6 +20,7 @@ pub mod lease;
 pub mod lineage;
 pub mod lost;
 pub mod name;
+pub mod nearest;
 pub mod policy;
 pub mod provenance;
 pub mod reference;

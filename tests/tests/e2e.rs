@@ -41,6 +41,8 @@ mod raw;
 mod reach;
 #[path = "e2e/records.rs"]
 mod records;
+#[path = "e2e/remarks.rs"]
+mod remarks;
 #[path = "e2e/run.rs"]
 mod run;
 #[path = "e2e/run_inputs.rs"]

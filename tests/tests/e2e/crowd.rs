@@ -1,16 +1,21 @@
 //! More who ask at once than any build has: 500 for one key, and each of 10,000 keys asked for by one.
 
 use std::collections::HashSet;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use futures::StreamExt;
-use futures::stream::FuturesUnordered;
+use futures::stream::{self, FuturesUnordered};
+use provender_client::{Begin, Begun, Client, Remote};
+use provender_core::execution::Executor;
+use provender_core::name::{Name, Space};
+use provender_core::{ExecutionId, Spec, TaskKey};
 use provender_proto::v1::begin_reply::Reply;
 use provender_proto::v1::{State, Verdict};
 use provender_tests::child::soak;
 
 use crate::cluster::Cluster;
 use crate::raw::{Asked, Raw};
+use crate::world::World;
 
 /// How many connections there are.
 const CONNECTIONS: usize = 50;
@@ -157,4 +162,31 @@ async fn postgres_each_of_thousands_of_keys_is_served() {
     // A commit there costs a few round trips.
     let keys = if soak() { 10_000 } else { 2_000 };
     each_gets_a_lease_and_its_success(&Cluster::two_on_postgres(0), keys).await;
+}
+
+/// As the Rust client is used: it must leave no call open on a connection that many share, or its daemon takes it for an attack.
+#[tokio::test(flavor = "multi_thread")]
+async fn one_connection_carries_thousands_of_begins() {
+    const BEGINS: usize = 3_000;
+    let world = World::new();
+    let remote = Remote::find(Some(&world.daemon.remote())).unwrap();
+    let client = &Client::connect(&remote, Space::default()).await.unwrap();
+    let asked = (0..BEGINS).map(|n| async move {
+        let key: TaskKey = format!("test:{n}").parse().unwrap();
+        let spec = Spec::new(Name::new("many").unwrap());
+        let begin = Begin {
+            key: &key,
+            spec: &spec,
+            execution: ExecutionId((n as u128).to_be_bytes()),
+            executor: &Executor::default(),
+            ttl: Duration::from_millis(LONG),
+            wait: true,
+            check: false,
+            remarks: Default::default(),
+        };
+        client.begin(begin, |_| {}).await
+    });
+    let begun: Vec<_> = stream::iter(asked).buffer_unordered(256).collect().await;
+    let refused: Vec<_> = begun.iter().filter(|begun| !matches!(begun, Ok(Begun::Lease(_)))).collect();
+    assert!(refused.is_empty(), "{} of {BEGINS}, such as {:?}", refused.len(), refused[0]);
 }

@@ -7,7 +7,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
-use deadpool_postgres::{Client, Hook, HookError, Manager, ManagerConfig, Pool, RecyclingMethod, Runtime};
+use deadpool_postgres::{Client, Hook, HookError, Manager, ManagerConfig, Pool, QueueMode, RecyclingMethod, Runtime};
 use serde::Deserialize;
 use tokio_postgres::NoTls;
 use tokio_postgres::config::SslMode;
@@ -74,6 +74,8 @@ pub(super) fn pool(config: &PostgresConfig) -> Result<Pool, MetaError> {
     });
     Pool::builder(manager)
         .max_size(config.connections.max(4))
+        // The one that was used last: its statements are prepared, and its server process is warm.
+        .queue_mode(QueueMode::Lifo)
         .runtime(Runtime::Tokio1)
         .wait_timeout(Some(LOCK))
         .create_timeout(Some(CONNECT * 2))
