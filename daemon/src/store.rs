@@ -9,6 +9,7 @@ mod blobs;
 mod catalog;
 mod closure;
 mod commit;
+mod compare;
 mod error;
 mod feed;
 mod folders;

@@ -240,20 +240,22 @@ pub struct Remarks {
     #[prost(string, tag = "2")]
     pub note: ::prost::alloc::string::String,
 }
-/// A field in which two specs or executions differ.
+/// A field of two specs or executions.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Change {
     /// a path, as in params.model.lr
     #[prost(string, tag = "1")]
     pub field: ::prost::alloc::string::String,
-    /// JSON; absent: there is none
+    /// JSON; absent: there is none, or it is a secret
     #[prost(string, optional, tag = "2")]
     pub old: ::core::option::Option<::prost::alloc::string::String>,
     #[prost(string, optional, tag = "3")]
     pub new: ::core::option::Option<::prost::alloc::string::String>,
-    /// the values are not known
+    /// there is one, and its value is not known
     #[prost(bool, tag = "4")]
-    pub secret: bool,
+    pub old_secret: bool,
+    #[prost(bool, tag = "5")]
+    pub new_secret: bool,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Record {
@@ -2644,7 +2646,7 @@ pub struct Cause {
     /// the task in which it is
     #[prost(string, tag = "1")]
     pub name: ::prost::alloc::string::String,
-    /// its key on the second side, if it has one there, else on the first
+    /// its key on the second side
     #[prost(string, tag = "2")]
     pub key: ::prost::alloc::string::String,
     /// empty: none
@@ -2660,11 +2662,6 @@ pub struct Cause {
 }
 /// Nested message and enum types in `Cause`.
 pub mod cause {
-    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
-    pub struct Field {
-        #[prost(message, optional, tag = "1")]
-        pub change: ::core::option::Option<super::Change>,
-    }
     /// What stands at a path of an input that no task is known to have made.
     #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
     pub struct Content {
@@ -2679,12 +2676,12 @@ pub mod cause {
         #[prost(message, optional, tag = "4")]
         pub new: ::core::option::Option<super::Node>,
     }
-    /// An input that only one of them has, or that other tasks made.
+    /// An input that only one of them has, or that comes from elsewhere.
     #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
     pub struct Input {
         #[prost(bytes = "bytes", tag = "1")]
         pub input: ::prost::bytes::Bytes,
-        /// the name of the task that made it, or its key; empty: there is none
+        /// the name of the task that made it, or its key, or blob:HEX or tree:HEX; empty: there is no such input
         #[prost(string, tag = "2")]
         pub old: ::prost::alloc::string::String,
         #[prost(string, tag = "3")]
@@ -2693,7 +2690,7 @@ pub mod cause {
     /// The same was done with the same, and made something else.
     #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
     pub struct Unstable {}
-    /// It is not known what this was made from.
+    /// The keys differ, and it is not known in what.
     #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
     pub struct Unknown {
         /// keys
@@ -2705,7 +2702,7 @@ pub mod cause {
     #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
     pub enum Is {
         #[prost(message, tag = "6")]
-        Field(Field),
+        Field(super::Change),
         #[prost(message, tag = "7")]
         Content(Content),
         #[prost(message, tag = "8")]
@@ -2718,24 +2715,32 @@ pub mod cause {
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct DiffReply {
-    /// first; absent of trees and blobs
+    /// both in the first message alone
     #[prost(message, optional, tag = "1")]
-    pub sides: ::core::option::Option<diff_reply::Sides>,
-    #[prost(message, repeated, tag = "2")]
+    pub old: ::core::option::Option<diff_reply::Side>,
+    #[prost(message, optional, tag = "2")]
+    pub new: ::core::option::Option<diff_reply::Side>,
+    #[prost(message, repeated, tag = "3")]
     pub causes: ::prost::alloc::vec::Vec<Cause>,
     /// those of either, also where they are the same
-    #[prost(message, repeated, tag = "3")]
+    #[prost(message, repeated, tag = "4")]
     pub metrics: ::prost::alloc::vec::Vec<Change>,
     /// likewise
-    #[prost(message, repeated, tag = "4")]
-    pub labels: ::prost::alloc::vec::Vec<Change>,
     #[prost(message, repeated, tag = "5")]
+    pub labels: ::prost::alloc::vec::Vec<Change>,
+    #[prost(message, repeated, tag = "6")]
     pub outputs: ::prost::alloc::vec::Vec<diff_reply::Output>,
     /// there are more than the limit
-    #[prost(bool, tag = "6")]
-    pub truncated_causes: bool,
     #[prost(bool, tag = "7")]
+    pub truncated_causes: bool,
+    #[prost(bool, tag = "8")]
     pub truncated_outputs: bool,
+    /// why the outputs could not be compared to the end; empty: they were
+    #[prost(string, tag = "9")]
+    pub unread: ::prost::alloc::string::String,
+    /// another task, and nothing of it or its inputs is the same
+    #[prost(bool, tag = "10")]
+    pub unrelated: bool,
 }
 /// Nested message and enum types in `DiffReply`.
 pub mod diff_reply {
@@ -2752,11 +2757,31 @@ pub mod diff_reply {
     }
     /// What is compared.
     #[derive(Clone, PartialEq, ::prost::Message)]
-    pub struct Sides {
-        #[prost(message, optional, tag = "1")]
-        pub old: ::core::option::Option<super::Execution>,
-        #[prost(message, optional, tag = "2")]
-        pub new: ::core::option::Option<super::Execution>,
+    pub struct Side {
+        #[prost(oneof = "side::Is", tags = "1, 2, 3, 4")]
+        pub is: ::core::option::Option<side::Is>,
+    }
+    /// Nested message and enum types in `Side`.
+    pub mod side {
+        /// A key that was registered and never attempted.
+        #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+        pub struct Registered {
+            #[prost(string, tag = "1")]
+            pub key: ::prost::alloc::string::String,
+            #[prost(string, tag = "2")]
+            pub name: ::prost::alloc::string::String,
+        }
+        #[derive(Clone, PartialEq, ::prost::Oneof)]
+        pub enum Is {
+            #[prost(message, tag = "1")]
+            Execution(super::super::Execution),
+            #[prost(message, tag = "2")]
+            Registered(Registered),
+            #[prost(message, tag = "3")]
+            Blob(super::super::Digest),
+            #[prost(message, tag = "4")]
+            Tree(super::super::Digest),
+        }
     }
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
