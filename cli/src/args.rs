@@ -49,6 +49,8 @@ pub(crate) enum Command {
     Show(Show),
     /// Show what something was made from, or what was made from it
     Lineage(Lineage),
+    /// Say why a key is not SUCCEEDED, and in what it differs from the nearest success under its name
+    Why(Why),
     /// Print the output of a run
     Logs(Logs),
     /// List the executions of a name, newest first
@@ -115,6 +117,9 @@ pub(crate) struct Run {
     /// The same, with a value that is hashed and never stored
     #[arg(long, value_name = "VAR", value_parser = OsStringValueParser::new().try_map(variable))]
     pub(crate) secret_env: Vec<OsString>,
+    /// Say first why it has to run: what differs from the nearest success under the name
+    #[arg(long)]
+    pub(crate) why: bool,
     #[command(flatten)]
     pub(crate) remarks: Remarks,
     /// If provender fails, run the command all the same and give its exit code
@@ -161,6 +166,9 @@ pub(crate) struct DagRun {
     /// Put this before each task's name
     #[arg(long, value_name = "P", default_value = "")]
     pub(crate) prefix: String,
+    /// Say first why each task has to run: what differs from the nearest success under its name
+    #[arg(long)]
+    pub(crate) why: bool,
     #[command(flatten)]
     pub(crate) remarks: Remarks,
     /// Seconds after which others take over if this provender is not heard of (1 to 3600)
@@ -215,6 +223,13 @@ pub(crate) struct Status {
 pub(crate) struct Show {
     /// What to show
     #[arg(value_name = "REF", value_parser = reference)]
+    pub(crate) reference: Ref,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Why {
+    /// A key, a name, or an execution of the key
+    #[arg(value_name = "KEY|NAME", value_parser = reference)]
     pub(crate) reference: Ref,
 }
 

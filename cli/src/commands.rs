@@ -17,6 +17,7 @@ pub(crate) mod run;
 pub(crate) mod show;
 pub(crate) mod status;
 pub(crate) mod watch;
+pub(crate) mod why;
 
 use std::sync::Arc;
 
@@ -30,7 +31,7 @@ use provender_core::{Digest, ExecutionId, Ref};
 use crate::fault::Fault;
 
 /// What all commands share.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Session {
     pub(crate) remote: Option<String>,
     pub(crate) json: bool,

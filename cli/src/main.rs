@@ -53,6 +53,7 @@ async fn carry_out(args: Args) -> Result<ExitCode, Fault> {
         Command::Invalidate(what) => commands::invalidate::invalidate(&session, what).await,
         Command::Evict(what) => commands::invalidate::evict(&session, what).await,
         Command::Watch(what) => commands::watch::watch(&session, what).await,
+        Command::Why(why) => commands::why::why(&session, why).await,
         Command::Annotate(what) => commands::annotate::annotate(&session, what).await,
         Command::Put(put) => commands::put::put(&session, put).await,
         Command::Get(get) => commands::get::get(&session, get).await,

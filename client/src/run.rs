@@ -22,8 +22,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use provender_core::execution::{Exit, State};
+use provender_core::explain::Explanation;
 use provender_core::tree::Node;
-use provender_core::{Digest, Execution, ExecutionId};
+use provender_core::{Digest, Execution, ExecutionId, Verdict};
 use tokio::runtime::Handle;
 
 use crate::client::{Begin, Begun, Client};
@@ -61,6 +62,8 @@ pub enum Event<'a> {
     Stored(u64),
     /// The daemon could not be reached for a heartbeat; the command goes on.
     NoHeartbeat(&'a ClientError),
+    /// Why it is not done yet, or why that cannot be told.
+    Why(Result<&'a Explanation, &'a ClientError>),
     /// What the command wrote to `$PROVENDER_METRICS` is not kept.
     NoMetrics(&'a str),
 }
@@ -125,6 +128,17 @@ async fn once(
     let remarks = task.remarks.clone();
     let begin = Begin { key: &key, spec: &spec, execution: id, executor, ttl, wait: true, check, remarks };
     let site = Site { client, control, events };
+    if task.why {
+        let asked = [(key.clone(), Some(spec.clone()))];
+        let explained = unless_interrupted(control, 0, async { Ok(client.explain(&asked).await) }).await?;
+        match &explained {
+            Ok(explained) => {
+                let open = explained.iter().filter(|of| check || of.answer.verdict != Verdict::Succeeded);
+                open.for_each(|of| events(Event::Why(Ok(of))));
+            }
+            Err(error) => events(Event::Why(Err(error))),
+        }
+    }
     let (begun, waited) = enter(site, begin).await?;
     if waited && !matches!(begun, Begun::Lease(_) | Begun::Check(..)) && inputs.unmoved(task, cache).await.is_err() {
         return Ok(None);

@@ -13,6 +13,7 @@ pub mod digest;
 pub mod encode;
 pub mod event;
 pub mod execution;
+pub mod explain;
 pub mod extent;
 pub mod fields;
 pub mod json;

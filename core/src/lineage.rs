@@ -179,8 +179,8 @@ impl Graph {
     }
 }
 
-/// An input's name for people: what is no text, or would move the cursor, is escaped.
-fn readable(name: &[u8]) -> String {
+/// Text of others for people: what is no text, or would move the cursor, is escaped.
+pub fn readable(name: &[u8]) -> String {
     match std::str::from_utf8(name) {
         Ok(text) => {
             let escaped = |c: char| match c.is_control() {

@@ -14,6 +14,8 @@ use crate::transition::{Known, Record, Void};
 
 /// The bytes of one digest in a closure.
 const ENTRY: usize = 40;
+/// How many lost blobs of one record are told apart.
+const KEPT: usize = 1_000;
 /// How many lost blobs a reason names.
 const NAMED: usize = 3;
 
@@ -60,6 +62,8 @@ pub struct Losses(BTreeMap<Digest, (u64, Loss)>);
 pub struct Hits {
     /// The position of the first of them.
     first: Option<u64>,
+    /// All of them, up to [`KEPT`].
+    digests: Vec<Digest>,
     count: usize,
     /// Some of them.
     named: Vec<Loss>,
@@ -76,6 +80,9 @@ impl Losses {
         let Some((position, loss)) = self.0.get(digest) else { return };
         hits.first = Some(hits.first.map_or(*position, |first| first.min(*position)));
         hits.count += 1;
+        if hits.digests.len() < KEPT {
+            hits.digests.push(*digest);
+        }
         if hits.named.len() < NAMED {
             hits.named.push(loss.clone());
         }
@@ -92,6 +99,11 @@ impl Losses {
 }
 
 impl Hits {
+    /// Which they are.
+    pub fn digests(&self) -> &[Digest] {
+        &self.digests
+    }
+
     /// What the record that refers to them is, and up to where of the log it would be whole; `None` without any.
     pub fn void(&self) -> Option<(Void, u64)> {
         let (first, first_loss) = (self.first?, self.named.first()?);

@@ -44,5 +44,7 @@ pub const MAX_LINEAGE: usize = 1_000_000;
 pub const MAX_NAMES: usize = 1_000;
 /// The most prefixes of names that one watcher asks for.
 pub const MAX_PREFIXES: usize = 100;
+/// The most keys that are explained in one call.
+pub const MAX_EXPLAINED: usize = 1_000;
 /// The most keys that are registered in one call.
 pub const MAX_REGISTERED: usize = 1_000;

@@ -10,6 +10,7 @@ use provender_client::Client;
 use provender_client::dag::{self, DagError, Done, Ended, Event, Events, File, FileError, Options};
 use provender_client::run::{self, RunError};
 use provender_core::execution::Log;
+use provender_core::explain::{self, Explanation};
 use provender_core::json::V;
 use provender_core::key::TaskKey;
 use provender_core::{Execution, json};
@@ -39,6 +40,7 @@ async fn run(session: &Session, args: DagRun) -> Result<ExitCode, Fault> {
         source: args.source.unwrap_or_else(|| folder_of(&args.file)),
         jobs: jobs.unwrap_or(1),
         ttl: args.ttl,
+        why: args.why,
         executor: executor("provender dag run"),
         remarks: super::annotate::first(args.remarks)?,
     };
@@ -116,6 +118,7 @@ fn folder_of(path: &Path) -> PathBuf {
 /// What is to be said of an event.
 enum Note {
     Found { tasks: usize, hits: usize },
+    Why(String, Box<Explanation>),
     Started(String),
     Ended { title: String, name: String, key: TaskKey, done: Done },
     Passing(String),
@@ -124,6 +127,7 @@ enum Note {
 fn note(event: Event<'_>) -> Option<Note> {
     Some(match event {
         Event::Found { tasks, hits } => Note::Found { tasks, hits },
+        Event::Why(task, of) => Note::Why(task.title.clone(), Box::new(of.clone())),
         Event::Started(task) => Note::Started(task.title.clone()),
         Event::Ended(task, done) => {
             let (title, name, key) = (task.title.clone(), task.name.to_string(), task.key.clone());
@@ -169,6 +173,13 @@ impl Teller<'_> {
             Note::Found { tasks, hits } => {
                 self.bar.set_length(tasks as u64);
                 self.passing(format!("{} in the file, {hits} done before", print::count(tasks as u64, "task")));
+            }
+            Note::Why(title, of) => {
+                let line = match self.session.json {
+                    true => json!({ "v": V, "task": title, "why": json::explanation(&of) }).to_string(),
+                    false => format!("why {title}: {}", explain::brief(&of)),
+                };
+                self.bar.suspend(|| print::line(line))?;
             }
             Note::Passing(text) => self.passing(text),
             Note::Started(title) => {

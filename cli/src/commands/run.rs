@@ -32,6 +32,7 @@ pub(crate) async fn run(session: &Session, args: Run) -> Result<ExitCode, Fault>
         quiet: session.quiet,
         ttl: args.ttl,
         check: args.check,
+        why: args.why,
         executor: executor("provender run"),
         remarks: super::annotate::first(args.remarks)?,
         locks: remote::cache_dir().map(|folder| folder.join("locks")),
@@ -42,8 +43,8 @@ pub(crate) async fn run(session: &Session, args: Run) -> Result<ExitCode, Fault>
         Err(fault) => return Err(fault),
     };
     let bar = Arc::new(OnceLock::new());
-    let (shown, quiet) = (bar.clone(), session.quiet);
-    let events: Events = Arc::new(move |event| tell(quiet, &shown, event));
+    let (shown, told) = (bar.clone(), session.clone());
+    let events: Events = Arc::new(move |event| tell(&told, &shown, event));
     let ended = run::run(&client, &task, hash_cache(), &events).await;
     if let Some(bar) = bar.get() {
         bar.finish_and_clear();
@@ -85,12 +86,13 @@ fn input(text: OsString) -> Result<Input, Fault> {
     }
 }
 
-fn tell(quiet: bool, bar: &OnceLock<ProgressBar>, event: Event<'_>) {
-    if quiet {
-        return;
-    }
+fn tell(session: &Session, bar: &OnceLock<ProgressBar>, event: Event<'_>) {
     match event {
-        Event::Stored(bytes) => bar.get_or_init(|| print::bytes_bar("storing", quiet)).inc(bytes),
+        // It was asked for.
+        Event::Why(Ok(of)) => super::why::note(session, of),
+        Event::Why(Err(error)) => print::note(format_args!("provender: why it has to run cannot be told: {error}")),
+        _ if session.quiet => {}
+        Event::Stored(bytes) => bar.get_or_init(|| print::bytes_bar("storing", false)).inc(bytes),
         Event::Claimed(path) => {
             print::note(format_args!("provender: waiting for another provender run that makes {}", path.display()));
         }

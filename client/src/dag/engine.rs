@@ -19,6 +19,7 @@ use provender_proto::MAX_KEYS;
 use tokio::sync::Semaphore;
 
 use super::file::{File, FileError, Task};
+use super::import::import;
 use super::plan::Node;
 use super::report::{Done, Ended, Event, Events, Summary};
 use super::scratch::{Source, SourceError};
@@ -32,6 +33,9 @@ use crate::run::{RunError, blocking, start, unless_interrupted};
 
 /// How many names of what has succeeded are told of at once.
 const HITS_AT_ONCE: usize = 32;
+
+/// How many tasks are explained at once, and held as specs.
+const EXPLAINED: usize = 1_000;
 
 /// The longest command, in bytes: Linux passes no longer argument on, its end included.
 const MAX_COMMAND: usize = (128 << 10) - 1;
@@ -47,6 +51,8 @@ pub struct Options {
     pub ttl: Duration,
     /// Who runs it.
     pub executor: Executor,
+    /// Whether to say first why each task has to run. What the tasks are is registered then.
+    pub why: bool,
     /// What is said of each execution from the first.
     pub remarks: Remarks,
 }
@@ -117,6 +123,9 @@ pub async fn run(
     check(&file, &found)?;
     let hits = file.tasks.iter().filter(|task| succeeded(&found, &task.key)).count();
     events(Event::Found { tasks: file.tasks.len(), hits });
+    if options.why {
+        unless_interrupted(stop.all(), 0, explain(client, &file, &found, &events)).await?;
+    }
     let slots = Arc::new(Semaphore::new(options.jobs.clamp(1, super::MAX_JOBS)));
     let engine = Engine { client, file: &file, options, cache, events, source, stop, slots };
     Ok(engine.all(&found).await)
@@ -133,6 +142,26 @@ async fn look_up(client: &Client, file: &File) -> Result<HashMap<TaskKey, Answer
         found.extend(keys.iter().cloned().zip(answers));
     }
     Ok(found)
+}
+
+/// Says why each task that has not succeeded has to run.
+async fn explain(
+    client: &Client,
+    file: &File,
+    found: &HashMap<TaskKey, Answer>,
+    events: &Events,
+) -> Result<(), RunError> {
+    // What the others are made from is found by their keys, however many there are.
+    import(client, file).await?;
+    let order = file.plan.order.iter().flat_map(|node| &file.plan.nodes[*node].tasks);
+    let open: Vec<_> = order.map(|task| &file.tasks[*task]).filter(|task| !succeeded(found, &task.key)).collect();
+    for tasks in open.chunks(EXPLAINED) {
+        let asked: Vec<_> = tasks.iter().map(|task| (task.key.clone(), Some(spec(task, |_| None)))).collect();
+        for (task, of) in tasks.iter().zip(client.explain(&asked).await?) {
+            events(Event::Why(task, &of));
+        }
+    }
+    Ok(())
 }
 
 fn succeeded(found: &HashMap<TaskKey, Answer>, key: &TaskKey) -> bool {

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use provender_core::explain::Explanation;
 use provender_core::{Execution, ExecutionId};
 
 use super::file::Task;
@@ -72,6 +73,8 @@ pub enum Event<'a> {
         /// Those that are done.
         hits: usize,
     },
+    /// Why a task has to run.
+    Why(&'a Task, &'a Explanation),
     /// A task's command is about to run.
     Started(&'a Task),
     /// A task has ended.

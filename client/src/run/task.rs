@@ -41,6 +41,8 @@ pub struct Task {
     pub ttl: Duration,
     /// Whether to run it although there is a record, and compare.
     pub check: bool,
+    /// Whether to say first why it has to run.
+    pub why: bool,
     /// Who runs it.
     pub executor: Executor,
     /// What is said of the execution from the first.

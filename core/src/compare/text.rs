@@ -1,1 +1,8 @@
 //! A comparison for people.
+
+use super::Cause;
+
+/// Stub.
+pub fn cause(cause: &Cause) -> String {
+    format!("{cause:?}")
+}

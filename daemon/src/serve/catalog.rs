@@ -129,10 +129,11 @@ impl Catalog for Front {
         Err(Status::unimplemented("diff"))
     }
 
-    type ExplainStream = Pin<Box<dyn Stream<Item = Result<v1::ExplainReply, Status>> + Send>>;
+    type ExplainStream = super::explain::Replies;
 
-    async fn explain(&self, _: Request<v1::ExplainRequest>) -> Result<Response<Self::ExplainStream>, Status> {
-        Err(Status::unimplemented("explain"))
+    async fn explain(&self, request: Request<v1::ExplainRequest>) -> Result<Response<Self::ExplainStream>, Status> {
+        let request = request.into_inner();
+        counted(self.store.metrics(), "Explain", self.begin_explaining(request)).await
     }
 }
 

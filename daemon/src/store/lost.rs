@@ -256,6 +256,45 @@ impl Store {
         Ok((Losses::new(entries), last, page.more))
     }
 
+    /// What of a record is lost, at most so many blobs: its closure itself, if that is.
+    pub(super) async fn lost_of(&self, space: &Space, record: &Record, most: usize) -> Result<Vec<Digest>, StoreError> {
+        let (mut lost, mut from) = (Vec::new(), record.stamp);
+        loop {
+            let (losses, last, more) = self.entries(from, PAGE).await?;
+            let mut hits = Hits::default();
+            losses.look_up(&record.closure, &mut hits);
+            match self.look_through(space, &record.closure, &losses, &mut hits).await {
+                Ok(()) => lost.extend(hits.digests()),
+                // Which they are is not known any more.
+                Err(StoreError::Lost { .. } | StoreError::NotFound { .. }) => return Ok(vec![record.closure]),
+                Err(error) => return Err(error),
+            }
+            lost.truncate(most);
+            match last {
+                Some(last) if more && lost.len() < most => from = last,
+                _ => return Ok(lost),
+            }
+        }
+    }
+
+    /// Adds to `hits` what a closure refers to of these losses.
+    async fn look_through(
+        &self,
+        space: &Space,
+        closure: &Digest,
+        losses: &Losses,
+        hits: &mut Hits,
+    ) -> Result<(), StoreError> {
+        let mut reader = self.read(space, closure, 0..closure.size).await?;
+        let mut piece = BytesMut::new();
+        while let Some(next) = reader.try_next().await.map_err(|error| lost(closure, error))? {
+            piece.extend_from_slice(&next);
+            let rest = losses.look_through(&piece, hits).len();
+            piece = piece.split_off(piece.len() - rest);
+        }
+        Ok(())
+    }
+
     /// What a record is for these losses, and up to where of the log it would be whole; `None` if it refers to none of them.
     async fn test(&self, space: &Space, record: &Record, losses: &Losses) -> Result<Option<(Void, u64)>, StoreError> {
         let mut hits = Hits::default();
@@ -264,17 +303,7 @@ impl Store {
             return Ok(Some(found));
         }
         let closure = &record.closure;
-        let read = async {
-            let mut reader = self.read(space, closure, 0..closure.size).await?;
-            let mut piece = BytesMut::new();
-            while let Some(next) = reader.try_next().await.map_err(|error| lost(closure, error))? {
-                piece.extend_from_slice(&next);
-                let rest = losses.look_through(&piece, &mut hits).len();
-                piece = piece.split_off(piece.len() - rest);
-            }
-            Ok(())
-        };
-        match read.await {
+        match self.look_through(space, closure, losses, &mut hits).await {
             Ok(()) => Ok(hits.void()),
             // What it refers to is not known any more, so nothing can be said to be whole. If it is stored at all, it has entered the log just now.
             Err(error @ (StoreError::Lost { .. } | StoreError::NotFound { .. })) => {

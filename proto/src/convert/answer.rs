@@ -16,7 +16,7 @@ pub fn answers_to(answers: Vec<Answer>) -> Vec<v1::lookup_reply::Answer> {
     answers.into_iter().map(|answer| answer_to(answer, most)).collect()
 }
 
-fn answer_to(answer: Answer, most: usize) -> v1::lookup_reply::Answer {
+pub(super) fn answer_to(answer: Answer, most: usize) -> v1::lookup_reply::Answer {
     v1::lookup_reply::Answer {
         verdict: verdict_to(answer.verdict).into(),
         execution: answer.execution.map(id_to).unwrap_or_default(),

@@ -1,0 +1,39 @@
+//! `provender why`, and what `run --why` and `dag run --why` say.
+
+use std::process::ExitCode;
+
+use provender_client::Described;
+use provender_core::explain::{self, Explanation};
+use provender_core::{Ref, json};
+
+use super::Session;
+use crate::args::Why;
+use crate::fault::Fault;
+use crate::print;
+
+pub(crate) async fn why(session: &Session, args: Why) -> Result<ExitCode, Fault> {
+    let client = session.client().await?;
+    let explained = match args.reference {
+        Ref::Key(key) => client.explain(&[(key, None)]).await?,
+        Ref::Name { name, nth: None } => client.explain_name(&name).await?,
+        other => match client.describe(&other).await? {
+            Described::Task(task) => client.explain(&[(task.execution.key, None)]).await?,
+            _ => return Err(Fault::no(format!("{other} is no task: only a key, a name or an execution has a verdict"))),
+        },
+    };
+    for of in &explained {
+        match session.json {
+            true => print::document(&json::explanation(of))?,
+            false => print::lines(explain::lines(of).into_iter())?,
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What `run --why` says before it runs.
+pub(super) fn note(session: &Session, of: &Explanation) {
+    match session.json {
+        true => print::note(json::explanation(of)),
+        false => explain::lines(of).iter().for_each(|line| print::note(format_args!("provender: {line}"))),
+    }
+}

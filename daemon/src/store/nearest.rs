@@ -1,0 +1,61 @@
+//! The nearest success of a name: the one whose spec agrees most with another one.
+//!
+//! Invariant: a bounded number of records is looked at, however many there are: the newest ones. It must not know the measure.
+
+use std::collections::BTreeMap;
+
+use provender_core::batch::Table;
+use provender_core::execution::State;
+use provender_core::key::TaskKey;
+use provender_core::name::Space;
+use provender_core::nearest::Likeness;
+use provender_core::{Execution, ExecutionId, Spec, rows};
+
+use super::provenance::SPECS;
+use super::{Store, StoreError};
+use crate::meta::Scan;
+
+/// How many of the newest records are looked at.
+const NEWEST: usize = 200;
+
+impl Store {
+    /// The success under a spec's name whose spec agrees most with it, the newest of several, and its spec; none of the key itself.
+    pub(super) async fn nearest(
+        &self,
+        space: &Space,
+        key: &TaskKey,
+        spec: &Spec,
+    ) -> Result<Option<(Execution, Spec)>, StoreError> {
+        let scan = Scan { limit: NEWEST, ..Scan::prefix(Table::NameRecord, rows::by_name_prefix(space, &spec.name)) };
+        let page = self.inner.meta.scan(&scan).await?;
+        let newest: Vec<_> = page.rows.iter().filter_map(|(row, _)| rows::trailing_execution(row)).collect();
+        self.most_alike(space, key, spec, newest).await
+    }
+
+    /// The one of these executions, of which the first of two that agree as much is taken.
+    async fn most_alike(
+        &self,
+        space: &Space,
+        key: &TaskKey,
+        spec: &Spec,
+        candidates: Vec<ExecutionId>,
+    ) -> Result<Option<(Execution, Spec)>, StoreError> {
+        let likeness = Likeness::of(key.scheme(), spec);
+        let mut best: Option<(_, Execution, Spec)> = None;
+        for piece in candidates.chunks(SPECS) {
+            let mut found = self.executions(space, piece).await?;
+            found.retain(|_, execution| execution.state == State::Succeeded && execution.key != *key);
+            let digests: BTreeMap<_, _> = found.values().map(|execution| (execution.spec, ())).collect();
+            let specs = self.specs(space, &digests.into_keys().collect::<Vec<_>>()).await?;
+            for id in piece {
+                let Some(execution) = found.remove(id) else { continue };
+                let Some(theirs) = specs.get(&execution.spec) else { continue };
+                let agreement = likeness.with(theirs);
+                if best.as_ref().is_none_or(|(most, ..)| agreement > *most) {
+                    best = Some((agreement, execution, theirs.clone()));
+                }
+            }
+        }
+        Ok(best.map(|(_, execution, spec)| (execution, spec)))
+    }
+}
