@@ -49,6 +49,11 @@ pub(crate) enum Command {
     Show(Show),
     /// Show what something was made from, or what was made from it
     Lineage(Lineage),
+    /// Show what differs between two executions, and where that began
+    ///
+    /// The causes come first: the fields and inputs in which a task parts from its counterpart, however many steps up from what is asked for.
+    /// Then what both measured, how they are labelled, and their outputs, path by path. Two trees or two blobs can be compared as well.
+    Diff(Diff),
     /// Say why a key is not SUCCEEDED, and in what it differs from the nearest success under its name
     Why(Why),
     /// Print the output of a run
@@ -253,6 +258,25 @@ pub(crate) struct Lineage {
     /// Print a graph for Graphviz
     #[arg(long, conflicts_with = "json")]
     pub(crate) dot: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Diff {
+    /// What was before; `@2` is the record before the newest one
+    #[arg(value_name = "A", value_parser = reference)]
+    pub(crate) old: Ref,
+    /// What it is compared with
+    #[arg(value_name = "B", value_parser = reference)]
+    pub(crate) new: Ref,
+    /// At most so many causes, and so many outputs, up to 100,000
+    #[arg(long, value_name = "N", default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub(crate) limit: u32,
+    /// Print the causes alone
+    #[arg(long, conflicts_with = "outputs")]
+    pub(crate) causes: bool,
+    /// Print the outputs alone
+    #[arg(long)]
+    pub(crate) outputs: bool,
 }
 
 #[derive(Debug, clap::Args)]

@@ -4,6 +4,7 @@ pub(crate) mod annotate;
 pub(crate) mod cat;
 mod check;
 pub(crate) mod dag;
+pub(crate) mod diff;
 pub(crate) mod get;
 pub(crate) mod history;
 pub(crate) mod invalidate;

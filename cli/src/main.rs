@@ -47,6 +47,7 @@ async fn carry_out(args: Args) -> Result<ExitCode, Fault> {
         Command::Status(status) => commands::status::status(&session, status).await,
         Command::Show(show) => commands::show::show(&session, show).await,
         Command::Lineage(lineage) => commands::lineage::lineage(&session, lineage).await,
+        Command::Diff(diff) => commands::diff::diff(&session, diff).await,
         Command::Logs(logs) => commands::logs::logs(&session, logs).await,
         Command::History(history) => commands::history::history(&session, history).await,
         Command::Ls(ls) => commands::ls::ls(&session, ls).await,

@@ -5,6 +5,7 @@
 
 mod blobs;
 mod catalog;
+mod diff;
 mod explain;
 mod invalidate;
 mod tasks;

@@ -4,6 +4,7 @@
 //! answer. Invariants: equal specs have no changes; of specs with different digests something is told, unless it is the name alone,
 //! which is no cause; what a secret was is never told. It must not know where specs come from, nor who made an input.
 
+pub mod document;
 pub mod text;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -20,6 +21,9 @@ use crate::key::TaskKey;
 use crate::name::Name;
 use crate::spec::{Input, Mount, Spec, Variable};
 use crate::tree::Node;
+
+/// Longer values of fields are cut to where they differ, to about so many bytes.
+pub const MAX_VALUE: usize = 64 << 10;
 
 /// What one side says at a path.
 #[derive(Debug, Clone, PartialEq)]
@@ -232,9 +236,31 @@ pub fn changes((old_key, old): (&TaskKey, &Spec), (new_key, new): (&TaskKey, &Sp
     }
     // The same codes in another order are the same.
     changes.retain(|change| change.field != "policy.exit_codes" || codes(old) != codes(new));
+    changes.iter_mut().for_each(shorten);
     changes.sort_by(|one, other| one.field.cmp(&other.field));
     changes.dedup_by(|one, other| one.field == other.field);
     changes
+}
+
+/// Has long values begin near to where they part, and end: what is told of a field has a bound.
+fn shorten(change: &mut Change) {
+    let long = |told: &Option<Told>| matches!(told, Some(Told::Value(value)) if weight(value) > MAX_VALUE);
+    if !long(&change.old) && !long(&change.new) {
+        return;
+    }
+    let text = |told: &Option<Told>| match told {
+        Some(Told::Value(Value::String(text))) => Some(text.clone()),
+        Some(Told::Value(value)) => Some(value.to_string()),
+        _ => None,
+    };
+    let (old, new) = (text(&change.old), text(&change.new));
+    let (Some(old), Some(new)) = (old.clone().or_else(|| new.clone()), new.or(old)) else { return };
+    let (old, new) = text::around(&old, &new, MAX_VALUE);
+    for (told, text) in [(&mut change.old, old), (&mut change.new, new)] {
+        if let Some(Told::Value(value)) = told {
+            *value = text.into();
+        }
+    }
 }
 
 /// What differs in specs that have more fields than are told of: those whole that hold them.
@@ -318,14 +344,27 @@ fn shares_a_field(old: &Spec, new: &Spec) -> bool {
     olds.iter().any(|(path, field)| news.get(path) == Some(field))
 }
 
-/// Named values of two sides, each at its path, also where they are the same.
-pub fn side_by_side(old: &BTreeMap<String, Value>, new: &BTreeMap<String, Value>) -> Vec<Change> {
-    let flat = |values: &BTreeMap<String, Value>| -> BTreeMap<String, Value> {
-        values.iter().flat_map(|(name, value)| fields::of_value(name, value)).collect()
+/// What two executions measured, each value at its path, also where that is the same.
+pub fn metrics(old: Option<&Execution>, new: Option<&Execution>) -> Vec<Change> {
+    let flat = |execution: Option<&Execution>| -> BTreeMap<String, Value> {
+        let metrics = execution.into_iter().flat_map(|execution| &execution.outcome.metrics);
+        metrics.flat_map(|(name, value)| fields::of_value(name, value)).collect()
     };
-    let (old, new) = (flat(old), flat(new));
+    side_by_side(&flat(old), &flat(new))
+}
+
+/// The labels of two executions, also where they are the same.
+pub fn labels(old: Option<&Execution>, new: Option<&Execution>) -> Vec<Change> {
+    let all = |execution: Option<&Execution>| -> BTreeMap<String, Value> {
+        let labels = execution.into_iter().flat_map(|execution| execution.remarks.labels.iter());
+        labels.map(|(name, value)| (name.to_owned(), value.into())).collect()
+    };
+    side_by_side(&all(old), &all(new))
+}
+
+fn side_by_side(old: &BTreeMap<String, Value>, new: &BTreeMap<String, Value>) -> Vec<Change> {
     let value = |value: Option<&Value>| value.cloned().map(Told::Value);
-    let all = paired(&old, &new);
+    let all = paired(old, new);
     all.map(|(field, old, new)| Change { field: field.clone(), old: value(old), new: value(new) }).collect()
 }
 

@@ -3,6 +3,8 @@
 //! Owns [`Explanation`] and its text ([`lines`]). Invariant: each verdict has its answer, and each answer names what it rests on. It must not
 //! know how any of it was found.
 
+pub mod document;
+
 use crate::answer::Answer;
 use crate::compare::{Cause, text};
 use crate::digest::Digest;
@@ -55,9 +57,9 @@ impl Explanation {
 }
 
 /// What people read: what the key is and why, then what differs from the nearest success.
-pub fn lines(of: &Explanation) -> Vec<String> {
+pub fn lines(of: &Explanation, size: fn(u64) -> String) -> Vec<String> {
     let mut lines = vec![standing(of)];
-    lines.extend(of.lost.iter().map(|blob| format!("  lost: blob:{} ({} bytes)", blob.hex(), blob.size)));
+    lines.extend(of.lost.iter().map(|blob| format!("  lost: blob:{} ({})", blob.hex(), size(blob.size))));
     if let Some(nearest) = &of.nearest {
         let at = nearest.ended.unwrap_or(nearest.began);
         let differs = match of.causes.is_empty() {
@@ -65,19 +67,19 @@ pub fn lines(of: &Explanation) -> Vec<String> {
             false => ", from which this differs in",
         };
         lines.push(format!("  nearest success: exec:{} of {at}{differs}", nearest.id));
-        lines.extend(of.causes.iter().map(|cause| format!("    {}", text::cause(cause))));
+        lines.extend(of.causes.iter().map(|cause| format!("    {}", text::cause(cause, size))));
         lines.extend(of.truncated.then(|| "    and more".to_owned()));
     }
     lines
 }
 
 /// One clause on why a task is run, for a list of many.
-pub fn brief(of: &Explanation) -> String {
+pub fn brief(of: &Explanation, size: fn(u64) -> String) -> String {
     let mut brief = match (of.answer.verdict, of.causes.first()) {
-        (Verdict::Unknown, Some(cause)) => text::cause(cause),
+        (Verdict::Unknown, Some(cause)) => text::cause(cause, size),
         (Verdict::Unknown, None) => "never ran".to_owned(),
         (_, None) => standing_of(of),
-        (_, Some(cause)) => format!("{}; {}", standing_of(of), text::cause(cause)),
+        (_, Some(cause)) => format!("{}; {}", standing_of(of), text::cause(cause, size)),
     };
     let more = of.causes.len().saturating_sub(1);
     if more > 0 || of.truncated {

@@ -10,7 +10,6 @@ use serde_json::{Map, Value, json};
 
 use crate::digest::{Digest, hex};
 use crate::execution::{Execution, Exit, Log};
-use crate::explain::Explanation;
 use crate::lineage::{self, Graph};
 use crate::spec::{Input, Mount, Spec, Variable};
 use crate::tree::Node;
@@ -156,30 +155,6 @@ pub fn spec(spec: &Spec) -> Value {
         },
         "raw": spec.raw.as_ref().map(|raw| bytes(raw)),
     })
-}
-
-/// Why a key is what it is: what `why` prints.
-pub fn explanation(of: &Explanation) -> Value {
-    let answer = &of.answer;
-    json!({
-        "v": V,
-        "key": of.key.as_str(),
-        "name": of.name.as_ref().map(|name| name.as_str()),
-        "verdict": answer.verdict.as_str(),
-        "reason": Some(&answer.reason).filter(|reason| !reason.is_empty()),
-        "at": answer.at.map(|at| at.to_string()),
-        "rule": answer.rule,
-        "attempts": of.attempts,
-        "last": of.last.as_ref().map(execution),
-        "lost": of.lost.iter().map(digest).collect::<Vec<_>>(),
-        "nearest": of.nearest.as_ref().map(execution),
-        "causes": of.causes.iter().map(cause).collect::<Vec<_>>(),
-        "truncated": of.truncated,
-    })
-}
-
-fn cause(_: &crate::compare::Cause) -> Value {
-    Value::Null
 }
 
 /// A walk: what `lineage` prints.

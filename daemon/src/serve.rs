@@ -6,6 +6,7 @@
 mod auth;
 mod blobs;
 mod catalog;
+mod diff;
 mod explain;
 mod http;
 mod invalidate;

@@ -10,6 +10,7 @@ mod catalog;
 mod closure;
 mod commit;
 mod compare;
+mod diff;
 mod error;
 mod explain;
 mod feed;

@@ -40,6 +40,10 @@ pub const MAX_KEYS: usize = 10_000;
 pub const DEFAULT_LINEAGE: usize = 10_000;
 /// The most nodes that a walk can be asked to come to.
 pub const MAX_LINEAGE: usize = 1_000_000;
+/// The causes, and the outputs, that a comparison tells of at most, if nothing else is said.
+pub const DEFAULT_DIFF: usize = 1_000;
+/// The most that it can be asked to tell of.
+pub const MAX_DIFF: usize = 100_000;
 /// The most names in one invalidation.
 pub const MAX_NAMES: usize = 1_000;
 /// The most prefixes of names that one watcher asks for.

@@ -57,6 +57,8 @@ mod verdicts;
 mod view;
 #[path = "e2e/watch.rs"]
 mod watch;
+#[path = "e2e/why.rs"]
+mod why;
 #[path = "e2e/wire.rs"]
 mod wire;
 #[path = "e2e/world.rs"]

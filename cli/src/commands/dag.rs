@@ -176,8 +176,8 @@ impl Teller<'_> {
             }
             Note::Why(title, of) => {
                 let line = match self.session.json {
-                    true => json!({ "v": V, "task": title, "why": json::explanation(&of) }).to_string(),
-                    false => format!("why {title}: {}", explain::brief(&of)),
+                    true => json!({ "v": V, "task": title, "why": explain::document::explanation(&of) }).to_string(),
+                    false => format!("why {title}: {}", explain::brief(&of, print::size)),
                 };
                 self.bar.suspend(|| print::line(line))?;
             }

@@ -3,8 +3,8 @@
 use std::process::ExitCode;
 
 use provender_client::Described;
-use provender_core::explain::{self, Explanation};
-use provender_core::{Ref, json};
+use provender_core::Ref;
+use provender_core::explain::{self, Explanation, document};
 
 use super::Session;
 use crate::args::Why;
@@ -23,8 +23,8 @@ pub(crate) async fn why(session: &Session, args: Why) -> Result<ExitCode, Fault>
     };
     for of in &explained {
         match session.json {
-            true => print::document(&json::explanation(of))?,
-            false => print::lines(explain::lines(of).into_iter())?,
+            true => print::document(&document::explanation(of))?,
+            false => print::lines(explain::lines(of, print::size).into_iter())?,
         }
     }
     Ok(ExitCode::SUCCESS)
@@ -33,7 +33,7 @@ pub(crate) async fn why(session: &Session, args: Why) -> Result<ExitCode, Fault>
 /// What `run --why` says before it runs.
 pub(super) fn note(session: &Session, of: &Explanation) {
     match session.json {
-        true => print::note(json::explanation(of)),
-        false => explain::lines(of).iter().for_each(|line| print::note(format_args!("provender: {line}"))),
+        true => print::note(document::explanation(of)),
+        false => explain::lines(of, print::size).iter().for_each(|line| print::note(format_args!("provender: {line}"))),
     }
 }

@@ -17,6 +17,18 @@ fn cause(old: u64, new: u64) -> Cause {
     Cause { name: name(), key: key(), old: None, new: None, distance: 0, is: Difference::Field(change) }
 }
 
+fn size(bytes: u64) -> String {
+    format!("{bytes} B")
+}
+
+fn text_of(of: &Explanation) -> Vec<String> {
+    lines(of, size)
+}
+
+fn briefly(of: &Explanation) -> String {
+    brief(of, size)
+}
+
 fn of(verdict: Verdict) -> Explanation {
     let mut answer = Answer::unknown("why so");
     (answer.verdict, answer.at) = (verdict, Some(Timestamp::from_millis(3)));
@@ -42,37 +54,37 @@ fn each_verdict_has_its_clause() {
         (Verdict::Lost, 0, "train is lost: why so".into()),
         (Verdict::Unknown, 0, "train never ran, and nothing else has succeeded under its name".into()),
     ] {
-        assert_eq!(lines(&Explanation { attempts, ..of(verdict) }), [said]);
+        assert_eq!(text_of(&Explanation { attempts, ..of(verdict) }), [said]);
     }
     let mut evicted = of(Verdict::Evicted);
     evicted.answer.rule = Some("keep 3".into());
-    assert!(lines(&evicted)[0].starts_with("train was collected at 1970-01-01T00:00:00.003Z by the rule keep 3: "));
+    assert!(text_of(&evicted)[0].starts_with("train was collected at 1970-01-01T00:00:00.003Z by the rule keep 3: "));
     let nameless = Explanation { name: None, ..of(Verdict::Unknown) };
-    assert_eq!(lines(&nameless), ["t:x never ran, and what it stands for is not known"]);
+    assert_eq!(text_of(&nameless), ["t:x never ran, and what it stands for is not known"]);
     let mut held = of(Verdict::Running);
     held.answer.execution = Some(ExecutionId([1; 16]));
-    assert_eq!(lines(&held), ["train is running: why so (exec:01010101010101010101010101010101)"]);
+    assert_eq!(text_of(&held), ["train is running: why so (exec:01010101010101010101010101010101)"]);
     let mut odd = of(Verdict::Failed);
     odd.answer.reason = "two\nlines\u{1b}".into();
-    assert!(lines(&odd).iter().all(|line| !line.contains(char::is_control)));
+    assert!(text_of(&odd).iter().all(|line| !line.contains(char::is_control)));
 }
 
 #[test]
 fn the_nearest_success_is_told_with_what_differs() {
     let mut told = Explanation { nearest: Some(execution()), causes: vec![cause(1, 2), cause(3, 4)], ..of(Verdict::Unknown) };
-    let said = lines(&told);
+    let said = text_of(&told);
     assert_eq!(said[0], "train never ran like this");
     assert!(said[1].starts_with("  nearest success: exec:07070707070707070707070707070707 of 1970-"), "{}", said[1]);
     assert!(said[1].ends_with(", from which this differs in"), "{}", said[1]);
     assert_eq!(said[2..], ["    train.params.lr: 1 -> 2", "    train.params.lr: 3 -> 4"]);
-    assert_eq!(brief(&told), "train.params.lr: 1 -> 2 (and 1 more)");
+    assert_eq!(briefly(&told), "train.params.lr: 1 -> 2 (and 1 more)");
     told.truncated = true;
-    assert_eq!(lines(&told).last().map(String::as_str), Some("    and more"));
-    assert_eq!(brief(&told), "train.params.lr: 1 -> 2 (and 1+ more)");
+    assert_eq!(text_of(&told).last().map(String::as_str), Some("    and more"));
+    assert_eq!(briefly(&told), "train.params.lr: 1 -> 2 (and 1+ more)");
     told.answer.verdict = Verdict::Failed;
-    assert!(brief(&told).starts_with("failed at 1970-") && brief(&told).contains("; train.params.lr: 1 -> 2"));
+    assert!(briefly(&told).starts_with("failed at 1970-") && briefly(&told).contains("; train.params.lr: 1 -> 2"));
     let same = Explanation { nearest: Some(execution()), ..of(Verdict::Unknown) };
-    assert!(lines(&same)[1].ends_with(": nothing that is recorded differs"));
-    assert_eq!(brief(&of(Verdict::Unknown)), "never ran");
-    assert_eq!(brief(&of(Verdict::Invalidated)), "was invalidated at 1970-01-01T00:00:00.003Z: why so");
+    assert!(text_of(&same)[1].ends_with(": nothing that is recorded differs"));
+    assert_eq!(briefly(&of(Verdict::Unknown)), "never ran");
+    assert_eq!(briefly(&of(Verdict::Invalidated)), "was invalidated at 1970-01-01T00:00:00.003Z: why so");
 }

@@ -123,10 +123,10 @@ impl Catalog for Front {
         Err(Status::unimplemented("search"))
     }
 
-    type DiffStream = Pin<Box<dyn Stream<Item = Result<v1::DiffReply, Status>> + Send>>;
+    type DiffStream = super::diff::Replies;
 
-    async fn diff(&self, _: Request<v1::DiffRequest>) -> Result<Response<Self::DiffStream>, Status> {
-        Err(Status::unimplemented("diff"))
+    async fn diff(&self, request: Request<v1::DiffRequest>) -> Result<Response<Self::DiffStream>, Status> {
+        counted(self.store.metrics(), "Diff", self.compare(request.into_inner())).await
     }
 
     type ExplainStream = super::explain::Replies;

@@ -56,7 +56,7 @@ impl Tasks {
 #[track_caller]
 fn ends(ran: &Ran) -> BTreeMap<String, String> {
     let lines = ran.lines();
-    let tasks = lines.iter().filter(|line| line["task"].is_string());
+    let tasks = lines.iter().filter(|line| line["ended"].is_string());
     tasks.map(|line| (string(&line["task"]), string(&line["ended"]))).collect()
 }
 
@@ -301,4 +301,53 @@ fn it_says_what_it_did_for_people() {
     assert_eq!((quiet.out().lines().count(), quiet.err().as_str()), (2, ""));
     tasks.world.cli(&["dag", "run", "no-such-file"]).code(1).says(&["cannot read no-such-file"]);
     tasks.world.cli(&["dag", "run", "src/file.dag", "-j", "0"]).code(2);
+}
+
+/// A thousand tasks: 20 read a file each, the others what came before them in ever wider steps; the specs name the files by their hashes.
+fn thousand(changed: Option<usize>) -> Dag {
+    let mut dag = Dag::default();
+    for n in 0..1_000_usize {
+        let version = if changed == Some(n) { "b" } else { "a" };
+        let (name, file) = (format!("t{n:04}"), format!("files.data/{n}.csv"));
+        let spec = [("command", "echo $RANDOM >output/x"), (file.as_str(), version)];
+        let needs: Vec<String> = match n {
+            0..20 => vec![],
+            _ => [n - 20, (n - 20).saturating_sub(n % 7)].iter().map(|one| format!("t{one:04}")).collect(),
+        };
+        let mut needs: Vec<_> = needs.iter().map(String::as_str).collect();
+        needs.dedup();
+        dag = dag.spec(&name, if n < 20 { &spec } else { &spec[..1] }, &needs);
+    }
+    dag
+}
+
+#[test]
+fn why_each_of_a_thousand_tasks_reruns_is_one_file() {
+    let tasks = Tasks::new();
+    let first = tasks.run(&thousand(None), &["-j", "8"]).ok();
+    assert_eq!(sums(&first), [1_000, 0, 0, 0]);
+    let again = tasks.run(&thousand(Some(7)), &["-j", "8", "--why"]).ok();
+    let told: BTreeMap<String, Value> = again
+        .lines()
+        .into_iter()
+        .filter(|line| !line["why"].is_null())
+        .map(|line| (string(&line["task"]), line["why"].clone()))
+        .collect();
+    let ran: Vec<_> = ends(&again).into_iter().filter(|(_, end)| end == "ran").map(|(task, _)| task).collect();
+    assert!(ran.len() > 100, "{} ran", ran.len());
+    assert_eq!(told.keys().cloned().collect::<Vec<_>>(), ran, "it is said of each that reruns, and of no other");
+    for (task, why) in &told {
+        let causes = why["causes"].as_array().unwrap();
+        assert_eq!(causes.len(), 1, "{task}: {why}");
+        assert_eq!((&causes[0]["task"], &causes[0]["field"]), (&"t0007".into(), &"files.data/7.csv".into()), "{task}");
+    }
+    // As people read it, and before anything runs.
+    tasks.world.write("src/file.dag", thousand(Some(3)).bytes());
+    let text = tasks.world.cli(&["dag", "run", "src/file.dag", "-j", "8", "--why"]).ok().out();
+    let lines: Vec<_> = text.lines().collect();
+    let whys = lines.iter().take_while(|line| line.starts_with("why ")).count();
+    let ran = lines.iter().filter(|line| line.starts_with("ran ")).count();
+    assert_eq!(whys, ran, "{text:.2000}");
+    // The file of the run before is as it was at first again.
+    assert!(lines[..whys].iter().all(|line| line.contains(": t0003.files.data/3.csv: a -> b")), "{text:.2000}");
 }
