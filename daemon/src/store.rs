@@ -10,6 +10,8 @@ mod catalog;
 mod closure;
 mod commit;
 mod compare;
+#[cfg(test)]
+mod counting;
 mod diff;
 mod error;
 mod explain;

@@ -19,6 +19,8 @@ mod crowd;
 mod dag;
 #[path = "e2e/data.rs"]
 mod data;
+#[path = "e2e/diff.rs"]
+mod diff;
 #[path = "e2e/files.rs"]
 mod files;
 #[path = "e2e/invalidate.rs"]

@@ -229,7 +229,11 @@ fn no_outputs(of: &Comparison, after_causes: bool) -> Option<String> {
         _ => {
             let none = [&of.old, &of.new].into_iter().filter(|side| outputs(side).is_none()).map(called);
             let none: Vec<_> = none.collect();
-            (!none.is_empty()).then(|| format!("outputs cannot be compared: {} has none", none.join(", nor ")))
+            match &none[..] {
+                [] => None,
+                [one] => Some(format!("outputs cannot be compared: {one} has none")),
+                both => Some(format!("outputs cannot be compared: neither {} has any", both.join(" nor "))),
+            }
         }
     }
 }
@@ -283,9 +287,12 @@ fn values(old: &Option<Told>, new: &Option<Told>, variable: bool) -> (String, St
         Some(Told::Value(Value::String(text))) => Some(text.clone()),
         _ => None,
     };
-    let is_text = |told: &Option<Told>| matches!(told, Some(Told::Value(Value::String(_))));
-    let (texts, both) = ((text(old), text(new)), is_text(old) && is_text(new));
-    let (was, is) = match texts {
+    let other = |told: &Option<Told>| match told {
+        Some(Told::Value(value)) => !(value.is_string() || (variable && value.is_null())),
+        _ => false,
+    };
+    let alone = !other(old) && !other(new);
+    let (was, is) = match (text(old), text(new)) {
         (Some(old), Some(new)) => {
             let (old, new) = around(&old, &new, LONG);
             (Some(old), Some(new))
@@ -296,17 +303,17 @@ fn values(old: &Option<Told>, new: &Option<Told>, variable: bool) -> (String, St
         (None, _) => "(none)".to_owned(),
         (Some(Told::Secret), _) => "(secret)".to_owned(),
         (Some(Told::Value(Value::Null)), _) if variable => "(unset)".to_owned(),
-        (Some(Told::Value(_)), Some(text)) => worded(&text, both),
+        (Some(Told::Value(_)), Some(text)) => worded(&text, alone),
         (Some(Told::Value(value)), None) => readable(&around(&value.to_string(), "", LONG).0),
     };
     (show(old, was), show(new, is))
 }
 
-/// A text as it is if that is plain, else as a JSON string. Beside what is no text, `5` would be taken for a number.
-fn worded(text: &str, beside_text: bool) -> String {
+/// A text as it is if that is plain, else as a JSON string. Unless it is `alone` with other texts, `5` would be taken for a number.
+fn worded(text: &str, alone: bool) -> String {
     let plain = |c: char| !c.is_whitespace() && !c.is_control() && c != '"' && c != '\\';
     let is_plain = !text.is_empty() && text.chars().all(plain) && !text.starts_with('(');
-    let is_other = || !beside_text && serde_json::from_str::<Value>(text).is_ok();
+    let is_other = || !alone && serde_json::from_str::<Value>(text).is_ok();
     match is_plain && !is_other() {
         true => readable(text),
         false => readable(&Value::from(text).to_string()),

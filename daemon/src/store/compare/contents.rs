@@ -17,7 +17,7 @@ const OPENED: usize = 10_000;
 
 /// Where two trees differ, as far as that could be found out.
 #[derive(Debug, Default)]
-pub(in crate::store) struct Walked {
+pub(in crate::store) struct Differences {
     pub(in crate::store) differences: Vec<diff::Difference>,
     /// Whether there is more.
     pub(in crate::store) more: bool,
@@ -33,8 +33,8 @@ impl Store {
         old: Digest,
         new: Digest,
         limit: usize,
-    ) -> Result<Walked, StoreError> {
-        let (mut diff, mut opened, mut walked) = (Diff::new(old, new), 0, Walked::default());
+    ) -> Result<Differences, StoreError> {
+        let (mut diff, mut opened, mut walked) = (Diff::new(old, new), 0, Differences::default());
         while let Some(step) = diff.step() {
             match step {
                 Step::Differs(_) if walked.differences.len() >= limit => walked.more = true,
@@ -74,6 +74,20 @@ fn is_gone(error: &StoreError) -> bool {
     )
 }
 
+/// Of a folder that only one side has, what is in it says all.
+fn leave_out_folders(differences: &mut Vec<diff::Difference>) {
+    let is_above = |one: &diff::Difference, next: &diff::Difference| {
+        next.path.strip_prefix(&one.path[..]).is_some_and(|rest| rest.starts_with(b"/"))
+    };
+    let is_folder = |node: &Option<Node>| matches!(node, None | Some(Node::Directory { .. }));
+    let above: Vec<_> = differences
+        .windows(2)
+        .map(|two| is_folder(&two[0].old) && is_folder(&two[0].new) && is_above(&two[0], &two[1]))
+        .collect();
+    let mut above = above.into_iter();
+    differences.retain(|_| !above.next().unwrap_or(false));
+}
+
 impl Comparing {
     /// What differs between two contents of an input, which are not the same; whether there is more.
     pub(super) async fn contents(
@@ -96,7 +110,8 @@ impl Comparing {
             None => {
                 let walked = self.store.differences(&self.space, *from, *to, self.limit.saturating_add(1)).await?;
                 // What is known in part only is not told in part: it would seem to be all.
-                let differences = if walked.unread.is_some() { Vec::new() } else { walked.differences };
+                let mut differences = if walked.unread.is_some() { Vec::new() } else { walked.differences };
+                leave_out_folders(&mut differences);
                 self.weight += differences.iter().map(|one| 256 + one.path.len()).sum::<usize>();
                 let known = (Arc::from(differences), walked.more);
                 self.folders.insert((*from, *to), known.clone());

@@ -34,9 +34,15 @@ impl Dag {
     }
 
     /// The same, with any texts in its spec.
-    pub(crate) fn spec(mut self, name: &str, spec: &[(&str, &str)], needs: &[&str]) -> Dag {
+    pub(crate) fn spec(self, name: &str, spec: &[(&str, &str)], needs: &[&str]) -> Dag {
+        let spec: Vec<_> = spec.iter().map(|(key, value)| (*key, text(value))).collect();
+        self.encoded(name, &spec, needs)
+    }
+
+    /// The same, with any values.
+    pub(crate) fn encoded(mut self, name: &str, spec: &[(&str, Encoded)], needs: &[&str]) -> Dag {
         let inputs = dict(needs.iter().map(|needed| (*needed, text(&self.hash(needed)))));
-        let entries = || spec.iter().map(|(key, value)| (*key, text(value))).chain([("inputs", inputs.clone())]);
+        let entries = || spec.iter().cloned().chain([("inputs", inputs.clone())]);
         let mut hash = String::new();
         for byte in Sha256::digest(dict(entries())) {
             write!(hash, "{byte:02x}").unwrap();

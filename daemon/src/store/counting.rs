@@ -1,4 +1,4 @@
-//! An engine that counts its reads.
+//! An engine that counts its reads, for tests of what questions cost.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -10,28 +10,28 @@ use provender_core::time::Timestamp;
 use crate::meta::{Changes, CommitError, Meta, MetaError, Page, Scan};
 
 #[derive(Debug)]
-pub(super) struct Counting {
+pub(in crate::store) struct Counting {
     inner: Arc<dyn Meta>,
     reads: AtomicUsize,
     scanned: AtomicUsize,
 }
 
 impl Counting {
-    pub(super) fn new(inner: Arc<dyn Meta>) -> Counting {
+    pub(in crate::store) fn new(inner: Arc<dyn Meta>) -> Counting {
         Counting { inner, reads: AtomicUsize::new(0), scanned: AtomicUsize::new(0) }
     }
 
     /// Reads since the last reset: calls, each of which gets or scans many rows.
-    pub(super) fn reads(&self) -> usize {
+    pub(in crate::store) fn reads(&self) -> usize {
         self.reads.load(Ordering::SeqCst)
     }
 
     /// Rows that scans gave, ever.
-    pub(super) fn rows(&self) -> usize {
+    pub(in crate::store) fn rows(&self) -> usize {
         self.scanned.load(Ordering::SeqCst)
     }
 
-    pub(super) fn reset(&self) {
+    pub(in crate::store) fn reset(&self) {
         self.reads.store(0, Ordering::SeqCst);
     }
 }
