@@ -83,7 +83,17 @@ pub enum ConditionError {
 
 /// The fields that are not a parameter's, and what fields of several parts begin with.
 const FIELDS: [&str; 11] = [
-    "name", "program", "command", "image", "code_version", "outputs", "outputs.hash", "verdict", "rule", "began", "policy.exit_codes",
+    "name",
+    "program",
+    "command",
+    "image",
+    "code_version",
+    "outputs",
+    "outputs.hash",
+    "verdict",
+    "rule",
+    "began",
+    "policy.exit_codes",
 ];
 const FAMILIES: [&str; 9] =
     ["params.", "env.", "inputs.", "policy.required.", "labels.", "metrics.", "exit.", "usage.", "executor."];
@@ -201,7 +211,8 @@ impl Condition {
     }
 
     fn of_execution(&self) -> bool {
-        let is = |field: &&str| if field.ends_with('.') { self.field.starts_with(*field) } else { self.field == **field };
+        let is =
+            |field: &&str| if field.ends_with('.') { self.field.starts_with(*field) } else { self.field == **field };
         OF_EXECUTION.iter().any(|field| is(field)) || self.field.starts_with("executor.")
     }
 }
@@ -267,3 +278,6 @@ impl Query {
 fn found(condition: &Condition, facts: &[facts::Fact]) -> bool {
     facts.iter().any(|(field, value)| *field == condition.field && condition.holds(value))
 }
+
+#[cfg(test)]
+mod tests;

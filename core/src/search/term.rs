@@ -30,12 +30,16 @@ pub enum Number {
 impl Number {
     /// What a text reads as, if it is a number as JSON writes them, of at most 32 bytes.
     pub fn of_text(text: &str) -> Option<Number> {
-        let edges = text.starts_with(|c: char| c == '-' || c.is_ascii_digit()) && text.ends_with(|c: char| c.is_ascii_digit());
+        let edges =
+            text.starts_with(|c: char| c == '-' || c.is_ascii_digit()) && text.ends_with(|c: char| c.is_ascii_digit());
         if text.len() > LONGEST_NUMBER || !edges {
             return None;
         }
         let number: serde_json::Number = serde_json::from_str(text).ok()?;
-        text.parse().ok().map(Number::Whole).or_else(|| number.as_f64().filter(|real| real.is_finite()).map(Number::Real))
+        text.parse()
+            .ok()
+            .map(Number::Whole)
+            .or_else(|| number.as_f64().filter(|real| real.is_finite()).map(Number::Real))
     }
 
     /// The same of a value; a text may read as a number.

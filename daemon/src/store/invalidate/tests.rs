@@ -59,7 +59,15 @@ async fn latest(store: &Store, name: &str) -> Option<ExecutionId> {
 
 async fn hold(store: &Store, key: &str, spec: provender_core::Spec) -> Request {
     let (id, ttl) = (ExecutionId(clock::random()), std::time::Duration::ZERO);
-    let request = Request { id, key: key.parse().unwrap(), spec, executor: Executor::default(), ttl, check: false, remarks: Default::default() };
+    let request = Request {
+        id,
+        key: key.parse().unwrap(),
+        spec,
+        executor: Executor::default(),
+        ttl,
+        check: false,
+        remarks: Default::default(),
+    };
     begin(store, &request).await;
     request
 }

@@ -58,7 +58,10 @@ impl Store {
             };
             let known: Vec<_> = pages.iter().map(there).collect();
             if !known.contains(&Some(false)) {
-                open.push((*place, known.iter().enumerate().filter(|(_, known)| known.is_none()).map(|(at, _)| at).collect()));
+                open.push((
+                    *place,
+                    known.iter().enumerate().filter(|(_, known)| known.is_none()).map(|(at, _)| at).collect(),
+                ));
             }
         }
         let places = self.asked(lists, open).await?;
