@@ -227,3 +227,6 @@ fn span(space: &Space, field: &str, above: &[u8], below: &[u8]) -> Span {
     let row = |term: &[u8]| rows::postings_prefix(space, field, term);
     Span { prefix: row(&above[..same]), above: row(above), below: row(below) }
 }
+
+#[cfg(test)]
+mod tests;

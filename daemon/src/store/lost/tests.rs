@@ -13,14 +13,12 @@ use provender_core::tree::Tree;
 use provender_core::{Answer, ExecutionId, Node, Ref};
 use tempfile::TempDir;
 
-use self::counting::Counting;
+use super::super::tests::counting::Counting;
 use super::super::tests::{begin, outcome, request};
 use super::super::{Begin, Content};
 use super::*;
 use crate::meta::{self, Memory, Meta, MetaConfig};
 use crate::metrics::Metrics;
-
-mod counting;
 
 /// Two daemons on one store.
 struct World {
