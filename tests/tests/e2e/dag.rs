@@ -1,7 +1,7 @@
 //! `dag`: task files of à la mode, run and imported.
 
 #[path = "dag/file.rs"]
-mod file;
+pub(crate) mod file;
 #[path = "dag/refused.rs"]
 mod refused;
 #[path = "dag/stopped.rs"]

@@ -13,6 +13,11 @@ pub(crate) fn text(text: &str) -> Encoded {
     format!("{}:{text}", text.len()).into_bytes()
 }
 
+/// A list.
+pub(crate) fn list(items: impl IntoIterator<Item = Encoded>) -> Encoded {
+    [vec![b'l'], items.into_iter().flatten().collect(), vec![b'e']].concat()
+}
+
 /// A dictionary.
 pub(crate) fn dict<'a>(entries: impl IntoIterator<Item = (&'a str, Encoded)>) -> Encoded {
     let entries: BTreeMap<_, _> = entries.into_iter().collect();
@@ -34,9 +39,15 @@ impl Dag {
     }
 
     /// The same, with any texts in its spec.
-    pub(crate) fn spec(mut self, name: &str, spec: &[(&str, &str)], needs: &[&str]) -> Dag {
+    pub(crate) fn spec(self, name: &str, spec: &[(&str, &str)], needs: &[&str]) -> Dag {
+        let values: Vec<_> = spec.iter().map(|(key, value)| (*key, text(value))).collect();
+        self.values(name, &values, needs)
+    }
+
+    /// The same, with any values.
+    pub(crate) fn values(mut self, name: &str, spec: &[(&str, Encoded)], needs: &[&str]) -> Dag {
         let inputs = dict(needs.iter().map(|needed| (*needed, text(&self.hash(needed)))));
-        let entries = || spec.iter().map(|(key, value)| (*key, text(value))).chain([("inputs", inputs.clone())]);
+        let entries = || spec.iter().cloned().chain([("inputs", inputs.clone())]);
         let mut hash = String::new();
         for byte in Sha256::digest(dict(entries())) {
             write!(hash, "{byte:02x}").unwrap();
