@@ -307,16 +307,26 @@ pub(crate) struct Ls {
     /// How the names begin
     #[arg(default_value = "")]
     pub(crate) prefix: String,
-    /// Only names whose newest attempt failed or was abandoned
+    /// Only names whose newest attempt failed or was abandoned; with --where, only executions that did
     #[arg(long)]
     pub(crate) failed: bool,
+    /// List the executions of which this holds instead, newest first: params.lr=0.01, image=train*, metrics.loss<0.2; all that are given have
+    /// to hold
+    #[arg(long = "where", value_name = "CONDITION", value_parser = condition)]
+    pub(crate) conditions: Vec<String>,
+    /// At most so many executions
+    #[arg(short = 'n', long = "limit", value_name = "N", requires = "conditions", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) limit: Option<u64>,
 }
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Invalidate {
     /// Keys and names; NAME@N and exec:ID if those are still their keys' records
-    #[arg(required = true, value_name = "KEY|NAME|REF", value_parser = reference)]
+    #[arg(required_unless_present = "conditions", value_name = "KEY|NAME|REF", value_parser = reference)]
     pub(crate) references: Vec<Ref>,
+    /// Instead, the keys whose records were made by executions of which this holds, as for `ls`; all that are given have to hold
+    #[arg(long = "where", value_name = "CONDITION", value_parser = condition, conflicts_with = "references")]
+    pub(crate) conditions: Vec<String>,
     /// Also all that was made, over any number of steps, from what those made
     #[arg(long)]
     pub(crate) downstream: bool,
@@ -331,8 +341,11 @@ pub(crate) struct Invalidate {
 #[derive(Debug, clap::Args)]
 pub(crate) struct Evict {
     /// Keys and names; NAME@N and exec:ID if those are still their keys' records
-    #[arg(required = true, value_name = "KEY|NAME|REF", value_parser = reference)]
+    #[arg(required_unless_present = "conditions", value_name = "KEY|NAME|REF", value_parser = reference)]
     pub(crate) references: Vec<Ref>,
+    /// Instead, the keys whose records were made by executions of which this holds, as for `ls`; all that are given have to hold
+    #[arg(long = "where", value_name = "CONDITION", value_parser = condition, conflicts_with = "references")]
+    pub(crate) conditions: Vec<String>,
     /// Why; it is shown with the verdict
     #[arg(long, value_name = "TEXT")]
     pub(crate) reason: Option<String>,
@@ -427,6 +440,14 @@ fn key(text: &str) -> Result<TaskKey, String> {
 
 fn reference(text: &str) -> Result<Ref, String> {
     text.parse().map_err(|error: provender_core::reference::RefError| error.to_string())
+}
+
+/// A condition as it was written; that it is one is known before the daemon is asked.
+fn condition(text: &str) -> Result<String, String> {
+    match text.parse::<provender_core::search::Condition>() {
+        Ok(_) => Ok(text.into()),
+        Err(error) => Err(error.to_string()),
+    }
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {

@@ -128,9 +128,18 @@ pub(crate) fn remarks(remarks: &Remarks, of: &str) -> String {
     [of.to_owned()].into_iter().chain(labels).chain(note).collect::<Vec<_>>().join("  ")
 }
 
-/// An execution as a row of a list.
+/// An execution as a row of a list of one name.
 pub(crate) fn execution_row(execution: &Execution) -> String {
-    let mut row = format!("{:<10} {} exec:{}", execution.state.verdict(), execution.began, execution.id);
+    row(execution, "")
+}
+
+/// An execution as a row of a list of several names.
+pub(crate) fn named_row(execution: &Execution) -> String {
+    row(execution, &format!("  {}", execution.name))
+}
+
+fn row(execution: &Execution, name: &str) -> String {
+    let mut row = format!("{:<10} {} exec:{}{name}", execution.state.verdict(), execution.began, execution.id);
     match (&execution.state, &execution.reason) {
         (State::Succeeded, _) => {
             row += &format!("  {}", time(execution.outcome.usage.wall_ms));

@@ -119,7 +119,16 @@ async fn record(
     let mut id = [0; 16];
     getrandom::fill(&mut id).expect("the system has randomness once it has booted");
     let execution = ExecutionId(id);
-    let begin = Begin { key: &key, spec: &spec, execution, executor, ttl: TTL, wait: true, check: false, remarks: Remarks::default() };
+    let begin = Begin {
+        key: &key,
+        spec: &spec,
+        execution,
+        executor,
+        ttl: TTL,
+        wait: true,
+        check: false,
+        remarks: Remarks::default(),
+    };
     match client.begin(begin, |_| {}).await? {
         Begun::Hit(execution) => Ok(*execution),
         Begun::Busy(holder) | Begun::Failed(holder) => Err(PutError::Busy(holder.id)),

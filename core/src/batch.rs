@@ -57,11 +57,13 @@ pub enum Table {
     Lost = 20,
     /// That a key's verdict changed: in the change feed only, never a row. The key carries the whole of it.
     Event = 21,
+    /// Field and term, newest first -> execution id: what searches go through.
+    Index = 22,
 }
 
 impl Table {
     /// Every table, in stored order.
-    pub const ALL: [Table; 22] = [
+    pub const ALL: [Table; 23] = [
         Table::Store,
         Table::Key,
         Table::Lease,
@@ -84,6 +86,7 @@ impl Table {
         Table::Maker,
         Table::Lost,
         Table::Event,
+        Table::Index,
     ];
 
     /// The table stored as `tag`.

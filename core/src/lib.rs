@@ -28,6 +28,7 @@ pub mod provenance;
 pub mod reference;
 pub mod remarks;
 pub mod rows;
+pub mod search;
 pub mod spec;
 pub mod time;
 pub mod transition;

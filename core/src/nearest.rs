@@ -5,8 +5,16 @@
 
 use std::collections::BTreeMap;
 
+use serde_json::Value;
+
 use crate::fields::{self, Field};
+use crate::json;
+use crate::key::TaskKey;
 use crate::spec::{Input, Spec};
+use crate::tree::Node;
+
+/// The longest field and value, in bytes together, that a search is asked for.
+const LONG: usize = 200;
 
 /// A spec, taken apart for comparing it with many.
 #[derive(Debug)]
@@ -22,9 +30,21 @@ impl<'a> Likeness<'a> {
         Likeness { scheme, fields: fields::of_spec(scheme, spec), spec }
     }
 
-    /// The fields that it is compared by.
-    pub fn fields(&self) -> &BTreeMap<String, Field> {
-        &self.fields
+    /// What of it a search can be asked for: fields that have one value each, and inputs by their bytes or keys; what is long is left out.
+    pub fn conditions(&self) -> impl Iterator<Item = String> {
+        let value = |value: &Value| match value {
+            Value::String(text) => Some(text.clone()),
+            Value::Array(_) | Value::Object(_) => None,
+            scalar => Some(scalar.to_string()),
+        };
+        let fields = self.fields.iter().filter_map(move |(field, is)| Some((field.clone(), value(is.value()?)?)));
+        let inputs = self.spec.inputs.iter().filter_map(|(name, input)| {
+            let hash = input.content.as_ref().and_then(Node::digest).map(|digest| digest.hex());
+            let is = hash.or_else(|| input.key.as_ref().map(TaskKey::to_string))?;
+            Some((format!("inputs.{}", json::member(name)), is))
+        });
+        let short = fields.chain(inputs).filter(|(field, value)| field.len() + value.len() <= LONG);
+        short.map(|(field, value)| format!("{field}=={value}"))
     }
 
     /// How far another spec agrees: more is nearer. Of two that agree in a part that is as large, the one that agrees in more is.
@@ -77,7 +97,6 @@ mod tests {
     use crate::digest::Digest;
     use crate::name::Name;
     use crate::spec::Mount;
-    use crate::tree::Node;
 
     fn spec(params: &[(&str, u64)], input: &[u8]) -> Spec {
         let mut spec = Spec::new(Name::new("n").expect("valid"));

@@ -12,6 +12,7 @@ use crate::digest::Digest;
 use crate::execution::ExecutionId;
 use crate::key::TaskKey;
 use crate::name::{Name, Space};
+use crate::search::Place;
 use crate::time::Timestamp;
 
 /// The length byte of what all spaces share. A space has at most 254 bytes.
@@ -271,6 +272,31 @@ pub fn parse_event(row: &Bytes) -> Option<(Space, Bytes)> {
     let (space, rest) = rest.split_at_checked(usize::from(*len))?;
     let event = rest.get(2..)?;
     Some((Space::new(std::str::from_utf8(space).ok()?).ok()?, row.slice_ref(event)))
+}
+
+/// A field in the index: itself, or its hash where that is much shorter.
+fn field_mark(field: &str) -> Vec<u8> {
+    if field.len() <= 256 { sized(field.as_bytes()) } else { sized(&Digest::of(field.as_bytes()).hash) }
+}
+
+/// The entry of an execution in the list of a field's term (see [`crate::search::term`]).
+pub fn posting(space: &Space, field: &str, term: &[u8], place: Place) -> RowKey {
+    row(Table::Index, space, &[&field_mark(field), term, &place.0])
+}
+
+/// The entry of an execution in the list of all.
+pub fn posting_of_all(space: &Space, place: Place) -> RowKey {
+    posting(space, "", &[], place)
+}
+
+/// What the lists of those of a field's terms begin with that begin so; of the field "" and no term, the list of all executions.
+pub fn postings_prefix(space: &Space, field: &str, term: &[u8]) -> Bytes {
+    prefix(space, &[&field_mark(field), term])
+}
+
+/// Where the execution of a row of [`Table::Index`] stands in its list.
+pub fn parse_place(row: &[u8]) -> Option<Place> {
+    row.last_chunk().copied().map(Place)
 }
 
 /// A pin.

@@ -7,6 +7,8 @@ use std::fmt;
 pub struct Timestamp(u64);
 
 impl Timestamp {
+    /// The first moment that is written.
+    pub const MIN: Timestamp = Timestamp(0);
     /// The last moment that is written: the end of 9999-12-30 or so, beyond which four digits of year do not reach.
     pub const MAX: Timestamp = Timestamp(253_402_207_200_000);
 

@@ -49,6 +49,8 @@ mod remarks;
 mod run;
 #[path = "e2e/run_inputs.rs"]
 mod run_inputs;
+#[path = "e2e/search.rs"]
+mod search;
 #[path = "e2e/security.rs"]
 mod security;
 #[path = "e2e/takeover.rs"]

@@ -68,8 +68,16 @@ pub(crate) async fn succeed(client: &Client, key: &TaskKey, n: u64) -> Result<()
     let mut id = [0; 16];
     id[8..].copy_from_slice(&n.to_be_bytes());
     let (execution, spec, executor) = (ExecutionId(id), Spec::new(Name::new("bench/lookup")?), Executor::default());
-    let begin =
-        Begin { key, spec: &spec, execution, executor: &executor, ttl: Duration::ZERO, wait: false, check: false, remarks: Default::default() };
+    let begin = Begin {
+        key,
+        spec: &spec,
+        execution,
+        executor: &executor,
+        ttl: Duration::ZERO,
+        wait: false,
+        check: false,
+        remarks: Default::default(),
+    };
     let begun = client.begin(begin, |_| {}).await?;
     let Begun::Lease(_) = begun else { return Err(format!("no lease: {begun:?}").into()) };
     let outcome = Outcome { exit: Some(Exit::Code(0)), ..Outcome::default() };

@@ -14,6 +14,7 @@ use crate::print;
 
 pub(crate) async fn invalidate(session: &Session, args: args::Invalidate) -> Result<ExitCode, Fault> {
     let what = Invalidate {
+        conditions: args.conditions,
         downstream: args.downstream,
         dry_run: args.dry_run,
         reason: args.reason.unwrap_or_default(),
@@ -25,6 +26,7 @@ pub(crate) async fn invalidate(session: &Session, args: args::Invalidate) -> Res
 
 pub(crate) async fn evict(session: &Session, args: args::Evict) -> Result<ExitCode, Fault> {
     let what = Invalidate {
+        conditions: args.conditions,
         evict: true,
         dry_run: args.dry_run,
         reason: args.reason.unwrap_or_default(),
@@ -44,7 +46,7 @@ async fn void(session: &Session, references: Vec<Ref>, mut what: Invalidate) -> 
         }
     }
     let (does, dry_run) = (if what.evict { Verdict::Evicted } else { Verdict::Invalidated }, what.dry_run);
-    let mut any = false;
+    let (mut any, searched) = (false, !what.conditions.is_empty());
     let truncated = client
         .invalidate(what, |voided| {
             // What was void before is as it was asked to be.
@@ -53,7 +55,10 @@ async fn void(session: &Session, references: Vec<Ref>, mut what: Invalidate) -> 
         })
         .await?;
     if truncated {
-        return Err(Fault::no("there is more downstream than is walked to at once; invalidate some of it by itself"));
+        return Err(Fault::no("there is more than is walked to at once; invalidate some of it by itself"));
+    }
+    if !any && searched {
+        session.say("no record was made by an execution of which that holds");
     }
     Ok(if any { ExitCode::SUCCESS } else { NO.into() })
 }

@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 
+use bytes::Bytes;
 use provender_client::Named;
 use provender_core::execution::State;
 use provender_core::json;
@@ -13,6 +14,9 @@ use crate::fault::Fault;
 use crate::print;
 
 pub(crate) async fn ls(session: &Session, args: Ls) -> Result<ExitCode, Fault> {
+    if !args.conditions.is_empty() {
+        return search(session, args).await;
+    }
     let client = session.client().await?;
     let mut after = String::new();
     loop {
@@ -30,6 +34,34 @@ pub(crate) async fn ls(session: &Session, args: Ls) -> Result<ExitCode, Fault> {
             _ => return Ok(ExitCode::SUCCESS),
         }
     }
+}
+
+/// The executions of which conditions hold.
+async fn search(session: &Session, args: Ls) -> Result<ExitCode, Fault> {
+    let client = session.client().await?;
+    let (mut cursor, mut left) = (Some(Bytes::new()), args.limit.unwrap_or(u64::MAX));
+    let mut any = false;
+    while let (Some(from), true) = (cursor.take(), left > 0) {
+        let (size, before) = (u32::try_from(left.min(1_000)).unwrap_or(1_000), from.clone());
+        let (executions, next) = client.search(&args.conditions, &args.prefix, args.failed, from, size).await?;
+        for execution in &executions {
+            any = true;
+            match session.json {
+                true => print::item(&json::execution(execution))?,
+                false => print::line(print::named_row(execution))?,
+            }
+        }
+        // Pages that found nothing yet move on all the same.
+        if next.as_ref() == Some(&before) {
+            return Err(Fault::ours("the daemon gives the same page of the search again and again"));
+        }
+        left = left.saturating_sub(executions.len() as u64);
+        cursor = next;
+    }
+    if !any {
+        session.say("nothing is found of which that holds");
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 fn row(session: &Session, named: &Named) -> Result<(), Fault> {

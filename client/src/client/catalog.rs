@@ -103,6 +103,23 @@ impl Client {
         Ok((executions, Some(reply.cursor).filter(|cursor| !cursor.is_empty())))
     }
 
+    /// One page of the executions of which conditions hold (see [`Condition`](provender_core::search::Condition); 1 to 32), newest first, and
+    /// the cursor of the next one. `prefix` is how their names begin. A page may be short, or empty, and not be the last.
+    pub async fn search(
+        &self,
+        conditions: &[String],
+        prefix: &str,
+        failed_only: bool,
+        cursor: Bytes,
+        limit: u32,
+    ) -> Result<(Vec<Execution>, Option<Bytes>), ClientError> {
+        let (r#where, prefix) = (conditions.to_vec(), prefix.to_owned());
+        let request = v1::SearchRequest { space: self.space(), r#where, prefix, failed_only, cursor, limit };
+        let reply = self.catalog.clone().search(request).await.map_err(self.failed())?.into_inner();
+        let executions = reply.executions.iter().map(convert::execution_from).collect::<Result<_, _>>()?;
+        Ok((executions, Some(reply.cursor).filter(|cursor| !cursor.is_empty())))
+    }
+
     /// What something was made from, or with `down` what was made from it: at most `depth` steps away (0: any), at most `limit` nodes
     /// (0: 10,000; at most 1,000,000). Edges that close cycles are marked.
     pub async fn lineage(

@@ -16,6 +16,9 @@ pub struct Invalidate {
     pub keys: Vec<TaskKey>,
     /// The keys whose records stand under these names, and those that are being run under them; at most 1,000 names.
     pub names: Vec<Name>,
+    /// The keys whose records were made by executions of which all of these conditions hold, and those that are being run by such; at most 32
+    /// (see [`Condition`](provender_core::search::Condition)).
+    pub conditions: Vec<String>,
     /// And all that was made from what those made.
     pub downstream: bool,
     /// Make the records EVICTED, as collected by hand, instead of INVALIDATED, and leave who is at their keys alone.
@@ -64,7 +67,7 @@ impl Client {
             reason: what.reason,
             by: Some(convert::executor_to(&what.by)),
             evict: what.evict,
-            r#where: Vec::new(),
+            r#where: what.conditions,
         };
         let mut replies = self.tasks.clone().invalidate(request).await.map_err(self.failed())?.into_inner();
         let mut truncated = false;

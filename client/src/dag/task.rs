@@ -125,7 +125,16 @@ impl Engine<'_> {
 
     fn begin<'b>(&'b self, task: usize, spec: &'b Spec, execution: ExecutionId, wait: bool) -> Begin<'b> {
         let (key, executor) = (&self.file.tasks[task].key, &self.options.executor);
-        Begin { key, spec, execution, executor, ttl: self.options.ttl, wait, check: false, remarks: self.options.remarks.clone() }
+        Begin {
+            key,
+            spec,
+            execution,
+            executor,
+            ttl: self.options.ttl,
+            wait,
+            check: false,
+            remarks: self.options.remarks.clone(),
+        }
     }
 
     /// Passes on what is told of one task.

@@ -36,7 +36,8 @@ impl Place {
     pub(super) fn take(self) -> Result<Metrics, String> {
         // What is no file, such as a pipe, must not be waited for.
         let flags = (OFlags::NONBLOCK | OFlags::NOFOLLOW).bits();
-        let opened = OpenOptions::new().read(true).custom_flags(i32::from_ne_bytes(flags.to_ne_bytes())).open(self.path());
+        let opened =
+            OpenOptions::new().read(true).custom_flags(i32::from_ne_bytes(flags.to_ne_bytes())).open(self.path());
         let file = match opened {
             Ok(file) if file.metadata().is_ok_and(|found| found.is_file()) => file,
             Ok(_) => return Err("it is no file".into()),

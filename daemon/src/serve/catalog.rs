@@ -5,6 +5,8 @@ use std::pin::Pin;
 use futures::Stream;
 use prost::Message;
 use provender_core::Ref;
+use provender_core::name::MAX_NAME;
+use provender_core::search::Query;
 use provender_proto::convert::{self, Invalid};
 use provender_proto::v1::catalog_server::Catalog;
 use provender_proto::v1::describe_reply::{Is, Registered, Task};
@@ -119,8 +121,22 @@ impl Catalog for Front {
         .await
     }
 
-    async fn search(&self, _: Request<v1::SearchRequest>) -> Result<Response<v1::SearchReply>, Status> {
-        Err(Status::unimplemented("search"))
+    async fn search(&self, request: Request<v1::SearchRequest>) -> Result<Response<v1::SearchReply>, Status> {
+        let request = request.into_inner();
+        counted(self.store.metrics(), "Search", async {
+            let space = convert::space(&request.space)?;
+            let query = Query::parse(&request.r#where).map_err(|error| Invalid::new("where", error))?;
+            if request.prefix.len() > MAX_NAME {
+                return Err(Invalid::new("prefix", format!("no name is longer than {MAX_NAME} bytes")).into());
+            }
+            let query = query.named(&request.prefix);
+            let query = if request.failed_only { query.failed() } else { query };
+            let cursor = Some(request.cursor).filter(|cursor| !cursor.is_empty());
+            let (found, cursor) = self.store.search(&space, &query, cursor, limit(request.limit, 100)).await?;
+            let executions = found.iter().map(convert::execution_to).collect();
+            Ok(v1::SearchReply { executions, cursor: cursor.unwrap_or_default() })
+        })
+        .await
     }
 
     type DiffStream = super::diff::Replies;

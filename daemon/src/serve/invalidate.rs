@@ -4,6 +4,7 @@ use std::pin::Pin;
 
 use futures::Stream;
 use prost::Message;
+use provender_core::search::Query;
 use provender_core::transition::Cause;
 use provender_proto::convert::{self, Invalid};
 use provender_proto::v1::invalidate_reply::Entry;
@@ -51,9 +52,14 @@ fn asked(request: v1::InvalidateRequest) -> Result<Invalidate, Invalid> {
         }
     }
     let by = convert::executor_from(request.by.as_ref());
+    let query = match request.r#where.is_empty() {
+        true => None,
+        false => Some(Query::parse(&request.r#where).map_err(|error| Invalid::new("where", error))?),
+    };
     Ok(Invalidate {
         keys: request.keys.iter().map(|key| convert::key(key)).collect::<Result<_, _>>()?,
         names: request.names.iter().map(|name| convert::name(name)).collect::<Result<_, _>>()?,
+        query,
         downstream: request.downstream,
         dry_run: request.dry_run,
         cause: Cause {

@@ -18,6 +18,7 @@ impl Store {
             let remarks = before.remarks.clone().with(remark).map_err(|error| Invalid::new("remarks", error))?;
             let execution = Execution { remarks, ..before.clone() };
             if execution != before {
+                Store::index_labels(&mut txn, space, &before, &execution);
                 txn.put(rows::execution(space, id), values::execution_to(&execution));
             }
             Ok((txn, execution))

@@ -17,7 +17,7 @@ const PAGE: usize = 1_000;
 /// How many history rows one call looks through at most.
 const LOOK_THROUGH: usize = 10_000;
 /// An answer ends with the entry that reaches this many bytes, well below the largest message.
-const PAGE_BYTES: usize = 2 << 20;
+pub(super) const PAGE_BYTES: usize = 2 << 20;
 
 /// A name and what it stands for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -219,7 +219,10 @@ impl Store {
 }
 
 /// About how many bytes an execution takes in an answer.
-fn execution_weight(execution: &Execution) -> usize {
-    let reason = execution.reason.as_ref().map_or(0, String::len);
-    1_024 + execution.key.as_str().len() + 2 * execution.name.as_str().len() + reason
+pub(super) fn execution_weight(execution: &Execution) -> usize {
+    let reason = execution.reason.as_ref().map_or(0, String::len) + execution.remarks.note.len();
+    let labels: usize = execution.remarks.labels.iter().map(|(name, value)| name.len() + value.len()).sum();
+    let metrics: usize =
+        execution.outcome.metrics.iter().map(|(name, value)| name.len() + value.to_string().len()).sum();
+    1_024 + labels + metrics + execution.key.as_str().len() + 2 * execution.name.as_str().len() + reason
 }

@@ -5,12 +5,11 @@
 
 use std::collections::BTreeSet;
 
-use bytes::Bytes;
 use provender_core::execution::{Outcome, State};
 use provender_core::name::Space;
 use provender_core::transition::{self, Evidence, Known, Record};
 use provender_core::tree::Tree;
-use provender_core::{Digest, Execution, ExecutionId, Spec, rows};
+use provender_core::{Digest, Execution, ExecutionId, RowKey, Spec, rows};
 use provender_proto::convert;
 
 use super::history::as_stored;
@@ -18,9 +17,6 @@ use super::lookup::Standing;
 use super::tasks::MAX_REASON;
 use super::{Store, StoreError};
 use crate::clock;
-
-/// How many provenance edges are written at once.
-const EDGES: usize = 1_000;
 
 /// What was found out for a commit.
 struct Gathered {
@@ -39,7 +35,7 @@ impl Store {
         outcome: &Outcome,
     ) -> Result<(Execution, bool), StoreError> {
         let asked = outcome;
-        let spec = &self.execution_and_spec(space, id).await?.1;
+        let (begun, spec) = &self.execution_and_spec(space, id).await?;
         // First without a walk: an executor that was fenced out shall not cost one.
         let ended = self
             .transact(|mut txn| async move {
@@ -66,7 +62,8 @@ impl Store {
         outcome.outputs = Some(root);
         let gathered = self.evidence(space, spec, &outcome, root).await?;
         // Edges come before the record, in pieces; whoever walks them passes over consumers that did not succeed.
-        self.write_edges(space, id, spec, &gathered.made).await?;
+        let measured = Store::metric_rows(space, begun, &outcome);
+        self.write_edges(space, id, spec, &gathered.made, measured).await?;
         let (outcome, evidence) = (&outcome, &gathered.evidence);
         let ended = self
             .transact(|mut txn| async move {
@@ -110,27 +107,23 @@ impl Store {
         Ok(Gathered { evidence: Evidence { outputs: root, closure, found, stamp }, made })
     }
 
-    /// Who consumed what, and who made what.
+    /// Who consumed what, and who made what; and what it measured, as the index has it.
     async fn write_edges(
         &self,
         space: &Space,
         id: ExecutionId,
         spec: &Spec,
         made: &BTreeSet<Digest>,
+        measured: Vec<RowKey>,
     ) -> Result<(), StoreError> {
-        let mut edges: Vec<_> = made.iter().map(|digest| rows::producer(space, digest, id)).collect();
+        let mut edges = measured;
+        edges.extend(made.iter().map(|digest| rows::producer(space, digest, id)));
         for (name, input) in &spec.inputs {
             let digest = input.content.as_ref().and_then(|node| node.digest());
             edges.extend(input.key.as_ref().map(|producer| rows::consumer_of_key(space, producer, id, name)));
             edges.extend(digest.map(|digest| rows::consumer_of_digest(space, &digest, id, name)));
         }
-        for piece in edges.chunks(EDGES) {
-            self.transact(|mut txn| {
-                piece.iter().for_each(|edge| txn.put(edge.clone(), Bytes::new()));
-                async move { Ok((txn, ())) }
-            })
-            .await?;
-        }
+        self.write_rows(&edges).await?;
         self.write_makers(space, id, made).await
     }
 }

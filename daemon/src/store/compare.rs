@@ -171,7 +171,6 @@ impl Comparing {
         }
     }
 
-    #[cfg_attr(not(test), expect(dead_code, reason = "`why` is on its way"))]
     /// Has keys stand for specs that the store need not know, for tasks that are about to run.
     pub(super) fn overlay(&mut self, specs: impl IntoIterator<Item = (TaskKey, Arc<Spec>)>) {
         self.overlay.extend(specs);

@@ -1,6 +1,8 @@
 //! What is shown of an execution: its rows as it begins and ends, in histories, under names, in folders of the view.
 //!
-//! Invariant: whatever an execution made, its end is as many rows.
+//! Invariant: whatever an execution made, its end is as many rows. What it is found by is in [`super::index`].
+
+use std::sync::OnceLock;
 
 use bytes::Bytes;
 use provender_core::batch::Table;
@@ -14,13 +16,14 @@ use provender_proto::{convert, rows as values};
 use super::{Store, StoreError, Txn};
 
 impl Store {
-    /// The rows of a begun execution.
+    /// The rows of a begun execution. When some of them come before the batch, `ahead` says when it began, also if it is decided anew.
     pub(super) async fn write_begin(
         &self,
         txn: &mut Txn,
         space: &Space,
         execution: &Execution,
         spec: &Spec,
+        ahead: &OnceLock<Timestamp>,
     ) -> Result<(), StoreError> {
         let (id, began) = (execution.id, execution.began);
         let row = rows::execution(space, id);
@@ -46,6 +49,7 @@ impl Store {
             txn.get_one(name_row.clone()).await?;
             txn.put(name_row, values::name_to(&NameRow::default()));
         }
+        self.index_begin(txn, space, execution, spec, ahead).await?;
         txn.put(rows::key_history(space, &execution.key, began, id), Bytes::new());
         txn.put(rows::name_history(space, &execution.name, began, id), Bytes::new());
         Ok(())
@@ -72,6 +76,7 @@ impl Store {
             let record = self.execution_in(txn, space, record.execution).await?;
             self.show(txn, space, &execution.name, &record, at).await?;
         }
+        Store::index_end(txn, space, &execution);
         txn.put(rows::execution(space, execution.id), values::execution_to(&execution));
         Ok(execution)
     }

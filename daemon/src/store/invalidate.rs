@@ -1,4 +1,4 @@
-//! Invalidation: what the store is told not to rely on any more, by key, by name, and all that was made from it; and eviction by hand, of
+//! Invalidation: what the store is told not to rely on any more, by key, by name, by what is searched for, and all that was made from it; and eviction by hand, of
 //! what it is not to keep.
 //!
 //! Owns [`Invalidation`]. Invariants: what is said of a key was decided and written in one transaction; asked again, it changes
@@ -14,6 +14,7 @@ use provender_core::batch::{Table, Version};
 use provender_core::execution::State;
 use provender_core::key::TaskKey;
 use provender_core::name::{Name, Space};
+use provender_core::search::Query;
 use provender_core::transition::{self, Cause, Ended, Known, invalidate as rule};
 use provender_core::{Answer, Execution, ExecutionId, Verdict, rows};
 use provender_proto::rows as values;
@@ -34,6 +35,8 @@ pub struct Invalidate {
     pub keys: Vec<TaskKey>,
     /// The keys whose records stand under these names, and those that are being run under them.
     pub names: Vec<Name>,
+    /// The keys whose records were made by executions of which this holds, and those that are being run by such.
+    pub query: Option<Query>,
     /// Also the keys of all that was made, over any number of steps, from what those made.
     pub downstream: bool,
     /// Say what would be invalidated, and change nothing.
@@ -92,6 +95,7 @@ pub struct Invalidation {
 enum Step {
     Keys(Vec<TaskKey>),
     Name(Name, Option<Bytes>),
+    Search(Option<Bytes>),
     Down,
     Running(Option<Bytes>),
     /// What has ended since it began.
@@ -135,10 +139,11 @@ impl Store {
         steps.extend(keys.chunks(BATCH).map(|keys| Step::Keys(keys.to_vec())));
         let nothing: BTreeSet<_> = asked.names.iter().cloned().collect();
         // Who is at it under a name before the records under it: whoever commits in between stands among these.
-        if asked.cause.rule.is_none() && !nothing.is_empty() {
+        if asked.cause.rule.is_none() && (!nothing.is_empty() || asked.query.is_some()) {
             steps.push_back(Step::Running(None));
         }
         steps.extend(nothing.iter().map(|name| Step::Name(name.clone(), None)));
+        steps.extend(asked.query.iter().map(|_| Step::Search(None)));
         if asked.downstream {
             steps.extend([Step::Down, Step::Running(None), Step::Since]);
         }
@@ -168,6 +173,7 @@ impl Invalidation {
             let part = match step {
                 Step::Keys(keys) => Part { entries: self.keys(keys).await?, truncated: false },
                 Step::Name(name, after) => Part { entries: self.name(name, after).await?, truncated: false },
+                Step::Search(cursor) => Part { entries: self.search(cursor).await?, truncated: false },
                 Step::Down => self.down().await?,
                 Step::Since => Part { entries: self.since().await?, truncated: false },
                 Step::Running(after) => Part { entries: self.running(after).await?, truncated: false },
@@ -220,6 +226,24 @@ impl Invalidation {
         if page.more {
             let after = page.rows.into_iter().next_back().map(|(key, _)| key);
             self.steps.push_front(Step::Name(name, after));
+        }
+        Ok(voided)
+    }
+
+    /// A page of what is searched for.
+    async fn search(&mut self, cursor: Option<Bytes>) -> Result<Vec<Voided>, StoreError> {
+        let Some(query) = &self.asked.query else { return Ok(Vec::new()) };
+        let (executions, cursor) = self.store.search(&self.space, query, cursor, BATCH).await?;
+        let succeeded = executions.into_iter().filter(|execution| execution.state == State::Succeeded);
+        let untold = succeeded.filter(|execution| !self.told.contains(&execution.key));
+        let target = |execution: Execution| Target { only: Only::Record(execution.id), key: execution.key };
+        let targets: Vec<_> = untold.map(target).collect();
+        let mut voided = self.void(&targets).await?;
+        self.root(&targets).await?;
+        // What was void before is history.
+        voided.retain(|entry| entry.record.is_some() || entry.withdrawn.is_some());
+        if cursor.is_some() {
+            self.steps.push_front(Step::Search(cursor));
         }
         Ok(voided)
     }

@@ -1,6 +1,7 @@
 //! The nearest success of a name: the one whose spec agrees most with another one.
 //!
-//! Invariant: a bounded number of records is looked at, however many there are: the newest ones. It must not know the measure.
+//! Invariant: a bounded number of records is looked at, however many there are: the newest ones, and where there are more, those that
+//! agree in all but one field, which the index finds. It must not know the measure.
 
 use std::collections::BTreeMap;
 
@@ -9,6 +10,7 @@ use provender_core::execution::State;
 use provender_core::key::TaskKey;
 use provender_core::name::Space;
 use provender_core::nearest::Likeness;
+use provender_core::search::Query;
 use provender_core::{Execution, ExecutionId, Spec, rows};
 
 use super::provenance::SPECS;
@@ -17,6 +19,8 @@ use crate::meta::Scan;
 
 /// How many of the newest records are looked at.
 const NEWEST: usize = 200;
+/// How many fields and inputs the index is asked for at most.
+const ASKED: usize = 16;
 
 impl Store {
     /// The success under a spec's name whose spec agrees most with it, the newest of several, and its spec; none of the key itself.
@@ -29,7 +33,30 @@ impl Store {
         let scan = Scan { limit: NEWEST, ..Scan::prefix(Table::NameRecord, rows::by_name_prefix(space, &spec.name)) };
         let page = self.inner.meta.scan(&scan).await?;
         let newest: Vec<_> = page.rows.iter().filter_map(|(row, _)| rows::trailing_execution(row)).collect();
-        self.most_alike(space, key, spec, newest).await
+        let mut candidates = newest;
+        if page.more {
+            for id in self.all_but_one(space, key, spec).await? {
+                candidates.extend((!candidates.contains(&id)).then_some(id));
+            }
+        }
+        self.most_alike(space, key, spec, candidates).await
+    }
+
+    /// Of the successes under a spec's name the newest that agrees in all fields and inputs, and for each of these the newest that agrees
+    /// in all others.
+    async fn all_but_one(&self, space: &Space, key: &TaskKey, spec: &Spec) -> Result<Vec<ExecutionId>, StoreError> {
+        let conditions: Vec<_> = Likeness::of(key.scheme(), spec).conditions().take(ASKED).collect();
+        let always = [format!("name=={}", spec.name), "verdict==SUCCEEDED".to_owned()];
+        let mut found = Vec::new();
+        for left_out in std::iter::once(None).chain((0..conditions.len()).map(Some)) {
+            let others = conditions.iter().enumerate().filter(|(at, _)| Some(*at) != left_out).map(|(_, text)| text);
+            let texts: Vec<_> = always.iter().chain(others).collect();
+            // What cannot be asked for, such as a field with an odd name, is left to the newest ones.
+            let Ok(query) = Query::parse(&texts) else { continue };
+            let (page, _) = self.search(space, &query, None, 1).await?;
+            found.extend(page.into_iter().map(|execution| execution.id));
+        }
+        Ok(found)
     }
 
     /// The one of these executions, of which the first of two that agree as much is taken.

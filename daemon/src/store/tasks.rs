@@ -1,5 +1,7 @@
 //! The executor's API: begin, heartbeat and fail; to look up and to commit have rooms of their own.
 
+use std::sync::OnceLock;
+
 use provender_core::execution::{Outcome, State};
 use provender_core::key::TaskKey;
 use provender_core::name::Space;
@@ -38,9 +40,10 @@ impl Store {
         request: &Request,
         waited_for: Option<ExecutionId>,
     ) -> Result<Begin, StoreError> {
+        let ahead = &OnceLock::new();
         let begun = self
             .transact(|mut txn| async move {
-                let now = clock::now();
+                let now = ahead.get().copied().unwrap_or_else(clock::now);
                 let Standing { mut known, incarnation, lost, .. } = self.known(&mut txn, space, &request.key).await?;
                 let (key, one) = (std::slice::from_ref(&request.key), std::slice::from_mut(&mut known));
                 self.test_records(space, key, one, lost).await?;
@@ -64,7 +67,7 @@ impl Store {
                         if fresh {
                             let after = Known { lease: Some(lease.clone()), ..known.clone() };
                             self.tell_begun(&mut txn, space, &known, &after, &execution).await?;
-                            self.write_begin(&mut txn, space, &execution, &request.spec).await?;
+                            self.write_begin(&mut txn, space, &execution, &request.spec, ahead).await?;
                             txn.put(rows::lease(space, &request.key), values::lease_to(&lease));
                         }
                         Begin::Lease(*execution, lease.ttl, checks)
@@ -114,7 +117,11 @@ impl Store {
                 .collect();
         StoreError::missing(self.find_missing(space, &blobs).await?, blobs.len())?;
         let reason = &convert::cut(reason.to_owned(), MAX_REASON);
-        let policy = &self.execution_and_spec(space, id).await?.1.policy;
+        let (begun, spec) = self.execution_and_spec(space, id).await?;
+        let policy = &spec.policy;
+        if begun.state == State::Running {
+            self.write_rows(&Store::metric_rows(space, &begun, outcome)).await?;
+        }
         let ended = self
             .transact(|mut txn| async move {
                 let (execution, standing) = self.attempt(&mut txn, space, id).await?;

@@ -1,3 +1,5 @@
+pub(super) mod counting;
+
 use std::sync::Arc;
 use std::time::Duration;
 

@@ -563,7 +563,7 @@ pub struct InvalidateRequest {
     pub reason: ::prost::alloc::string::String,
     #[prost(message, optional, tag = "7")]
     pub by: ::core::option::Option<Executor>,
-    /// keys whose records were made by executions of which all of these hold, as in SearchRequest
+    /// keys whose records were made by executions of which all of these hold (see SearchRequest), and those that are being run by such
     #[prost(string, repeated, tag = "9")]
     pub r#where: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
     /// the records were right and are to be collected: EVICTED instead of INVALIDATED; no lease is withdrawn

@@ -95,7 +95,15 @@ impl Things {
             spec.inputs.insert("in".into(), input);
         }
         let ttl = std::time::Duration::from_secs(seconds);
-        Request { id: self.id(id), key: self.key(key), spec, executor: Executor::default(), ttl, check, remarks: Default::default() }
+        Request {
+            id: self.id(id),
+            key: self.key(key),
+            spec,
+            executor: Executor::default(),
+            ttl,
+            check,
+            remarks: Default::default(),
+        }
     }
 
     /// What an executor reports.

@@ -8,9 +8,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 use provender_blobs::{Blobs, Location};
 use provender_core::batch::{RowKey, Table};
-use provender_core::blob::{Place, Stored};
+use provender_core::blob::{self, Stored};
 use provender_core::execution::State;
 use provender_core::name::{Name, Space};
+use provender_core::search::{Place, facts};
 use provender_core::{Digest, Execution, ExecutionId, rows};
 use provender_daemon::meta::{Meta, Scan};
 use provender_proto::rows as values;
@@ -61,6 +62,7 @@ pub async fn audit(meta: &dyn Meta, blobs: &dyn Blobs, decayed: &BTreeSet<Digest
     let executions = audit.executions(&rows);
     audit.keys(&rows, &executions);
     audit.names(&rows, &executions);
+    audit.index(&rows, &executions);
     audit.blobs(&rows, blobs, decayed).await;
     audit
 }
@@ -169,6 +171,30 @@ impl Audit {
         }
     }
 
+    /// What each is found by. Only of what was measured may rows be left of an end that did not come about: specs are small here.
+    fn index(&mut self, rows: &Rows, executions: &Executions) {
+        let mut wanted = BTreeSet::new();
+        for ((space, id), execution) in executions {
+            let Some(spec) = rows.get(&rows::spec(space, &execution.spec)) else { continue };
+            let spec = values::spec_from(spec.clone()).unwrap();
+            let place = Place::new(execution.began, *id);
+            let (begin, results) = (facts::begin_terms(execution, &spec), facts::result_terms(execution));
+            let others = [facts::label_terms(execution), facts::metric_terms(&execution.outcome.metrics)];
+            let terms = [begin, results].into_iter().chain(others).flatten();
+            let terms = terms.map(|(field, term)| rows::posting(space, &field, &term, place).key);
+            wanted.extend(terms.chain([rows::posting_of_all(space, place).key]));
+        }
+        for key in &wanted {
+            let there = rows.get(&RowKey { table: Table::Index, key: key.clone() }).is_some();
+            self.must(there, || format!("not in the index: {}", key.escape_ascii()));
+        }
+        for (key, _) in rows.of(Table::Index) {
+            let measured = key.windows(8).any(|part| part == b"metrics.");
+            let right = measured || wanted.contains(key);
+            self.must(right, || format!("the index has what is not: {}", key.escape_ascii()));
+        }
+    }
+
     async fn blobs(&mut self, rows: &Rows, blobs: &dyn Blobs, decayed: &BTreeSet<Digest>) {
         let (mut lost, mut inline, mut files) = (BTreeMap::new(), 0, BTreeSet::new());
         for (key, value) in rows.of(Table::Blob) {
@@ -176,11 +202,11 @@ impl Audit {
             let Stored { nonce, place, lost: at, .. } = values::blob_from(value.clone()).unwrap();
             lost.extend(at.map(|at| (at, digest)));
             let bytes = match place {
-                Place::Inline => {
+                blob::Place::Inline => {
                     inline += 1;
                     rows.get(&rows::inline(&digest, nonce)).cloned()
                 }
-                Place::Backend { .. } => {
+                blob::Place::Backend { .. } => {
                     let location = Location { digest, nonce };
                     files.insert(location);
                     read(blobs, &location).await

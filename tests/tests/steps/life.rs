@@ -39,7 +39,15 @@ impl Round {
     async fn begin(&self, store: &Store, n: u8) -> Result<Begin, StoreError> {
         let spec = Spec { outputs: vec!["sub/deep/large".into()], ..Spec::new(self.name.clone()) };
         let (executor, ttl) = (Executor::default(), Duration::from_secs(10));
-        let request = Request { id: self.id(n), key: self.key.clone(), spec, executor, ttl, check: false, remarks: Default::default() };
+        let request = Request {
+            id: self.id(n),
+            key: self.key.clone(),
+            spec,
+            executor,
+            ttl,
+            check: false,
+            remarks: Default::default(),
+        };
         store.begin(&self.space, &request, None).await
     }
 

@@ -11,7 +11,7 @@ use provender_core::{Digest, Ref};
 use super::*;
 use crate::meta::{Memory, Meta};
 use crate::metrics::Metrics;
-use crate::store::counting::Counting;
+use crate::store::tests::counting::Counting;
 use crate::store::provenance::tests::{input, run, spec};
 use crate::store::tests::{store, stores};
 

@@ -1,4 +1,4 @@
-//! Who is at it now: of live leases, those whose executions run under an invalidated name, or consume what is invalidated; and who was,
+//! Who is at it now: of live leases, those whose executions run under an invalidated name or are searched for, or consume what is invalidated; and who was,
 //! when the invalidation began.
 //!
 //! Edges of provenance are written by commits, so what has not ended is found by its spec. There are as many as commands run.
@@ -35,12 +35,13 @@ impl Invalidation {
                 continue;
             };
             let named = self.asked.names.contains(&execution.name);
-            if !(named || self.asked.downstream && self.consumes(&execution).await?) {
+            let asked_for = named || self.searched(&execution).await?;
+            if !(asked_for || self.asked.downstream && self.consumes(&execution).await?) {
                 continue;
             }
             let mut voided = self.void(&[Target { key, only: Only::Holder(holder) }]).await?;
             for entry in &mut voided {
-                entry.downstream = !named;
+                entry.downstream = !asked_for;
                 if named {
                     self.nothing.remove(&execution.name);
                 }
@@ -89,6 +90,15 @@ impl Invalidation {
             self.steps.push_front(Step::Since);
         }
         Ok(all)
+    }
+
+    /// Whether an execution is searched for. Who is to be evicted is left alone.
+    async fn searched(&self, execution: &Execution) -> Result<bool, StoreError> {
+        let (Some(query), None) = (&self.asked.query, &self.asked.cause.rule) else { return Ok(false) };
+        Ok(match query.matches_execution(execution) {
+            Some(matches) => matches,
+            None => query.matches(execution, &self.store.execution_and_spec(&self.space, execution.id).await?.1),
+        })
     }
 
     /// Whether an execution has an input that comes from what was walked to.

@@ -59,7 +59,15 @@ async fn latest(store: &Store, name: &str) -> Option<ExecutionId> {
 
 async fn hold(store: &Store, key: &str, spec: provender_core::Spec) -> Request {
     let (id, ttl) = (ExecutionId(clock::random()), std::time::Duration::ZERO);
-    let request = Request { id, key: key.parse().unwrap(), spec, executor: Executor::default(), ttl, check: false, remarks: Default::default() };
+    let request = Request {
+        id,
+        key: key.parse().unwrap(),
+        spec,
+        executor: Executor::default(),
+        ttl,
+        check: false,
+        remarks: Default::default(),
+    };
     begin(store, &request).await;
     request
 }
@@ -307,5 +315,57 @@ async fn what_was_made_from_an_earlier_success_of_the_key_is_downstream_of_it() 
         run(&store, "t:lib", spec("lib", vec![]), b"two", 0).await;
         let voided = carry_out(&store, Invalidate { downstream: true, ..keys(&["t:lib"]) }).await;
         assert_eq!(changed(&voided), ["t:app record down", "t:lib record"]);
+    }
+}
+
+/// What is searched for: the records that such executions made, who runs such now, and nothing that merely shares a key or a name.
+#[tokio::test]
+async fn what_is_searched_for_is_void_and_so_is_what_was_made_from_it() {
+    for (store, _folder) in stores().await {
+        let with =
+            |name: &str, image: &str, inputs| provender_core::Spec { image: Some(image.into()), ..spec(name, inputs) };
+        let asked = || Invalidate { query: Some(Query::parse(&["image=bad*", "verdict<Z"]).unwrap()), ..keys(&[]) };
+        let first = run(&store, "t:a", with("n", "bad:1", vec![]), b"a", 0).await;
+        // More than a page, and one that was made anew by another.
+        for n in 0..60 {
+            run(&store, &format!("t:many{n}"), with("many", "bad:2", vec![]), format!("{n}").as_bytes(), 0).await;
+        }
+        run(&store, "t:redone", with("n", "bad:1", vec![]), b"old", 0).await;
+        carry_out(&store, keys(&["t:redone"])).await;
+        run(&store, "t:redone", with("n", "good", vec![]), b"new", 0).await;
+        run(&store, "t:failed", with("n", "bad:1", vec![]), b"f", 1).await;
+        run(&store, "t:good", with("n", "good", vec![]), b"good", 0).await;
+        run(&store, "t:down", with("d", "good", vec![("i", input(Some("t:a"), None, None))]), b"d", 0).await;
+        let (bad, good) = (
+            hold(&store, "t:run", with("r", "bad:1", vec![])).await,
+            hold(&store, "t:fine", with("r", "good", vec![])).await,
+        );
+        let many = (0..60).map(|n| format!("t:many{n} record"));
+        let mut expected: Vec<_> =
+            many.chain(["t:a record", "t:run lease", "t:down record down"].map(str::to_owned)).collect();
+        expected.sort();
+        let dry = carry_out(&store, Invalidate { dry_run: true, downstream: true, ..asked() }).await;
+        assert_eq!(changed(&dry), expected);
+        assert_eq!(verdict(&store, "t:a").await.0, Verdict::Succeeded);
+        // Eviction leaves alone who is at it, and what was made from it.
+        let cause = Cause { rule: Some("by hand".into()), ..keys(&[]).cause };
+        let evicted = carry_out(&store, Invalidate { dry_run: true, cause, ..asked() }).await;
+        assert_eq!(
+            changed(&evicted),
+            expected[..].iter().filter(|what| what.ends_with(" record")).cloned().collect::<Vec<_>>()
+        );
+        let voided = carry_out(&store, Invalidate { downstream: true, ..asked() }).await;
+        assert_eq!(changed(&voided), expected);
+        assert_eq!(verdict(&store, "t:a").await.0, Verdict::Invalidated);
+        for kept in ["t:redone", "t:good"] {
+            assert_eq!(verdict(&store, kept).await.0, Verdict::Succeeded, "{kept}");
+        }
+        assert!(store.heartbeat(&Space::default(), bad.id).await.is_err());
+        assert!(store.heartbeat(&Space::default(), good.id).await.is_ok());
+        assert_eq!(changed(&carry_out(&store, asked()).await), [""; 0]);
+        // It is found as it was, whatever became of its key.
+        let query = Query::parse(&["image=bad:1", "verdict=SUCCEEDED", "name=n"]).unwrap();
+        let (found, _) = store.search(&Space::default(), &query, None, 9).await.unwrap();
+        assert_eq!(found.last().map(|execution| execution.id), Some(first.id));
     }
 }

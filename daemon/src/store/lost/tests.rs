@@ -13,7 +13,7 @@ use provender_core::tree::Tree;
 use provender_core::{Answer, ExecutionId, Node, Ref};
 use tempfile::TempDir;
 
-use super::super::counting::Counting;
+use super::super::tests::counting::Counting;
 use super::super::tests::{begin, outcome, request};
 use super::super::{Begin, Content};
 use super::*;

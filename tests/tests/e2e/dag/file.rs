@@ -13,6 +13,11 @@ pub(crate) fn text(text: &str) -> Encoded {
     format!("{}:{text}", text.len()).into_bytes()
 }
 
+/// A list.
+pub(crate) fn list(items: impl IntoIterator<Item = Encoded>) -> Encoded {
+    [vec![b'l'], items.into_iter().flatten().collect(), vec![b'e']].concat()
+}
+
 /// A dictionary.
 pub(crate) fn dict<'a>(entries: impl IntoIterator<Item = (&'a str, Encoded)>) -> Encoded {
     let entries: BTreeMap<_, _> = entries.into_iter().collect();

@@ -1,4 +1,4 @@
-//! An engine that counts its reads, for tests of what questions cost.
+//! An engine that counts what is read and written.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -14,11 +14,14 @@ pub(in crate::store) struct Counting {
     inner: Arc<dyn Meta>,
     reads: AtomicUsize,
     scanned: AtomicUsize,
+    got: AtomicUsize,
+    written: AtomicUsize,
 }
 
 impl Counting {
     pub(in crate::store) fn new(inner: Arc<dyn Meta>) -> Counting {
-        Counting { inner, reads: AtomicUsize::new(0), scanned: AtomicUsize::new(0) }
+        let none = || AtomicUsize::new(0);
+        Counting { inner, reads: none(), scanned: none(), got: none(), written: none() }
     }
 
     /// Reads since the last reset: calls, each of which gets or scans many rows.
@@ -31,6 +34,16 @@ impl Counting {
         self.scanned.load(Ordering::SeqCst)
     }
 
+    /// Rows that were asked for by key, ever.
+    pub(in crate::store) fn got(&self) -> usize {
+        self.got.load(Ordering::SeqCst)
+    }
+
+    /// Rows that batches wrote or deleted, ever.
+    pub(in crate::store) fn written(&self) -> usize {
+        self.written.load(Ordering::SeqCst)
+    }
+
     pub(in crate::store) fn reset(&self) {
         self.reads.store(0, Ordering::SeqCst);
     }
@@ -40,6 +53,7 @@ impl Counting {
 impl Meta for Counting {
     async fn get(&self, keys: &[RowKey]) -> Result<Vec<Option<Row>>, MetaError> {
         self.reads.fetch_add(1, Ordering::SeqCst);
+        self.got.fetch_add(keys.len(), Ordering::SeqCst);
         self.inner.get(keys).await
     }
 
@@ -51,6 +65,7 @@ impl Meta for Counting {
     }
 
     async fn commit(&self, batch: Batch) -> Result<Version, CommitError> {
+        self.written.fetch_add(batch.writes.len(), Ordering::SeqCst);
         self.inner.commit(batch).await
     }
 
