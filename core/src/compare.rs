@@ -327,14 +327,14 @@ pub fn is_same_task((old_key, old): (&TaskKey, &Spec), (new_key, new): (&TaskKey
 
 /// Whether two specs say, read or are anything alike.
 pub fn is_related(old: (&TaskKey, &Spec), new: (&TaskKey, &Spec)) -> bool {
-    let read = |input: &Input| (input.content.clone(), input.key.clone(), input.execution);
-    let reads: Vec<_> = old.1.inputs.values().map(read).collect();
+    let inputs = old.1.inputs.values();
+    let digests: BTreeSet<_> = inputs.clone().filter_map(|input| input.content.as_ref()?.digest()).collect();
+    let keys: BTreeSet<_> = inputs.clone().filter_map(|input| input.key.as_ref()).collect();
+    let executions: BTreeSet<_> = inputs.filter_map(|input| input.execution).collect();
     let shared = |input: &Input| {
-        reads.iter().any(|(content, key, execution)| {
-            (content.is_some() && *content == input.content)
-                || (key.is_some() && *key == input.key)
-                || (execution.is_some() && *execution == input.execution)
-        })
+        input.content.as_ref().and_then(Node::digest).is_some_and(|digest| digests.contains(&digest))
+            || input.key.as_ref().is_some_and(|key| keys.contains(key))
+            || input.execution.is_some_and(|id| executions.contains(&id))
     };
     is_same_task(old, new) || shares_a_field(old.1, new.1) || new.1.inputs.values().any(shared)
 }

@@ -35,6 +35,8 @@ pub fn lines(of: &Comparison, layout: Layout) -> Vec<String> {
         let mut part = Vec::new();
         if of.unrelated {
             part.push("they have nothing in common: these are other tasks, with other inputs".to_owned());
+        } else if let Some((old, new)) = other_names(of) {
+            part.push(format!("these are two tasks, {old} and {new}:"));
         }
         part.extend(of.causes.iter().map(|one| cause(one, layout.size)));
         if of.truncated_causes {
@@ -60,6 +62,17 @@ pub fn lines(of: &Comparison, layout: Layout) -> Vec<String> {
         lines.extend(part);
     }
     lines
+}
+
+/// What two tasks are called, if that is not the same but for a prefix.
+fn other_names(of: &Comparison) -> Option<(String, String)> {
+    let name = |side: &Side| match side {
+        Side::Execution(execution) => Some(readable(execution.name.as_str())),
+        Side::Registered(_, name) => Some(readable(name.as_str())),
+        Side::Blob(_) | Side::Tree(_) => None,
+    };
+    let (old, new) = name(&of.old).zip(name(&of.new))?;
+    (old.rsplit('/').next() != new.rsplit('/').next() && !of.causes.is_empty()).then_some((old, new))
 }
 
 /// A cause, on one line.
@@ -223,6 +236,8 @@ fn no_outputs(of: &Comparison, after_causes: bool) -> Option<String> {
     let (old, new) = (outputs(&of.old), outputs(&of.new));
     match (&of.old, &of.new) {
         (Side::Blob(_) | Side::Tree(_), _) => no_cause(of).filter(|_| !after_causes),
+        // Who compares plans asks for no outputs.
+        (Side::Registered(..), Side::Registered(..)) if after_causes => None,
         // It was said of the whole.
         _ if after_causes && of.causes.is_empty() && old == new => None,
         _ if old.is_some() && old == new => Some("outputs are the same".to_owned()),

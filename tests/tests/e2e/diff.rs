@@ -227,7 +227,7 @@ fn what_does_not_differ_is_said_and_on_what_basis() {
     let set = world.provender.env("A", "1");
     set.run(["run", "--name", "fails2", "--env", "A", "--", "sh", "-c", "exit 1"]).code(1);
     let said = world.cli(&["diff", "fails", "fails2"]).ok().out();
-    assert!(said.starts_with("fails2.env.A: (unset) -> 1\n\noutputs cannot be compared: neither exec:"), "{said}");
+    assert!(said.starts_with("these are two tasks, fails and fails2:\nfails2.env.A: (unset) -> 1\n\noutputs cannot be compared: neither exec:"), "{said}");
     world.cli(&["diff", "n", "none"]).code(1).says(&["none"]);
     world.cli(&["diff", "n"]).code(2);
     world.cli(&["diff", "n", "n", "--causes", "--outputs"]).code(2);
