@@ -1,5 +1,6 @@
 use super::text::{Layout, around, lines};
 use super::*;
+use crate::spec::{Input, Mount, Spec, Variable};
 use proptest::prelude::*;
 use serde_json::json;
 
@@ -205,6 +206,8 @@ fn long_values_show_where_they_part() {
     assert!(said.chars().count() < 200 && said.contains("bbbXaaa") && said.contains("bbbYaaa"), "{said}");
     let said = change(before.clone(), format!("{before}more"));
     assert!(said.ends_with("bbbmore") && said.chars().count() < 200, "{said}");
+    let said = change("x".repeat(500), "x".repeat(501));
+    assert!(said.contains("(500 characters)\" -> ") && said.ends_with("(501 characters)\""), "{said}");
     // What goes over the wire has a bound, too, and still differs.
     let long =
         |end: &str| Spec { command: vec![[&b"x".repeat(1 << 20)[..], end.as_bytes()].concat().into()], ..spec("n") };
@@ -262,7 +265,7 @@ proptest! {
         let (old, new) = (format!("{same}{old}{after}"), format!("{same}{new}{after}"));
         let (was, is) = around(&old, &new, 80);
         prop_assert_eq!(was == is, old == new);
-        prop_assert!(was.chars().count().max(is.chars().count()) <= 90);
+        prop_assert!(was.chars().count().max(is.chars().count()) <= 110);
         let value = |text: String| Some(Told::Value(text.into()));
         let said = told(&Change { field: "f".into(), old: value(old), new: value(new) });
         prop_assert!(!said.chars().any(char::is_control), "{}", said);
