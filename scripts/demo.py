@@ -90,6 +90,11 @@ def play(demo):
     ran = demo.run(demo.write("changed.dag", "qwetr3"), CHANGED, ran=2, hits=2)
     expect(ran == {"blur", "collage"}, f"{ran} ran")
 
+    title("what the two collages differ in, in the end")
+    causes = demo.provender("diff", "--causes", "collage@2", "collage").stdout.strip()
+    print(f"    {causes}")
+    expect(causes == "blur.sha: 6f09d -> qwetr3", "that is one line, of the program that blurs")
+
     title("what was made, as read-only files under the mount")
     for latest in sorted(demo.mount.glob("tasks/*/latest")):
         for path in sorted((latest / "out").rglob("*")):

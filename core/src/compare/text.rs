@@ -2,19 +2,17 @@
 //!
 //! Invariant: no text of others moves the cursor or begins a line.
 
-use std::fmt::Write;
+mod values;
 
-use serde_json::Value;
+use std::fmt::Write;
 
 use super::{Cause, Change, Comparison, Difference, Side, Told};
 use crate::diff;
 use crate::execution::Execution;
 use crate::tree::Node;
 
-/// Values longer than this are cut to where they differ, in characters.
-const LONG: usize = 80;
-/// How much of what is the same stands around that.
-const AROUND: usize = 20;
+pub(super) use values::around;
+use values::{by_how_much, values};
 
 /// How to print.
 #[derive(Debug, Clone, Copy)]
@@ -35,6 +33,8 @@ pub fn lines(of: &Comparison, layout: Layout) -> Vec<String> {
         let mut part = Vec::new();
         if of.unrelated {
             part.push("they have nothing in common: these are other tasks, with other inputs".to_owned());
+        } else if let Some((old, new)) = other_names(of) {
+            part.push(format!("these are two tasks, {old} and {new}:"));
         }
         part.extend(of.causes.iter().map(|one| cause(one, layout.size)));
         if of.truncated_causes {
@@ -60,6 +60,17 @@ pub fn lines(of: &Comparison, layout: Layout) -> Vec<String> {
         lines.extend(part);
     }
     lines
+}
+
+/// What two tasks are called, if that is not the same but for a prefix.
+fn other_names(of: &Comparison) -> Option<(String, String)> {
+    let name = |side: &Side| match side {
+        Side::Execution(execution) => Some(readable(execution.name.as_str())),
+        Side::Registered(_, name) => Some(readable(name.as_str())),
+        Side::Blob(_) | Side::Tree(_) => None,
+    };
+    let (old, new) = name(&of.old).zip(name(&of.new))?;
+    (old.rsplit('/').next() != new.rsplit('/').next() && !of.causes.is_empty()).then_some((old, new))
 }
 
 /// A cause, on one line.
@@ -144,7 +155,7 @@ fn table(title: &str, changes: &[&Change]) -> Vec<String> {
     for change in changes {
         let (old, new) = values(&change.old, &change.new, false);
         let by = match (&change.old, &change.new) {
-            (Some(Told::Value(old)), Some(Told::Value(new))) => difference(old, new).unwrap_or_default(),
+            (Some(Told::Value(old)), Some(Told::Value(new))) => by_how_much(old, new).unwrap_or_default(),
             _ => String::new(),
         };
         rows.push([readable(&change.field), old, new, by]);
@@ -161,32 +172,6 @@ fn table(title: &str, changes: &[&Change]) -> Vec<String> {
         format!("  {}", cells.collect::<Vec<_>>().join("  ")).trim_end().to_owned()
     };
     [title.to_owned()].into_iter().chain(rows.iter().map(line)).collect()
-}
-
-/// By how much a number is larger than another, with its sign.
-fn difference(old: &Value, new: &Value) -> Option<String> {
-    if let (Some(old), Some(new)) = (old.as_i64(), new.as_i64()) {
-        return Some(match new.checked_sub(old)? {
-            0 => "same".to_owned(),
-            by => format!("{by:+}"),
-        });
-    }
-    let (old, new) = (old.as_f64()?, new.as_f64()?);
-    let by = new - old;
-    if by == 0.0 {
-        return Some("same".to_owned());
-    }
-    // As many digits as say something: beyond them is what binary fractions add.
-    let scale = old.abs().max(new.abs()).log10().floor();
-    let digits = (11.0 - scale).clamp(0.0, 17.0);
-    let text = match digits.to_string().parse() {
-        Ok(digits) if scale > -5.0 && scale < 15.0 => format!("{by:+.digits$}"),
-        _ => format!("{by:+e}"),
-    };
-    Some(match text.contains('.') && !text.contains('e') {
-        true => text.trim_end_matches('0').trim_end_matches('.').to_owned(),
-        false => text,
-    })
 }
 
 fn outputs(of: &Comparison, layout: Layout) -> Vec<String> {
@@ -223,6 +208,8 @@ fn no_outputs(of: &Comparison, after_causes: bool) -> Option<String> {
     let (old, new) = (outputs(&of.old), outputs(&of.new));
     match (&of.old, &of.new) {
         (Side::Blob(_) | Side::Tree(_), _) => no_cause(of).filter(|_| !after_causes),
+        // Who compares plans asks for no outputs.
+        (Side::Registered(..), Side::Registered(..)) if after_causes => None,
         // It was said of the whole.
         _ if after_causes && of.causes.is_empty() && old == new => None,
         _ if old.is_some() && old == new => Some("outputs are the same".to_owned()),
@@ -279,68 +266,6 @@ fn brief(node: &Node, size: fn(u64) -> String) -> String {
         Node::Symlink { target } => format!("a link to {}", readable_bytes(target)),
         Node::Directory { .. } => "a folder".to_owned(),
     }
-}
-
-/// Two values, as short as shows where they differ.
-fn values(old: &Option<Told>, new: &Option<Told>, variable: bool) -> (String, String) {
-    let text = |told: &Option<Told>| match told {
-        Some(Told::Value(Value::String(text))) => Some(text.clone()),
-        _ => None,
-    };
-    let other = |told: &Option<Told>| match told {
-        Some(Told::Value(value)) => !(value.is_string() || (variable && value.is_null())),
-        _ => false,
-    };
-    let alone = !other(old) && !other(new);
-    let (was, is) = match (text(old), text(new)) {
-        (Some(old), Some(new)) => {
-            let (old, new) = around(&old, &new, LONG);
-            (Some(old), Some(new))
-        }
-        (old, new) => (old.map(|text| around(&text, "", LONG).0), new.map(|text| around(&text, "", LONG).0)),
-    };
-    let show = |told: &Option<Told>, text: Option<String>| match (told, text) {
-        (None, _) => "(none)".to_owned(),
-        (Some(Told::Secret), _) => "(secret)".to_owned(),
-        (Some(Told::Value(Value::Null)), _) if variable => "(unset)".to_owned(),
-        (Some(Told::Value(_)), Some(text)) => worded(&text, alone),
-        (Some(Told::Value(value)), None) => readable(&around(&value.to_string(), "", LONG).0),
-    };
-    (show(old, was), show(new, is))
-}
-
-/// A text as it is if that is plain, else as a JSON string. Unless it is `alone` with other texts, `5` would be taken for a number.
-fn worded(text: &str, alone: bool) -> String {
-    let plain = |c: char| !c.is_whitespace() && !c.is_control() && c != '"' && c != '\\';
-    let is_plain = !text.is_empty() && text.chars().all(plain) && !text.starts_with('(');
-    let is_other = || !alone && serde_json::from_str::<Value>(text).is_ok();
-    match is_plain && !is_other() {
-        true => readable(text),
-        false => readable(&Value::from(text).to_string()),
-    }
-}
-
-/// Two texts, cut to where they differ if either is longer than `long` bytes or characters; `…` stands for what is left out.
-pub(super) fn around(old: &str, new: &str, long: usize) -> (String, String) {
-    let (old, new): (Vec<char>, Vec<char>) = (old.chars().collect(), new.chars().collect());
-    if old.len().max(new.len()) <= long {
-        return (old.into_iter().collect(), new.into_iter().collect());
-    }
-    let same = old.iter().zip(&new).take_while(|(old, new)| old == new).count();
-    let from = same.saturating_sub(AROUND);
-    let cut = |text: &[char]| {
-        let from = from.min(text.len().saturating_sub(long / 2));
-        let rest = &text[from..];
-        let begin = if from > 0 { "…" } else { "" };
-        match rest.len() {
-            all if all <= long => format!("{begin}{}", rest.iter().collect::<String>()),
-            all => {
-                let (head, tail) = (&rest[..long * 2 / 3], &rest[all - long / 4..]);
-                format!("{begin}{}…{}", head.iter().collect::<String>(), tail.iter().collect::<String>())
-            }
-        }
-    };
-    (cut(&old), cut(&new))
 }
 
 /// Text of others: what would move the cursor or begin another line is escaped.

@@ -152,7 +152,7 @@ impl End {
 struct Answer {
     causes: Vec<Cause>,
     /// What was told already: the same difference of the same task may be found between other executions of it.
-    told: HashMap<TaskKey, Vec<usize>>,
+    told: HashSet<Digest>,
     truncated: bool,
 }
 
@@ -244,10 +244,7 @@ impl Comparing {
         if answer.causes.len() > self.limit {
             return;
         }
-        let told = answer.told.entry(new.key.clone()).or_default();
-        let again = |cause: &usize| answer.causes[*cause].is == is && answer.causes[*cause].name == name;
-        if !told.iter().any(again) {
-            told.push(answer.causes.len());
+        if answer.told.insert(Digest::of(format!("{} {name} {is:?}", new.key).as_bytes())) {
             let key = new.key.clone();
             answer.causes.push(Cause { name, key, old: old.execution, new: new.execution, distance, is });
         }

@@ -202,3 +202,30 @@ fn the_answers_to_one_call_fit_into_a_message() {
     let one = answers_to(vec![lost(8 << 10)]).remove(0);
     assert_eq!(answer_from(one), Ok(lost(8 << 10)), "one by itself is whole");
 }
+
+#[test]
+fn comparisons_come_back_as_they_were() {
+    use provender_core::compare::{Cause, Change, Difference, Side, Told};
+    use serde_json::json;
+    let told = [None, Some(Told::Value(json!(null))), Some(Told::Value(json!({ "a": [1, "x"] }))), Some(Told::Secret)];
+    let mut kinds = vec![Difference::Unstable];
+    for (old, new) in told.iter().zip(told.iter().rev()) {
+        kinds.push(Difference::Field(Change { field: "a.b".into(), old: old.clone(), new: new.clone() }));
+    }
+    let node = Node::Symlink { target: "t".into() };
+    kinds.push(Difference::Content { input: "i".into(), path: "p".into(), old: Some(node), new: None });
+    kinds.push(Difference::Input { input: "i".into(), old: None, new: Some("up".into()) });
+    kinds.push(Difference::Unknown { old: "t:1".parse().expect("valid"), new: "t:2".parse().expect("valid") });
+    for (n, is) in kinds.into_iter().enumerate() {
+        let id = |n: usize| u8::try_from(n).ok().filter(|n| n % 2 == 0).map(|n| ExecutionId([n; 16]));
+        let name = Name::new("n").expect("valid");
+        let cause = Cause { name, key: "t:2".parse().expect("valid"), old: id(n), new: id(n + 1), distance: 7, is };
+        assert_eq!(cause_from(&cause_to(&cause)), Ok(cause));
+    }
+    let digest = Digest::of(b"x");
+    let registered = Side::Registered("t:1".parse().expect("valid"), Name::new("n").expect("valid"));
+    for side in [Side::Blob(digest), Side::Tree(digest), registered] {
+        assert_eq!(side_from(&side_to(&side)), Ok(side));
+    }
+    assert!(cause_from(&crate::v1::Cause::default()).is_err() && side_from(&Default::default()).is_err());
+}
