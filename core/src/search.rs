@@ -98,8 +98,8 @@ const FIELDS: [&str; 11] = [
 const FAMILIES: [&str; 9] =
     ["params.", "env.", "inputs.", "policy.required.", "labels.", "metrics.", "exit.", "usage.", "executor."];
 /// What is known without the spec.
-const OF_EXECUTION: [&str; 9] =
-    ["name", "verdict", "rule", "began", "outputs.hash", "exit.", "usage.", "labels.", "metrics."];
+const OF_EXECUTION: [&str; 10] =
+    ["name", "verdict", "rule", "began", "outputs.hash", "exit.", "usage.", "labels.", "metrics.", "executor."];
 
 /// A field's one path: à la mode's `sha` is the version of the code, and what is none of ours is a parameter.
 fn canonical(field: &str) -> String {
@@ -213,7 +213,7 @@ impl Condition {
     fn of_execution(&self) -> bool {
         let is =
             |field: &&str| if field.ends_with('.') { self.field.starts_with(*field) } else { self.field == **field };
-        OF_EXECUTION.iter().any(is) || self.field.starts_with("executor.")
+        OF_EXECUTION.iter().any(is)
     }
 }
 

@@ -160,3 +160,6 @@ impl Explaining {
     }
 }
 
+
+#[cfg(test)]
+mod tests;

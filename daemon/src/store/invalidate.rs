@@ -240,8 +240,9 @@ impl Invalidation {
         let targets: Vec<_> = untold.map(target).collect();
         let mut voided = self.void(&targets).await?;
         self.root(&targets).await?;
-        // What was void before is history.
-        voided.retain(|entry| entry.record.is_some() || entry.withdrawn.is_some());
+        // What was made again by another has its own answer; what is void already is told of.
+        let void = |verdict| matches!(verdict, Verdict::Invalidated | Verdict::Evicted);
+        voided.retain(|entry| entry.record.is_some() || entry.withdrawn.is_some() || void(entry.verdict));
         if cursor.is_some() {
             self.steps.push_front(Step::Search(cursor));
         }

@@ -24,6 +24,12 @@ pub(super) async fn store() -> Store {
     over(Arc::new(Memory::default())).await
 }
 
+/// A store, and how often its metadata is read.
+pub(super) async fn counted() -> (Store, Arc<counting::Counting>) {
+    let counting = Arc::new(counting::Counting::new(Arc::new(Memory::default())));
+    (over(counting.clone()).await, counting)
+}
+
 /// A store on each embedded engine; the folder goes with the value.
 pub(super) async fn stores() -> [(Store, Option<tempfile::TempDir>); 2] {
     let folder = tempfile::tempdir().unwrap();

@@ -146,6 +146,7 @@ fn what_is_searched_for_is_invalidated_or_evicted() {
     let done = world.cli(&["invalidate", "--where", "env.MODE=bad"]).ok().out();
     assert_eq!(done.lines().count(), 1);
     assert!(done.contains("INVALIDATED"), "{done}");
+    world.cli(&["invalidate", "--where", "env.MODE=bad"]).ok().says(&["is void already"]);
     assert_eq!(
         ["a", "b", "c"].map(|name| string(&world.cli(&["--json", "status", name]).lines()[0]["verdict"])),
         ["INVALIDATED", "EVICTED", "SUCCEEDED"]

@@ -1,7 +1,4 @@
-use std::sync::Arc;
-
 use bytes::Bytes;
-use provender_blobs::BlobsConfig;
 use provender_core::compare::{self, Comparison, text};
 use provender_core::name::Name;
 use provender_core::spec::Input;
@@ -9,22 +6,11 @@ use provender_core::tree::Tree;
 use provender_core::{Digest, Ref};
 
 use super::*;
-use crate::meta::{Memory, Meta};
-use crate::metrics::Metrics;
-use crate::store::tests::counting::Counting;
 use crate::store::provenance::tests::{input, run, spec};
-use crate::store::tests::{store, stores};
+use crate::store::tests::{counted, store, stores};
 
 fn space() -> Space {
     Space::default()
-}
-
-/// A store, and how often its metadata is read.
-async fn counted() -> (Store, Arc<Counting>) {
-    let counting = Arc::new(Counting::new(Arc::new(Memory::default())));
-    let meta: Arc<dyn Meta> = counting.clone();
-    let metrics = Arc::new(Metrics::new().unwrap());
-    (Store::open(meta, &BlobsConfig::Memory {}, Vec::new(), metrics).await.unwrap(), counting)
 }
 
 async fn diff(store: &Store, old: &str, new: &str) -> Comparison {
