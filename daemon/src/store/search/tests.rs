@@ -242,8 +242,11 @@ async fn what_is_read_follows_the_answer_and_not_the_store() {
             _ => 5,
         };
         assert_eq!(found, expected, "{question:?}");
-        // What the lists say is not looked at again.
-        assert!(found > 0 || got <= 10, "{question:?}: {got}");
+        // What the lists rule out is not looked at: five places are asked for in two lists.
+        if found == 0 {
+            assert!(got.max(large[1]) <= 10 && scanned == large[2], "{question:?}: {small:?} {large:?}");
+            continue;
+        }
         // The last one is of ranges that are all large: what is raced for is bounded, and comes once.
         if question[0] == "half=1" {
             assert!(large[0] == found && large[1] <= got + 64 && large[2] <= 2 * RACE + 1_000, "{small:?} {large:?}");
