@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 use provender_core::batch::Table;
 use provender_core::name::Space;
-use provender_core::search::{Place, Query, Reach, Window};
+use provender_core::search::{Place, Query, Reach};
 use provender_core::{Digest, Execution, rows};
 use provender_proto::convert::Invalid;
 
@@ -121,11 +121,12 @@ impl Store {
             };
             looked += block.looked;
             size = (size * 2).min(1_000);
-            let mut rest = &block.places[..];
+            let within = block.places.partition_point(|place| !window.is_past(place));
+            let mut rest = &block.places[..within];
             while !rest.is_empty() {
                 let (some, others) = rest.split_at(rest.len().min((limit - found.len()).clamp(START, AT_ONCE)));
                 rest = others;
-                let matching = self.matching(space, query, window, some).await?;
+                let matching = self.matching(space, query, some).await?;
                 executions += some.len();
                 for place in some {
                     let Some(execution) = matching.get(place) else { continue };
@@ -189,19 +190,14 @@ impl Store {
         &self,
         space: &Space,
         query: &Query,
-        window: Window,
         places: &[Place],
     ) -> Result<BTreeMap<Place, Execution>, StoreError> {
         let ids: Vec<_> = places.iter().map(Place::execution).collect();
         let executions = self.executions(space, &ids).await?;
-        // A row of a begin that was decided anew stands at another time.
+        // Each at its own place: a row of a begin that was decided anew stands at another time, and finds nothing.
         let place_of = |execution: &Execution| Place::new(execution.began, execution.id);
-        let stands = |execution: &Execution| {
-            let place = place_of(execution);
-            places.binary_search(&place).is_ok() && !window.is_past(&place)
-        };
         let (mut matching, mut open) = (BTreeMap::new(), Vec::new());
-        for execution in executions.into_values().filter(stands) {
+        for execution in executions.into_values() {
             match query.matches_execution(&execution) {
                 Some(true) => _ = matching.insert(place_of(&execution), execution),
                 Some(false) => {}

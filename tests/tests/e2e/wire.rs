@@ -388,3 +388,27 @@ async fn who_does_not_hold_the_lease_changes_nothing() {
     let mut replies = wire.tasks.begin(again).await.unwrap().into_inner();
     refused(replies.message().await, Code::InvalidArgument, "new id");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn searches_that_are_none_are_refused() {
+    let mut wire = Wire::new().await;
+    let asked = |conditions: Vec<String>| v1::SearchRequest { r#where: conditions, ..Default::default() };
+    let long = format!("a={}", "x".repeat(1_023));
+    for (conditions, word) in [
+        (vec![], "1 to 32"),
+        (vec!["a=1".to_owned(); 33], "1 to 32"),
+        (vec![long], "1024 bytes"),
+        (vec!["a=1".into(), "b".into()], "FIELD=VALUE"),
+    ] {
+        refused(wire.catalog.search(asked(conditions.clone())).await, Code::InvalidArgument, word);
+        if !conditions.is_empty() {
+            let invalidate = v1::InvalidateRequest { r#where: conditions, ..Default::default() };
+            refused(wire.tasks.invalidate(invalidate).await, Code::InvalidArgument, word);
+        }
+    }
+    let cursor = v1::SearchRequest { cursor: Bytes::from_static(b"x"), ..asked(vec!["a=1".into()]) };
+    refused(wire.catalog.search(cursor).await, Code::InvalidArgument, "cursor");
+    let prefix = v1::SearchRequest { prefix: "x".repeat(1_025), ..asked(vec!["a=1".into()]) };
+    refused(wire.catalog.search(prefix).await, Code::InvalidArgument, "1024 bytes");
+    wire.lives().await;
+}
