@@ -107,7 +107,8 @@ fn standing_of(of: &Explanation) -> String {
         Verdict::Abandoned => format!("{}{at}{}", times("was abandoned", of.attempts), because()),
         Verdict::Invalidated => format!("was invalidated{at}{}", because()),
         Verdict::Evicted => {
-            let rule = rule.as_ref().map(|rule| format!(" by the rule {}", readable(rule.as_bytes()))).unwrap_or_default();
+            let rule =
+                rule.as_ref().map(|rule| format!(" by the rule {}", readable(rule.as_bytes()))).unwrap_or_default();
             format!("was collected{at}{rule}{}", because())
         }
         Verdict::Lost => format!("is lost{}", because()),

@@ -73,7 +73,11 @@ impl Agreement {
 }
 
 /// How many of two maps' names have the same in both, and how many there are in either.
-fn overlap<K: Ord, V>(ours: &BTreeMap<K, V>, theirs: &BTreeMap<K, V>, is_same: impl Fn(&V, &V) -> bool) -> (usize, usize) {
+fn overlap<K: Ord, V>(
+    ours: &BTreeMap<K, V>,
+    theirs: &BTreeMap<K, V>,
+    is_same: impl Fn(&V, &V) -> bool,
+) -> (usize, usize) {
     let both = ours.iter().filter_map(|(name, ours)| Some((ours, theirs.get(name)?)));
     let (mut same, mut shared) = (0, 0);
     for (ours, theirs) in both {

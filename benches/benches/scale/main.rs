@@ -16,8 +16,8 @@ use provender_core::Ref;
 use provender_core::name::{Name, Space};
 use provender_core::search::Query;
 use provender_daemon::config::{Config, Flags};
-use provender_daemon::metrics::Metrics;
 use provender_daemon::meta;
+use provender_daemon::metrics::Metrics;
 use provender_daemon::store::{Asked, Question, Store};
 
 type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
@@ -88,7 +88,8 @@ async fn measure(dir: &Path, count: u64) -> Result<()> {
     };
     ask("search seed=77, one of many", async || search(&["params.seed=77"], 1).await).await?;
     ask("search image=train, the newest 20", async || search(&["image=train"], 20).await).await?;
-    ask("search lr=0.077 and seed=77", async || search(&["params.model.opt.lr=0.077", "params.seed=77"], 1).await).await?;
+    ask("search lr=0.077 and seed=77", async || search(&["params.model.opt.lr=0.077", "params.seed=77"], 1).await)
+        .await?;
     ask("search seed 100..119", async || search(&["params.seed=100..119"], 20).await).await?;
     ask("search name=users/77*", async || search(&["name=users/77"], 1).await).await?;
     let walk = async |reference: &Ref, down: bool, limit: usize, comes_to: usize| -> Result<()> {

@@ -18,7 +18,9 @@ pub(crate) async fn why(session: &Session, args: Why) -> Result<ExitCode, Fault>
         Ref::Name { name, nth: None } => client.explain_name(&name).await?,
         other => match client.describe(&other).await? {
             Described::Task(task) => client.explain(&[(task.execution.key, None)]).await?,
-            _ => return Err(Fault::no(format!("{other} is no task: only a key, a name or an execution has a verdict"))),
+            _ => {
+                return Err(Fault::no(format!("{other} is no task: only a key, a name or an execution has a verdict")));
+            }
         },
     };
     for of in &explained {

@@ -1,10 +1,10 @@
 //! `Catalog.Explain`: why keys are not SUCCEEDED.
 
 use prost::Message;
+use provender_core::Spec;
 use provender_core::explain::Explanation;
 use provender_core::key::TaskKey;
 use provender_core::name::Name;
-use provender_core::Spec;
 use provender_proto::convert;
 use provender_proto::v1::explain_request::Entry;
 use provender_proto::{MAX_BATCH_BYTES, MAX_EXPLAINED, v1};

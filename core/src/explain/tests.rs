@@ -48,7 +48,11 @@ fn each_verdict_has_its_clause() {
         (Verdict::Running, 0, "train is running: why so".into()),
         (Verdict::Failed, 1, format!("train failed {at}: why so")),
         (Verdict::Failed, 3, format!("train failed (the last of 3 attempts without a success) {at}: why so")),
-        (Verdict::Abandoned, 100, format!("train was abandoned (the last of 100 or more attempts without a success) {at}: why so")),
+        (
+            Verdict::Abandoned,
+            100,
+            format!("train was abandoned (the last of 100 or more attempts without a success) {at}: why so"),
+        ),
         (Verdict::Invalidated, 0, format!("train was invalidated {at}: why so")),
         (Verdict::Evicted, 0, format!("train was collected {at}: why so")),
         (Verdict::Lost, 0, "train is lost: why so".into()),
@@ -71,7 +75,8 @@ fn each_verdict_has_its_clause() {
 
 #[test]
 fn the_nearest_success_is_told_with_what_differs() {
-    let mut told = Explanation { nearest: Some(execution()), causes: vec![cause(1, 2), cause(3, 4)], ..of(Verdict::Unknown) };
+    let mut told =
+        Explanation { nearest: Some(execution()), causes: vec![cause(1, 2), cause(3, 4)], ..of(Verdict::Unknown) };
     let said = text_of(&told);
     assert_eq!(said[0], "train never ran like this");
     assert!(said[1].starts_with("  nearest success: exec:07070707070707070707070707070707 of 1970-"), "{}", said[1]);

@@ -160,6 +160,5 @@ impl Explaining {
     }
 }
 
-
 #[cfg(test)]
 mod tests;

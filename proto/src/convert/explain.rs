@@ -4,9 +4,7 @@ use provender_core::Name;
 use provender_core::explain::Explanation;
 
 use super::answer::{answer_from, answer_to};
-use super::{
-    Invalid, cause_from, cause_to, digest_from, digest_to, execution_from, execution_to, key, name, needed,
-};
+use super::{Invalid, cause_from, cause_to, digest_from, digest_to, execution_from, execution_to, key, name, needed};
 use crate::v1;
 
 /// The longest reason in an explanation, in bytes.

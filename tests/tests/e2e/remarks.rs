@@ -23,7 +23,8 @@ fn labels_and_notes_are_kept_and_changed_later() {
     world.run(&["--name", "train", "--label", "team=other"], "true").ok();
     assert_eq!(shown(&world, "train")["labels"]["team"], "vision");
 
-    let changed = world.cli(&["annotate", "train", "--label", "stage=best", "--remove", "team", "--note", ""]).ok().out();
+    let changed =
+        world.cli(&["annotate", "train", "--label", "stage=best", "--remove", "team", "--note", ""]).ok().out();
     assert!(changed.trim_end().ends_with("  stage=best"), "{changed}");
     let record = shown(&world, "train");
     assert_eq!((&record["labels"], &record["note"]), (&json!({ "stage": "best" }), &Value::Null));
@@ -31,7 +32,10 @@ fn labels_and_notes_are_kept_and_changed_later() {
     world.run(&["--name", "broken"], "exit 1").code(1);
     world.cli(&["annotate", "broken", "--label", "known=yes"]).ok().says(&["newest attempt"]);
     let document: Value = serde_json::from_str(&world.cli(&["--json", "show", "broken"]).ok().out()).unwrap();
-    assert_eq!((&document["record"]["labels"], &document["record"]["verdict"]), (&json!({ "known": "yes" }), &json!("FAILED")));
+    assert_eq!(
+        (&document["record"]["labels"], &document["record"]["verdict"]),
+        (&json!({ "known": "yes" }), &json!("FAILED"))
+    );
 
     world.cli(&["annotate", "train"]).code(2).says(&["--label"]);
     world.cli(&["annotate", "none", "--note", "x"]).code(1).says(&["none"]);

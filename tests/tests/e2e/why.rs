@@ -42,11 +42,15 @@ fn what_never_ran_is_compared_with_the_nearest_success() {
     run(&[("A", "2"), ("B", "2"), ("C", "1")], &[]).ok();
     run(&[("A", "3"), ("B", "3"), ("C", "3")], &[]).ok();
     let told = run(&[("A", "1"), ("B", "1"), ("C", "9")], &["--why"]).ok();
-    let document: Value = told.err().lines().find_map(|line| serde_json::from_str(line).ok()).expect("told before it ran");
+    let document: Value =
+        told.err().lines().find_map(|line| serde_json::from_str(line).ok()).expect("told before it ran");
     assert_eq!((&document["verdict"], &document["nearest"]["execution"]), (&"UNKNOWN".into(), &near["execution"]));
     let causes = document["causes"].as_array().unwrap();
     assert_eq!(causes.len(), 1, "{causes:?}");
-    assert_eq!((&causes[0]["field"], &causes[0]["old"], &causes[0]["new"]), (&"env.C".into(), &"1".into(), &"9".into()));
+    assert_eq!(
+        (&causes[0]["field"], &causes[0]["old"], &causes[0]["new"]),
+        (&"env.C".into(), &"1".into(), &"9".into())
+    );
     // A hit has nothing to explain.
     let hit = run(&[("A", "1"), ("B", "1"), ("C", "9")], &["--why"]).ok();
     assert_eq!((hit.result().as_str(), hit.err().lines().count()), ("hit", 1));
@@ -57,7 +61,10 @@ fn what_never_ran_is_compared_with_the_nearest_success() {
     let text = provender.run(args.iter().chain(&["sh", "-c", "true"])).ok().err();
     let lines: Vec<_> = text.lines().collect();
     assert_eq!(lines[0], "provender: train never ran like this");
-    assert!(lines[1].starts_with("provender:   nearest success: exec:") && lines[1].ends_with("this differs in"), "{text}");
+    assert!(
+        lines[1].starts_with("provender:   nearest success: exec:") && lines[1].ends_with("this differs in"),
+        "{text}"
+    );
     assert!(lines[2].starts_with("provender:     train/inputs/data: 1 B -> 2 B"), "{text}");
     assert!(lines[3].starts_with("provender: ran train "), "{text}");
 }
@@ -73,10 +80,16 @@ fn what_runs_failed_or_was_given_up_says_who_and_how_often() {
     }
     let text = why(&world, &failed);
     assert!(text.starts_with("train failed (the last of 3 attempts without a success) at 20"), "{text}");
-    assert!(text.contains(": the command exited 3 (exec:") && text.contains("\n    train.env.LR: 0.1 -> 0.2\n"), "{text}");
+    assert!(
+        text.contains(": the command exited 3 (exec:") && text.contains("\n    train.env.LR: 0.1 -> 0.2\n"),
+        "{text}"
+    );
     assert_eq!(why(&world, "train"), text, "a name stands for what was last done under it");
     let told = document(&world, &failed);
-    assert_eq!((&told["attempts"], &told["rule"], &told["causes"][0]["field"]), (&3.into(), &"exit_codes".into(), &"env.LR".into()));
+    assert_eq!(
+        (&told["attempts"], &told["rule"], &told["causes"][0]["field"]),
+        (&3.into(), &"exit_codes".into(), &"env.LR".into())
+    );
 
     let running = train(&world, "0.3");
     let slow = || string(&world.cli(&["--json", "history", "train", "-n", "1"]).ok().lines()[0]["key"]);
@@ -109,7 +122,10 @@ fn what_was_taken_away_says_by_whom_when_and_what() {
     make("t:a");
     world.cli(&["evict", "t:a", "--reason", "to make room"]).ok();
     let text = why(&world, "t:a");
-    assert!(text.starts_with("made was collected at 20") && text.contains(" by the rule ") && text.contains("to make room"), "{text}");
+    assert!(
+        text.starts_with("made was collected at 20") && text.contains(" by the rule ") && text.contains("to make room"),
+        "{text}"
+    );
     // By its execution both can be asked for, also when it is no success any more.
     let made = format!("exec:{}", string(&make("t:a").record()["execution"]));
     let mut files = Vec::new();

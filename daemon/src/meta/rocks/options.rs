@@ -1,8 +1,8 @@
 //! How RocksDB is set up: bounded memory and files, point reads first, and a log that is believed only when it is whole.
 
 use rocksdb::{
-    BlockBasedOptions, Cache, ColumnFamilyDescriptor, DBCompressionType, DBRecoveryMode, DataBlockIndexType, Options,
-    WriteBufferManager, WriteOptions,
+    BlockBasedIndexType, BlockBasedOptions, Cache, ColumnFamilyDescriptor, DBCompressionType, DBRecoveryMode,
+    DataBlockIndexType, Options, WriteBufferManager, WriteOptions,
 };
 
 use super::RocksConfig;
@@ -72,6 +72,10 @@ fn family(cache: &Cache, write_buffer: usize) -> Options {
     // Indexes and filters count against the cache, so that memory stays bounded however many rows there are.
     table.set_cache_index_and_filter_blocks(true);
     table.set_pin_l0_filter_and_index_blocks_in_cache(true);
+    // In small parts: whole, those of a million small rows have megabytes, more than a shard of the cache holds, and are read again and again.
+    table.set_index_type(BlockBasedIndexType::TwoLevelIndexSearch);
+    table.set_partition_filters(true);
+    table.set_pin_top_level_index_and_filter(true);
 
     let mut options = Options::default();
     options.set_block_based_table_factory(&table);

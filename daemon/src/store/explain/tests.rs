@@ -72,7 +72,11 @@ async fn a_name_stands_for_what_was_done_last_under_it() {
         run(&store, "t:c", experiment(3, 1, 1), b"c", 1).await;
         assert_eq!(key().await.unwrap(), "t:c", "a failure is what was done last");
         let told = explain(&store, "t:c", None).await;
-        assert_eq!((told.attempts, causes(&told)), (1, vec!["train.params.rate: 2 -> 3".to_owned()]), "the newest of two as near");
+        assert_eq!(
+            (told.attempts, causes(&told)),
+            (1, vec!["train.params.rate: 2 -> 3".to_owned()]),
+            "the newest of two as near"
+        );
         // Of what was registered the store knows the spec.
         let told = explain(&store, "t:r", None).await;
         assert_eq!((told.answer.verdict, told.causes.len()), (Verdict::Unknown, 3));
@@ -100,7 +104,8 @@ async fn tasks_that_are_about_to_run_are_followed_to_one_root() {
         let (key, spec) = chain("a", n);
         run(&store, &key, spec, b"", 0).await;
     }
-    let asked = (0..60).map(|n| chain("b", n)).map(|(key, spec)| Question { key: key.parse().unwrap(), spec: Some(spec) });
+    let asked =
+        (0..60).map(|n| chain("b", n)).map(|(key, spec)| Question { key: key.parse().unwrap(), spec: Some(spec) });
     meta.reset();
     let mut explaining = store.explain(&space(), asked.collect());
     let mut told = Vec::new();
