@@ -105,11 +105,16 @@ fn standing_of(of: &Explanation) -> String {
         Verdict::Running => format!("is running{}", because()),
         Verdict::Failed => format!("{}{at}{}", times("failed", of.attempts), because()),
         Verdict::Abandoned => format!("{}{at}{}", times("was abandoned", of.attempts), because()),
+        // The reason says by whom and when.
+        Verdict::Invalidated if reason.starts_with("invalidated ") => format!("was {reason}"),
         Verdict::Invalidated => format!("was invalidated{at}{}", because()),
         Verdict::Evicted => {
-            let rule =
-                rule.as_ref().map(|rule| format!(" by the rule {}", readable(rule.as_bytes()))).unwrap_or_default();
-            format!("was collected{at}{rule}{}", because())
+            let rule = rule.as_ref().map(|rule| format!(" (rule: {})", readable(rule.as_bytes())));
+            let what = match reason.starts_with("evicted ") {
+                true => format!("was {reason}"),
+                false => format!("was collected{at}{}", because()),
+            };
+            what + &rule.unwrap_or_default()
         }
         Verdict::Lost => format!("is lost{}", because()),
         Verdict::Unknown => match (&of.name, &of.nearest) {

@@ -14,6 +14,11 @@ use crate::spec::{Spec, Variable};
 /// The most fields that are told of one spec; what comes after stays as it is, and is neither searched nor compared by itself.
 pub const MAX_FIELDS: usize = 4_096;
 
+/// The longest path, and how many bytes all paths of one spec or value may have: what goes beyond stays whole, as one value. So hostile nesting
+/// cannot repeat a long name at each of many leaves.
+const MAX_PATH: usize = 1 << 10;
+const MAX_PATHS: usize = 256 << 10;
+
 /// What stands at a path.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Field {
@@ -44,6 +49,7 @@ pub fn of_spec(scheme: &str, spec: &Spec) -> BTreeMap<String, Field> {
             fields.insert(path, Field::Value(value));
         }
     };
+    let mut room = MAX_PATHS;
     if !spec.command.is_empty() {
         put("command".into(), command(spec).into());
     }
@@ -53,7 +59,7 @@ pub fn of_spec(scheme: &str, spec: &Spec) -> BTreeMap<String, Field> {
     }
     for (name, value) in &spec.params {
         let path = if scheme == ALAMODE { name.clone() } else { format!("params.{name}") };
-        flatten(path, value, &mut put);
+        flatten(path, value, &mut room, &mut put);
     }
     if !spec.outputs.is_empty() {
         let mut outputs: Vec<_> = spec.outputs.iter().collect();
@@ -81,20 +87,31 @@ pub fn of_spec(scheme: &str, spec: &Spec) -> BTreeMap<String, Field> {
 
 /// The fields of a value under a path: those of objects and of lists that hold more than scalars by themselves.
 pub fn of_value(path: &str, value: &Value) -> BTreeMap<String, Value> {
-    let mut fields = BTreeMap::new();
-    flatten(path.into(), value, &mut |path, value| _ = fields.insert(path, value));
+    let (mut fields, mut room) = (BTreeMap::new(), MAX_PATHS);
+    flatten(path.into(), value, &mut room, &mut |path, value| {
+        if fields.len() < MAX_FIELDS {
+            fields.insert(path, value);
+        }
+    });
     fields
 }
 
 /// The depth is bounded by what is taken from outside: JSON by its parser, à la mode's files by theirs.
-fn flatten(path: String, value: &Value, put: &mut impl FnMut(String, Value)) {
+fn flatten(path: String, value: &Value, room: &mut usize, put: &mut impl FnMut(String, Value)) {
     let is_scalar = |value: &Value| !value.is_object() && !value.is_array();
+    let below = match value {
+        Value::Object(members) => members.iter().map(|(name, _)| path.len() + 1 + name.len()).sum(),
+        Value::Array(items) if !items.iter().all(is_scalar) => items.len() * (path.len() + 8),
+        _ => 0,
+    };
+    let fits = below <= *room && (below == 0 || path.len() <= MAX_PATH);
+    *room -= if fits { below } else { 0 };
     match value {
-        Value::Object(members) if !members.is_empty() => {
-            members.iter().for_each(|(name, value)| flatten(format!("{path}.{name}"), value, put));
+        Value::Object(members) if fits && !members.is_empty() => {
+            members.iter().for_each(|(name, value)| flatten(format!("{path}.{name}"), value, room, put));
         }
-        Value::Array(items) if !items.iter().all(is_scalar) => {
-            items.iter().enumerate().for_each(|(at, value)| flatten(format!("{path}[{at}]"), value, put));
+        Value::Array(items) if fits && !items.iter().all(is_scalar) => {
+            items.iter().enumerate().for_each(|(at, value)| flatten(format!("{path}[{at}]"), value, room, put));
         }
         value => put(path, value.clone()),
     }
@@ -152,6 +169,22 @@ mod tests {
             "env.A": null, "env.B": "x", "outputs": ["a", "z"], "policy.required.z": 7,
         });
         assert_eq!(Value::Object(found), expected);
+    }
+
+    #[test]
+    fn a_long_name_is_not_repeated_at_each_leaf() {
+        let many: serde_json::Map<_, _> = (0..4_000).map(|n| (n.to_string(), n.into())).collect();
+        for name in ["x".repeat(400_000), "x".repeat(900)] {
+            let mut spec = spec();
+            spec.params.insert(name.clone(), Value::Object(many.clone()));
+            let paths: usize = of_spec("run", &spec).keys().map(String::len).sum();
+            assert!(paths < MAX_PATHS + 2 * name.len() + 1_000, "{paths} bytes of paths");
+            assert!(
+                of_value(&name, &Value::Object(many.clone())).keys().map(String::len).sum::<usize>()
+                    <= MAX_PATHS + name.len()
+            );
+        }
+        assert_eq!(of_value("m", &Value::Object(many)).len(), 4_000);
     }
 
     #[test]

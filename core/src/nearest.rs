@@ -10,6 +10,7 @@ use serde_json::Value;
 use crate::fields::{self, Field};
 use crate::json;
 use crate::key::TaskKey;
+use crate::search::Condition;
 use crate::spec::{Input, Spec};
 use crate::tree::Node;
 
@@ -31,7 +32,7 @@ impl<'a> Likeness<'a> {
     }
 
     /// What of it a search can be asked for: fields that have one value each, and inputs by their bytes or keys; what is long is left out.
-    pub fn conditions(&self) -> impl Iterator<Item = String> {
+    pub fn conditions(&self) -> impl Iterator<Item = Condition> {
         let value = |value: &Value| match value {
             Value::String(text) => Some(text.clone()),
             Value::Array(_) | Value::Object(_) => None,
@@ -44,7 +45,7 @@ impl<'a> Likeness<'a> {
             Some((format!("inputs.{}", json::member(name)), is))
         });
         let short = fields.chain(inputs).filter(|(field, value)| field.len() + value.len() <= LONG);
-        short.map(|(field, value)| format!("{field}=={value}"))
+        short.map(|(field, value)| Condition::is(&field, value))
     }
 
     /// How far another spec agrees: more is nearer. Of two that agree in a part that is as large, the one that agrees in more is.

@@ -58,6 +58,9 @@ struct End<T> {
 /// Why a text is no condition.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ConditionError {
+    /// A comparison's signs are turned round.
+    #[error("{0:?}: write >= and <=; a value that begins with < or > takes ==")]
+    Turned(String),
     /// It has no operator.
     #[error("{0:?} is no condition: it takes FIELD=VALUE, or one of == > >= < <= in place of =")]
     NoOperator(String),
@@ -131,7 +134,12 @@ impl std::str::FromStr for Condition {
         if field.ends_with('!') && operator.starts_with('=') {
             return Err(ConditionError::Not(own()));
         }
-        let field = canonical(field);
+        if operator == "=" && value.starts_with(['<', '>']) {
+            return Err(ConditionError::Turned(own()));
+        }
+        let field = canonical(field.trim_end());
+        // Verdicts are in capitals.
+        let value = &if field == "verdict" { value.to_uppercase() } else { value.to_owned() };
         // Times are texts, also where a year alone looks like a number.
         let number = |text: &str| if field == time::BEGAN { None } else { Number::of_text(text) };
         let range = |from: Option<(&str, bool)>, to: Option<(&str, bool)>| {
@@ -145,7 +153,7 @@ impl std::str::FromStr for Condition {
             }
         };
         let test = match operator {
-            "==" => Test::Literal(value.into()),
+            "==" => Test::Literal(value.clone()),
             "=" => match (value.split_once(".."), value.strip_suffix('*')) {
                 (Some(("", "")), _) => return Err(ConditionError::NoEnds(own())),
                 (Some((from, to)), _) => {
@@ -153,11 +161,13 @@ impl std::str::FromStr for Condition {
                     range(end(from), end(to))
                 }
                 (None, Some(prefix)) => Test::Begins(prefix.into()),
-                (None, None) => Test::Is(value.into()),
+                // A day is all that began on it.
+                (None, None) if field == time::BEGAN => Test::Begins(value.clone()),
+                (None, None) => Test::Is(value.clone()),
             },
             _ if value.is_empty() => return Err(ConditionError::NoValue(own(), operator)),
             _ => {
-                let end = Some((value, operator.ends_with('=')));
+                let end = Some((value.as_str(), operator.ends_with('=')));
                 if operator.starts_with('>') { range(end, None) } else { range(None, end) }
             }
         };
@@ -166,6 +176,11 @@ impl std::str::FromStr for Condition {
 }
 
 impl Condition {
+    /// That a field is exactly this text, or the number that it is, whatever signs are in either.
+    pub fn is(field: &str, value: impl Into<String>) -> Condition {
+        Condition { field: canonical(field), test: Test::Literal(value.into()) }
+    }
+
     /// The field that it is about, by its one path.
     pub fn field(&self) -> &str {
         &self.field
@@ -232,6 +247,11 @@ impl Query {
         }
         let conditions = conditions.iter().map(|text| text.as_ref().parse()).collect::<Result<_, _>>()?;
         Ok(Query { conditions })
+    }
+
+    /// One of conditions that are made already.
+    pub fn of(conditions: Vec<Condition>) -> Query {
+        Query { conditions }
     }
 
     /// The same, of executions alone whose names begin so.

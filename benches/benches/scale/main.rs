@@ -1,6 +1,6 @@
 //! What provenance answers in a large store, and how long that takes: `scale [--count=N] [DIR]`.
 //!
-//! It fills DIR/N with N executions and as many edges (see [`fill`]), unless that was done before, then asks. Each answer is as large whatever
+//! It fills DIR/N, a daemon's data folder, with N executions and as many edges (see [`fill`]), unless that was done before, then asks. Each answer is as large whatever
 //! N is, so a run with another N beside it shows what the time follows. DIR stays if it is given.
 
 mod fill;
@@ -16,6 +16,7 @@ use provender_core::Ref;
 use provender_core::name::{Name, Space};
 use provender_core::search::Query;
 use provender_daemon::config::{Config, Flags};
+use provender_daemon::data::DataDir;
 use provender_daemon::meta;
 use provender_daemon::metrics::Metrics;
 use provender_daemon::store::{Asked, Question, Store};
@@ -43,7 +44,7 @@ async fn main() -> Result<()> {
 }
 
 async fn open(dir: &Path) -> Result<Arc<Store>> {
-    std::fs::create_dir_all(dir)?;
+    let data = DataDir::open(dir, false)?;
     let flags = Flags {
         config: None,
         data: Some(dir.into()),
@@ -55,13 +56,13 @@ async fn open(dir: &Path) -> Result<Arc<Store>> {
         log: None,
     };
     let config = Config::load(flags)?;
-    let meta = meta::open(&config.meta, dir).await?;
+    let meta = meta::open(&config.meta, data.path()).await?;
     Ok(Arc::new(Store::open(meta, &config.blobs, config.aliases.clone(), Arc::new(Metrics::new()?)).await?))
 }
 
 async fn measure(dir: &Path, count: u64) -> Result<()> {
     let store = open(dir).await?;
-    let marker = dir.join("filled");
+    let marker = dir.with_extension("filled");
     if !marker.exists() {
         let began = Instant::now();
         fill::fill(&store, count).await?;

@@ -128,6 +128,7 @@ fn note(event: Event<'_>) -> Option<Note> {
     Some(match event {
         Event::Found { tasks, hits } => Note::Found { tasks, hits },
         Event::Why(task, of) => Note::Why(task.title.clone(), Box::new(of.clone())),
+        Event::NoWhy(error) => Note::Passing(format!("why tasks have to run cannot be told: {error}")),
         Event::Started(task) => Note::Started(task.title.clone()),
         Event::Ended(task, done) => {
             let (title, name, key) = (task.title.clone(), task.name.to_string(), task.key.clone());

@@ -20,7 +20,7 @@ pub(crate) async fn diff(session: &Session, args: Diff) -> Result<ExitCode, Faul
     let layout = text::Layout { causes: both || args.causes, outputs: both || args.outputs, size: print::size };
     print::lines(text::lines(&comparison, layout).into_iter())?;
     if comparison.truncated_causes || comparison.truncated_outputs {
-        session.say(format!("there is more than {} causes or outputs; --limit shows more", args.limit));
+        session.say(format!("these are the first {} causes and outputs; --limit shows more", args.limit));
     }
     Ok(ExitCode::SUCCESS)
 }

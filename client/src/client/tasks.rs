@@ -14,6 +14,9 @@ use provender_proto::{MAX_BATCH_BYTES, MAX_KEYS, MAX_REGISTERED, v1};
 use super::Client;
 use crate::error::ClientError;
 
+/// How long the end of a stream is waited for after its last word.
+const REST: Duration = Duration::from_secs(1);
+
 /// What `begin` says; `Busy` may come first, the others are the last word.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Begun {
@@ -90,7 +93,8 @@ impl Client {
                 Begun::Busy(holder) => busy(holder),
                 _ => {
                     // To its end: a stream that is dropped before is reset, and many resets look like an attack. What was said stands.
-                    while let Ok(Some(_)) = replies.message().await {}
+                    let rest = async { while let Ok(Some(_)) = replies.message().await {} };
+                    _ = tokio::time::timeout(REST, rest).await;
                     return Ok(begun);
                 }
             }

@@ -124,7 +124,11 @@ pub async fn run(
     let hits = file.tasks.iter().filter(|task| succeeded(&found, &task.key)).count();
     events(Event::Found { tasks: file.tasks.len(), hits });
     if options.why {
-        unless_interrupted(stop.all(), 0, explain(client, &file, &found, &events)).await?;
+        match unless_interrupted(stop.all(), 0, explain(client, &file, &found, &events)).await {
+            // Whatever cannot be told, the tasks run.
+            Err(RunError::Client(error)) => events(Event::NoWhy(&error)),
+            explained => explained?,
+        }
     }
     let slots = Arc::new(Semaphore::new(options.jobs.clamp(1, super::MAX_JOBS)));
     let engine = Engine { client, file: &file, options, cache, events, source, stop, slots };

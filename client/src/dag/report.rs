@@ -6,6 +6,7 @@ use provender_core::explain::Explanation;
 use provender_core::{Execution, ExecutionId};
 
 use super::file::Task;
+use crate::error::ClientError;
 use crate::run;
 
 /// How a task ended.
@@ -75,6 +76,8 @@ pub enum Event<'a> {
     },
     /// Why a task has to run.
     Why(&'a Task, &'a Explanation),
+    /// Why the others have to run cannot be told.
+    NoWhy(&'a ClientError),
     /// A task's command is about to run.
     Started(&'a Task),
     /// A task has ended.

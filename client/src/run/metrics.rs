@@ -52,7 +52,13 @@ impl Place {
         if text.trim_ascii().is_empty() {
             return Ok(Metrics::new());
         }
-        serde_json::from_slice(&text).map_err(|error| format!("it is no JSON object: {error}"))
+        let metrics: Metrics =
+            serde_json::from_slice(&text).map_err(|error| format!("it is no JSON object: {error}"))?;
+        // As they are sent: `1e15` is written out there.
+        match metrics.iter().map(|(name, value)| name.len() + value.to_string().len()).sum::<usize>() {
+            0..=MAX_METRICS => Ok(metrics),
+            size => Err(format!("it has {size} bytes once its numbers are written out, more than {MAX_METRICS}")),
+        }
     }
 }
 
@@ -76,6 +82,8 @@ mod tests {
             assert!(wrote(bad).unwrap_err().starts_with("it is no JSON object: "), "{bad:?}");
         }
         assert!(wrote(&[b' '; MAX_METRICS + 1]).unwrap_err().contains("more than"));
+        let long = format!("{{\"a\": [{}0]}}", "1e15,".repeat(10_000));
+        assert!(wrote(long.as_bytes()).unwrap_err().contains("once its numbers are written out"));
         let place = Place::new().unwrap();
         let pipe = rustix::fs::mknodat(rustix::fs::CWD, place.path(), rustix::fs::FileType::Fifo, 0o600.into(), 0);
         pipe.unwrap();

@@ -216,6 +216,15 @@ fn long_values_show_where_they_part() {
 }
 
 #[test]
+fn long_lists_show_where_they_part() {
+    let list = |at: usize| Value::from((0..100).map(|n| if n == at { 777 } else { n }).collect::<Vec<_>>());
+    let change = Change { field: "l".into(), old: Some(Told::Value(list(30))), new: Some(Told::Value(list(60))) };
+    let line = text::cause(&cause(Difference::Field(change)), |bytes| format!("{bytes} B"));
+    let (old, new) = line.split_once(" -> ").expect("two sides");
+    assert!(old.contains(",777,") && !new.contains("777") && line.len() < 250, "{line}");
+}
+
+#[test]
 fn a_document_tells_unset_from_absent() {
     let document = |old, new| document::cause(&cause(Difference::Field(Change { field: "env.A".into(), old, new })));
     let unset = document(Some(Told::Value(Value::Null)), None);

@@ -62,7 +62,9 @@ fn each_verdict_has_its_clause() {
     }
     let mut evicted = of(Verdict::Evicted);
     evicted.answer.rule = Some("keep 3".into());
-    assert!(text_of(&evicted)[0].starts_with("train was collected at 1970-01-01T00:00:00.003Z by the rule keep 3: "));
+    assert_eq!(text_of(&evicted), ["train was collected at 1970-01-01T00:00:00.003Z: why so (rule: keep 3)"]);
+    (evicted.answer.rule, evicted.answer.reason) = (None, "evicted by me at noon".into());
+    assert_eq!(text_of(&evicted), ["train was evicted by me at noon"]);
     let nameless = Explanation { name: None, ..of(Verdict::Unknown) };
     assert_eq!(text_of(&nameless), ["t:x never ran, and what it stands for is not known"]);
     let mut held = of(Verdict::Running);

@@ -8,8 +8,13 @@ const SHOWN: usize = 20;
 
 /// The lines of the graph.
 pub fn lines(graph: &Graph) -> impl Iterator<Item = String> {
-    let head =
-        ["digraph lineage {", "  rankdir=LR;", "  node [shape=box, fontname=\"sans-serif\"];"].map(str::to_owned);
+    let head = [
+        "digraph lineage {",
+        "  rankdir=LR;",
+        "  node [shape=box, fontname=\"sans-serif\"];",
+        "  edge [fontname=\"sans-serif\", fontsize=10];",
+    ];
+    let head = head.map(str::to_owned);
     let edges = graph.edges.iter().map(|each| edge(graph, each));
     head.into_iter().chain(graph.nodes.iter().map(node)).chain(edges).chain(["}".to_owned()])
 }

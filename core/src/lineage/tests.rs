@@ -119,6 +119,7 @@ fn dot_is_as_written() {
     let expected = r#"digraph lineage {
   rankdir=LR;
   node [shape=box, fontname="sans-serif"];
+  edge [fontname="sans-serif", fontsize=10];
   "exec:a/b" [label="a/b\n2025-11-21T18:02:11.042Z"];
   "at \"x\\\n\\u{1b}" [label="at \"x\\\n\\u{1b}", shape=note, style=dotted];
   "at \"x\\\n\\u{1b}" -> "exec:a/b" [label="q\\\"\\\\\\n\\xff"];

@@ -59,13 +59,14 @@ async fn explained(mut explaining: Explaining, replies: &mpsc::Sender<Result<v1:
         };
         let (mut reply, mut size) = (v1::ExplainReply::default(), 0);
         for reason in piece.into_iter().map(convert::explanation_to) {
-            size += reason.encoded_len();
-            reply.reasons.push(reason);
-            if size >= MAX_PIECE {
+            let more = reason.encoded_len();
+            if size + more > MAX_PIECE && !reply.reasons.is_empty() {
                 size = 0;
                 // An error means that who asked has gone, which ends this elsewhere.
                 _ = replies.send(Ok(std::mem::take(&mut reply))).await;
             }
+            size += more;
+            reply.reasons.push(reason);
         }
         _ = replies.send(Ok(reply)).await;
     }

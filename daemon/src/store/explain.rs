@@ -3,7 +3,7 @@
 //! Invariants: nothing is written, and nothing counts as asked for; one call's work follows how many keys are asked about and what differs,
 //! not what is stored. What "nearest" means is [`provender_core::nearest`]'s, what is said of it [`provender_core::explain`]'s.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use provender_core::compare::Cause;
@@ -11,6 +11,7 @@ use provender_core::execution::State;
 use provender_core::explain::{Explanation, MAX_ATTEMPTS};
 use provender_core::key::TaskKey;
 use provender_core::name::{Name, Space};
+use provender_core::spec::Input;
 use provender_core::transition::Known;
 use provender_core::{Answer, Execution, ExecutionId, Spec, Verdict};
 
@@ -38,6 +39,8 @@ pub struct Explaining {
     store: Store,
     space: Space,
     comparing: Comparing,
+    /// The keys of the nearest successes of those that were explained already.
+    counterparts: HashMap<TaskKey, TaskKey>,
     questions: std::vec::IntoIter<Question>,
 }
 
@@ -47,7 +50,8 @@ impl Store {
         let mut comparing = Comparing::new(self, space, CAUSES);
         let known = questions.iter().filter_map(|asked| Some((asked.key.clone(), Arc::new(asked.spec.clone()?))));
         comparing.overlay(known);
-        Explaining { store: self.clone(), space: space.clone(), comparing, questions: questions.into_iter() }
+        let (store, space) = (self.clone(), space.clone());
+        Explaining { store, space, comparing, counterparts: HashMap::new(), questions: questions.into_iter() }
     }
 
     /// The key that a name stands for: that of its `latest`, if nothing was attempted since that came to nothing; else that of its newest
@@ -62,11 +66,15 @@ impl Store {
             let since = newest.as_ref().filter(|newest| newest.diverges_from.is_none() && newest.began > latest.began);
             return Ok(since.map_or(latest.key, |newest| newest.key.clone()));
         }
-        let registered = match newest {
+        let known = match newest {
             Some(newest) => Some(newest.key),
-            None => self.name_row(space, name).await?.registered,
+            // A name that was only ever hit has records, and no attempts of its own.
+            None => match self.newest_record(space, name).await? {
+                Some(record) => Some(record.key),
+                None => self.name_row(space, name).await?.registered,
+            },
         };
-        registered.ok_or_else(|| StoreError::NotFound { what: name.to_string() })
+        known.ok_or_else(|| StoreError::NotFound { what: name.to_string() })
     }
 }
 
@@ -129,14 +137,27 @@ impl Explaining {
         }
         // Who has had a success of its own is compared with nothing else.
         if let (None, Some(spec)) = (&known.row.record, spec) {
-            let nearest = self.store.nearest(&self.space, &told.key, &spec).await?;
+            let nearest = self.store.nearest(&self.space, &told.key, &self.as_before(&spec)).await?;
             if let Some((nearest, old)) = nearest {
+                self.counterparts.insert(told.key.clone(), nearest.key.clone());
                 (told.causes, told.truncated) = self.causes(&nearest, old, &told.key, spec).await?;
                 told.nearest = Some(nearest);
             }
         }
         told.last = last;
         Ok(told)
+    }
+
+    /// A spec as it would be if what it reads were what that was compared with: so that a task and what it is made from are compared with one
+    /// history, and not each with its own.
+    fn as_before(&self, spec: &Spec) -> Spec {
+        let mut spec = spec.clone();
+        for input in spec.inputs.values_mut() {
+            if let Some(before) = input.key.as_ref().and_then(|key| self.counterparts.get(key)) {
+                *input = Input { content: None, execution: None, key: Some(before.clone()), ..input.clone() };
+            }
+        }
+        spec
     }
 
     async fn causes(

@@ -10,7 +10,7 @@ use provender_core::execution::State;
 use provender_core::key::TaskKey;
 use provender_core::name::Space;
 use provender_core::nearest::Likeness;
-use provender_core::search::Query;
+use provender_core::search::{Condition, Query};
 use provender_core::{Execution, ExecutionId, Spec, rows};
 
 use super::provenance::SPECS;
@@ -19,6 +19,8 @@ use crate::meta::Scan;
 
 /// How many of the newest records are looked at.
 const NEWEST: usize = 200;
+/// How many times each search goes on that has found nothing yet.
+const CALLS: usize = 8;
 /// How many fields and inputs the index is asked for at most.
 const ASKED: usize = 16;
 
@@ -46,15 +48,20 @@ impl Store {
     /// in all others.
     async fn all_but_one(&self, space: &Space, key: &TaskKey, spec: &Spec) -> Result<Vec<ExecutionId>, StoreError> {
         let conditions: Vec<_> = Likeness::of(key.scheme(), spec).conditions().take(ASKED).collect();
-        let always = [format!("name=={}", spec.name), "verdict==SUCCEEDED".to_owned()];
+        let always = [Condition::is("name", spec.name.as_str()), Condition::is("verdict", "SUCCEEDED")];
         let mut found = Vec::new();
         for left_out in std::iter::once(None).chain((0..conditions.len()).map(Some)) {
-            let others = conditions.iter().enumerate().filter(|(at, _)| Some(*at) != left_out).map(|(_, text)| text);
-            let texts: Vec<_> = always.iter().chain(others).collect();
-            // What cannot be asked for, such as a field with an odd name, is left to the newest ones.
-            let Ok(query) = Query::parse(&texts) else { continue };
-            let (page, _) = self.search(space, &query, None, 1).await?;
-            found.extend(page.into_iter().map(|execution| execution.id));
+            let others = conditions.iter().enumerate().filter(|(at, _)| Some(*at) != left_out).map(|(_, one)| one);
+            let query = Query::of(always.iter().chain(others).cloned().collect());
+            let mut cursor = None;
+            for _ in 0..CALLS {
+                let (page, next) = self.search(space, &query, cursor, 1).await?;
+                found.extend(page.iter().map(|execution| execution.id));
+                cursor = next.filter(|_| page.is_empty());
+                if cursor.is_none() {
+                    break;
+                }
+            }
         }
         Ok(found)
     }

@@ -1,5 +1,6 @@
 //! Explanations <-> wire.
 
+use prost::Message;
 use provender_core::Name;
 use provender_core::explain::Explanation;
 
@@ -10,8 +11,19 @@ use crate::v1;
 /// The longest reason in an explanation, in bytes.
 const MAX_REASON: usize = 8 << 10;
 
-/// An explanation to wire.
-pub fn explanation_to(of: Explanation) -> v1::explain_reply::Reason {
+/// How many bytes of causes one explanation tells of.
+const CAUSES: usize = 1 << 20;
+
+/// An explanation to wire. Causes beyond a megabyte are cut off.
+pub fn explanation_to(mut of: Explanation) -> v1::explain_reply::Reason {
+    let mut size = 0;
+    let fitting = of.causes.iter().take_while(|cause| {
+        size += cause_to(cause).encoded_len();
+        size <= CAUSES
+    });
+    let fitting = fitting.count();
+    of.truncated |= fitting < of.causes.len();
+    of.causes.truncate(fitting);
     v1::explain_reply::Reason {
         key: of.key.to_string(),
         name: of.name.as_ref().map(Name::to_string).unwrap_or_default(),

@@ -281,3 +281,23 @@ fn trees_and_blobs_are_compared_path_by_path() {
     world.run(&["--name", "use", "--in", "D=d", "--out", "o"], "ls -R $PROVENDER_IN_D >o").ok();
     assert_eq!(causes(&world, "use@2", "use"), ["d/inputs/put/deep/f: 1 B -> 2 B"]);
 }
+
+#[test]
+fn who_made_the_same_bytes_by_chance_is_no_cause() {
+    let world = World::new();
+    let run = |name: &str| {
+        world.run(&["--name", name, "--in", "cfg", "--in", "data", "--out", "o"], "cat cfg data/* >o").ok();
+    };
+    world.write("cfg", "5");
+    world.write("data/a", "a");
+    world.write("data/b", "b");
+    run("t");
+    // Both the new file and the new folder have been made by others as well.
+    world.run(&["--name", "other", "--out", "x"], "printf 66 >x").ok();
+    world.write("cfg", "66");
+    world.write("data/b", "bb");
+    world.cli(&["put", "data", "--name", "ds"]).ok();
+    run("t");
+    let said = world.cli(&["diff", "t@2", "t", "--causes"]).ok().out();
+    assert_eq!(said, "t/inputs/cfg: 1 B -> 2 B\nt/inputs/data/b: 1 B -> 2 B\n");
+}

@@ -61,6 +61,14 @@ pub(super) fn values(old: &Option<Told>, new: &Option<Told>, variable: bool) -> 
         (Some(Told::Value(_)), Some(text)) => worded(&text, alone),
         (Some(Told::Value(value)), None) => readable(&around(&value.to_string(), "", LONG).0),
     };
+    if let (Some(Told::Value(old)), Some(Told::Value(new))) = (old, new)
+        && !old.is_string()
+        && !new.is_string()
+        && !(variable && (old.is_null() || new.is_null()))
+    {
+        let (old, new) = around(&old.to_string(), &new.to_string(), LONG);
+        return (readable(&old), readable(&new));
+    }
     (show(old, was), show(new, is))
 }
 

@@ -164,16 +164,19 @@ impl Comparing {
                 }
                 None => this.truncated = true,
             },
-            (old, new) if old.is_some() == new.is_some() => match (&was.content, &is.content) {
-                (Some(was), Some(is)) if was != is => {
-                    let (differences, more) = self.contents(&input, was, is).await?;
-                    this.own.extend(differences);
-                    this.truncated |= more;
+            // Who made the same bytes as one of them, by chance, says nothing of the other.
+            (old, new) if old.is_some() == new.is_some() || !(says(&was) || says(&is)) => {
+                match (&was.content, &is.content) {
+                    (Some(was), Some(is)) if was != is => {
+                        let (differences, more) = self.contents(&input, was, is).await?;
+                        this.own.extend(differences);
+                        this.truncated |= more;
+                    }
+                    // One thing under two keys.
+                    _ if old.is_some() && new.is_some() => {}
+                    _ => this.own.push(Difference::Input { input, old: origins.0, new: origins.1 }),
                 }
-                // One thing under two keys.
-                _ if old.is_some() => {}
-                _ => this.own.push(Difference::Input { input, old: origins.0, new: origins.1 }),
-            },
+            }
             _ => this.own.push(Difference::Input { input, old: origins.0, new: origins.1 }),
         }
         Ok(())
@@ -229,6 +232,11 @@ fn unexplained(pair: &Pair, old: &Spec, new: &Spec) -> Option<Difference> {
 /// Whether a spec is no more than a name.
 fn says_nothing(spec: &Spec) -> bool {
     spec.inputs.is_empty() && spec.raw.is_none() && fields::of_spec("", spec).is_empty()
+}
+
+/// Whether an input says where it is from.
+fn says(input: &Input) -> bool {
+    input.key.is_some() || input.execution.is_some()
 }
 
 /// Where an input comes from, as people call it.

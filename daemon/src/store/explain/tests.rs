@@ -119,3 +119,42 @@ async fn tasks_that_are_about_to_run_are_followed_to_one_root() {
     }
     assert!(meta.reads() < 60 * 12, "{} reads", meta.reads());
 }
+
+#[tokio::test]
+async fn a_task_is_compared_with_the_history_that_its_inputs_are() {
+    let store = crate::store::tests::store().await;
+    let tasks = |n: &str, version: &str, rate: u64| {
+        let mut first = Spec { code_version: Some(version.into()), ..experiment(rate, 0, 0) };
+        first.name = Name::new("first").unwrap();
+        let before = format!("t:first{n}");
+        let mut second = spec("second", vec![]);
+        second.inputs.insert("in".into(), crate::store::provenance::tests::input(Some(&before), None, None));
+        [(before, first), (format!("t:second{n}"), second)]
+    };
+    for (n, version) in [("0", "a"), ("1", "b")] {
+        for (key, spec) in tasks(n, version, 1) {
+            run(&store, &key, spec, b"", 0).await;
+        }
+    }
+    // As the first one, but for the rate; the newest success of the second task was made from the other one.
+    let asked = tasks("2", "a", 2).map(|(key, spec)| Question { key: key.parse().unwrap(), spec: Some(spec) });
+    let told = store.explain(&space(), asked.into()).next().await.unwrap().unwrap();
+    for of in &told {
+        assert_eq!(causes(of), ["first.params.rate: 1 -> 2"], "{}", of.key);
+    }
+}
+
+#[tokio::test]
+async fn a_name_that_was_only_hit_stands_for_its_record() {
+    let store = crate::store::tests::store().await;
+    run(&store, "t:a", spec("one", vec![]), b"a", 0).await;
+    let mut again = crate::store::tests::request(9);
+    (again.key, again.spec) = ("t:a".parse().unwrap(), spec("two", vec![]));
+    assert!(matches!(store.begin(&space(), &again, None).await.unwrap(), crate::store::Begin::Hit(_)));
+    let name = Name::new("two").unwrap();
+    assert_eq!(store.key_of_name(&space(), &name).await.unwrap().as_str(), "t:a");
+    let what = crate::store::Invalidate { keys: vec!["t:a".parse().unwrap()], ..Default::default() };
+    let mut invalidation = store.invalidate(&space(), what, 10);
+    while invalidation.next().await.unwrap().is_some() {}
+    assert_eq!(store.key_of_name(&space(), &name).await.unwrap().as_str(), "t:a");
+}
