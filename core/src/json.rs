@@ -191,3 +191,51 @@ pub fn lineage(graph: &Graph) -> Value {
         "cycle": graph.has_cycle(),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::execution::{ExecutionId, Executor, State};
+    use crate::name::Name;
+    use crate::remarks::{Remark, Remarks};
+    use crate::time::Timestamp;
+
+    #[test]
+    fn an_execution_is_as_written() {
+        let executor = Executor { program: "p".into(), user: "u".into(), host: "h".into(), pid: 7 };
+        let (key, name) = ("t:x".parse().expect("valid"), Name::new("n").expect("valid"));
+        let at = Timestamp::from_millis;
+        let mut made = Execution::begin(ExecutionId([1; 16]), key, name, Digest::of(b"s"), executor, at(1));
+        (made.state, made.ended, made.outcome.exit) = (State::Succeeded, Some(at(2)), Some(Exit::Code(0)));
+        made.outcome.metrics.insert("loss".into(), json!(0.5));
+        let remark = Remark { labels: [("l".into(), "v".into())].into(), note: Some("good".into()), remove: vec![] };
+        made.remarks = Remarks::default().with(&remark).expect("valid");
+        let expected = json!({
+            "v": 1,
+            "execution": "01".repeat(16),
+            "key": "t:x",
+            "name": "n",
+            "verdict": "SUCCEEDED",
+            "reason": null,
+            "rule": null,
+            "spec": Digest::of(b"s").hex(),
+            "began": "1970-01-01T00:00:00.001Z",
+            "ended": "1970-01-01T00:00:00.002Z",
+            "executor": { "program": "p", "user": "u", "host": "h", "pid": 7 },
+            "attested": false,
+            "diverges_from": null,
+            "exit": { "code": 0 },
+            "usage": { "wall_ms": 0, "user_ms": 0, "system_ms": 0, "peak_rss": 0 },
+            "stdout": null,
+            "stderr": null,
+            "outputs": null,
+            "metrics": { "loss": 0.5 },
+            "labels": { "l": "v" },
+            "note": "good",
+            "folder": null,
+        });
+        assert_eq!(execution(&made), expected);
+        let record = record(&made);
+        assert!(record.get("labels").is_none() && record.get("note").is_none() && record["metrics"]["loss"] == 0.5);
+    }
+}

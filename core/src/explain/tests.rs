@@ -95,3 +95,37 @@ fn the_nearest_success_is_told_with_what_differs() {
     assert_eq!(briefly(&of(Verdict::Unknown)), "never ran");
     assert_eq!(briefly(&of(Verdict::Invalidated)), "was invalidated at 1970-01-01T00:00:00.003Z: why so");
 }
+
+#[test]
+fn the_document_is_as_written() {
+    let mut told = Explanation {
+        attempts: 3,
+        nearest: Some(execution()),
+        causes: vec![cause(1, 2)],
+        lost: vec![Digest::of(b"x")],
+        truncated: true,
+        ..of(Verdict::Failed)
+    };
+    told.answer.rule = Some("exit_codes".into());
+    let expected = serde_json::json!({
+        "v": 1,
+        "key": "t:x",
+        "name": "train",
+        "verdict": "FAILED",
+        "reason": "why so",
+        "at": "1970-01-01T00:00:00.003Z",
+        "rule": "exit_codes",
+        "attempts": 3,
+        "last": null,
+        "lost": [{ "hash": Digest::of(b"x").hex(), "size": 1 }],
+        "nearest": crate::json::execution(&execution()),
+        "causes": [{
+            "task": "train", "key": "t:x", "old_execution": null, "new_execution": null, "distance": 0,
+            "kind": "field", "field": "params.lr", "old": 1, "new": 2, "secret": false,
+        }],
+        "truncated": true,
+    });
+    assert_eq!(document::explanation(&told), expected);
+    let unknown = document::explanation(&Explanation::of(key(), Answer::unknown("")));
+    assert_eq!((&unknown["name"], &unknown["reason"], &unknown["at"]), (&().into(), &().into(), &().into()));
+}

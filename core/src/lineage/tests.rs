@@ -163,3 +163,35 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn the_document_is_as_written() {
+    let mut divergent = task("b");
+    (divergent.diverges_from, divergent.execution) = (Some(ExecutionId([1; 16])), Some(ExecutionId([2; 16])));
+    divergent.folder = Some("f".into());
+    let mut graph = graph(vec![divergent, source("x", Kind::Unheld)], &[(0, 1, b"in\xff"), (1, 0, b"")]);
+    graph.mark_cycles(false);
+    graph.truncated = true;
+    let when = "2025-11-21T18:02:11.042Z";
+    let expected = serde_json::json!({
+        "v": 1,
+        "nodes": [
+            {
+                "id": "exec:b", "kind": "execution", "name": "b", "key": "t:b", "verdict": "SUCCEEDED",
+                "state": "SUCCEEDED", "at": when, "diverges_from": "01".repeat(16), "folder": "f",
+                "execution": "02".repeat(16), "size": null,
+            },
+            {
+                "id": "blob:x", "kind": "unheld", "name": null, "key": null, "verdict": null, "state": null,
+                "at": null, "diverges_from": null, "folder": null, "execution": null, "size": 5,
+            },
+        ],
+        "edges": [
+            { "consumer": "exec:b", "producer": "blob:x", "input": { "b64": "aW7/" }, "closes_cycle": false },
+            { "consumer": "blob:x", "producer": "exec:b", "input": "", "closes_cycle": true },
+        ],
+        "truncated": true,
+        "cycle": true,
+    });
+    assert_eq!(crate::json::lineage(&graph), expected);
+}
