@@ -4,6 +4,7 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use futures::future::try_join_all;
 use futures::{StreamExt, TryStreamExt, stream};
 use provender_core::key::TaskKey;
 use provender_core::name::Space;
@@ -20,6 +21,8 @@ use crate::table::Row;
 /// Keys in one call.
 const SIZES: [usize; 3] = [1, 100, 10_000];
 const KEYS: u64 = 10_000;
+/// Callers that share one connection: one that waits for each answer, and as many as keep a daemon busy.
+const CALLERS: [usize; 2] = [1, 8];
 const ROUNDS: usize = 5;
 const TIME: Duration = Duration::from_millis(800);
 
@@ -53,40 +56,53 @@ pub(crate) async fn measure(engine: Engine, dir: &Path) -> Result<Vec<Row>> {
     let bare = Bare::of(&keys, server.as_ref(), dir).await?;
 
     let mut measured = Vec::new();
-    for size in SIZES {
+    for (size, callers) in SIZES.into_iter().flat_map(|size| CALLERS.map(|callers| (size, callers))) {
         let (mut ours, mut echo, mut rows) = (Vec::new(), Vec::new(), Vec::new());
         // The first round warms.
         for round in 0..=ROUNDS {
             let rates = [
-                rate(&keys, size, async |keys, _| {
+                rate(&keys, size, callers, async |keys, _| {
                     let answers = daemon.client.lookup(keys).await?;
                     let right = answers.len() == size && answers.iter().all(|of| of.verdict == Verdict::Succeeded);
                     if right { Ok(()) } else { Err("not all have succeeded".into()) }
                 })
                 .await?,
-                rate(&keys, size, async |keys, _| nothing.client.lookup(keys).await.map(drop).map_err(Into::into))
-                    .await?,
-                rate(&keys, size, async |_, from| bare.get(from, size).await).await?,
+                rate(&keys, size, callers, async |keys, _| {
+                    nothing.client.lookup(keys).await.map(drop).map_err(Into::into)
+                })
+                .await?,
+                // A loop has one caller.
+                rate(&keys, size, 1, async |_, from| bare.get(from, size).await).await?,
             ];
             for (all, rate) in [&mut ours, &mut echo, &mut rows].into_iter().zip(rates).filter(|_| round > 0) {
                 all.push(rate);
             }
         }
-        let what = format!("lookup of {size} in a call, {name}");
+        let what = format!("lookup of {size} in a call, {name}, {callers} at once");
         let limits = vec![("answered without looking", echo), ("the bare rows", rows)];
         measured.push(Row { what, unit: "keys/s", ours, limits, budget: 0.7 });
     }
     Ok(measured)
 }
 
-/// Keys a second, by one caller who asks for `size` of them at a time.
-async fn rate(keys: &[TaskKey], size: usize, ask: impl AsyncFn(&[TaskKey], usize) -> Result<()>) -> Result<f64> {
-    let (start, mut done) = (Instant::now(), 0);
-    while start.elapsed() < TIME {
-        let from = done % (keys.len() - size + 1);
-        ask(&keys[from..from + size], from).await?;
-        done += size;
-    }
+/// Keys a second, by so many callers, each of which asks for `size` of them at a time.
+async fn rate(
+    keys: &[TaskKey],
+    size: usize,
+    callers: usize,
+    ask: impl AsyncFn(&[TaskKey], usize) -> Result<()>,
+) -> Result<f64> {
+    let (start, places) = (Instant::now(), keys.len() - size + 1);
+    let calls = (0..callers).map(async |caller| {
+        let mut done = 0;
+        while start.elapsed() < TIME {
+            let from = (done + caller * size) % places;
+            ask(&keys[from..from + size], from).await?;
+            done += size;
+        }
+        Ok::<_, Box<dyn std::error::Error + Send + Sync>>(done)
+    });
+    let done: usize = try_join_all(calls).await?.into_iter().sum();
     Ok(done as f64 / start.elapsed().as_secs_f64())
 }
 

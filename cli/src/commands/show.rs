@@ -1,5 +1,6 @@
 //! `provender show`.
 
+use std::collections::BTreeMap;
 use std::process::ExitCode;
 
 use provender_client::{Described, Task};
@@ -36,7 +37,9 @@ pub(crate) async fn show(session: &Session, args: Show) -> Result<ExitCode, Faul
                 "v": json::V,
                 "verdict": task.verdict.as_str(),
                 "reason": Some(task.reason).filter(|reason| !reason.is_empty()),
-                "record": json::execution(&task.execution),
+                "record": json::record(&task.execution),
+                "labels": task.execution.remarks.labels.iter().collect::<BTreeMap<_, _>>(),
+                "note": Some(&task.execution.remarks.note).filter(|note| !note.is_empty()),
                 "spec": json::spec(&task.spec),
             }),
         })?;

@@ -5,9 +5,15 @@ use serde_json::{Value, json};
 
 use crate::world::World;
 
+/// What `show` says of an execution: its labels and note, which may change, stand beside the record that the mounted view has as well.
 fn shown(world: &World, reference: &str) -> Value {
-    let document: Value = serde_json::from_str(&world.cli(&["--json", "show", reference]).ok().out()).unwrap();
-    document["record"].clone()
+    let mut document: Value = serde_json::from_str(&world.cli(&["--json", "show", reference]).ok().out()).unwrap();
+    let mut record = document["record"].take();
+    for name in ["labels", "note"] {
+        assert!(record.get(name).is_none());
+        record[name] = document[name].take();
+    }
+    record
 }
 
 #[test]
@@ -31,11 +37,8 @@ fn labels_and_notes_are_kept_and_changed_later() {
     assert_eq!(world.verdict("train"), "SUCCEEDED");
     world.run(&["--name", "broken"], "exit 1").code(1);
     world.cli(&["annotate", "broken", "--label", "known=yes"]).ok().says(&["newest attempt"]);
-    let document: Value = serde_json::from_str(&world.cli(&["--json", "show", "broken"]).ok().out()).unwrap();
-    assert_eq!(
-        (&document["record"]["labels"], &document["record"]["verdict"]),
-        (&json!({ "known": "yes" }), &json!("FAILED"))
-    );
+    let broken = shown(&world, "broken");
+    assert_eq!((&broken["labels"], &broken["verdict"]), (&json!({ "known": "yes" }), &json!("FAILED")));
 
     world.cli(&["annotate", "train"]).code(2).says(&["--label"]);
     world.cli(&["annotate", "none", "--note", "x"]).code(1).says(&["none"]);
