@@ -32,18 +32,24 @@ pub fn is_scheme(text: &str) -> bool {
 impl TaskKey {
     /// A key out of its two parts. The id is 1 to 256 bytes of UTF-8 without control characters.
     pub fn new(scheme: &str, id: &str) -> Result<TaskKey, KeyError> {
+        TaskKey::check(scheme, id, || format!("{scheme}:{id}"))
+    }
+
+    /// The key of these parts, which `whole` joins.
+    fn check(scheme: &str, id: &str, whole: impl Fn() -> String) -> Result<TaskKey, KeyError> {
+        let is_plain = |byte: u8| (b' '..=b'~').contains(&byte);
         let why = if !is_scheme(scheme) {
             "the scheme is not [a-z][a-z0-9-]{0,31}"
         } else if id.is_empty() {
             "the id is empty"
         } else if id.len() > MAX_ID {
             "the id is longer than 256 bytes"
-        } else if id.chars().any(char::is_control) {
+        } else if !id.bytes().all(is_plain) && id.chars().any(char::is_control) {
             "the id has a control character"
         } else {
-            return Ok(TaskKey { text: format!("{scheme}:{id}"), colon: scheme.len() });
+            return Ok(TaskKey { text: whole(), colon: scheme.len() });
         };
-        Err(KeyError { text: format!("{scheme}:{id}").chars().take(80).collect(), why })
+        Err(KeyError { text: whole().chars().take(80).collect(), why })
     }
 
     /// What stands before the colon.
@@ -73,7 +79,7 @@ impl FromStr for TaskKey {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         match text.split_once(':') {
-            Some((scheme, id)) => TaskKey::new(scheme, id),
+            Some((scheme, id)) => TaskKey::check(scheme, id, || text.to_owned()),
             None => Err(KeyError { text: text.chars().take(80).collect(), why: "it has no colon" }),
         }
     }

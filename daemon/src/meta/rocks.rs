@@ -21,8 +21,8 @@ use self::database::Database;
 use super::group::{self, Groups, Queue};
 use super::{Changes, CommitError, Meta, MetaError, Page, Scan};
 
-/// Up to so many point reads are made on the calling thread: handing them over would cost more than they do.
-const INLINE_READS: usize = 8;
+/// Up to so many point reads are made on the calling thread: handing them over would cost more than they do, unless all are on a cold disk.
+const INLINE_READS: usize = 128;
 
 /// Sizes of the embedded engine.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -103,7 +103,7 @@ impl Meta for Rocks {
         if keys.len() <= INLINE_READS && keys.iter().all(|key| key.table != Table::Inline) {
             return self.database.get(keys);
         }
-        // In place where that can be: to hand them to another thread and back takes as long as some fifty reads.
+        // In place where that can be: to hand them to another thread and back takes as long as many reads.
         if Handle::current().runtime_flavor() == RuntimeFlavor::MultiThread {
             return tokio::task::block_in_place(|| self.database.get(keys));
         }

@@ -77,23 +77,7 @@ impl Database {
             let stored = self.read(format::family(key.table), &format::row_key(key.table, &key.key), &options)?;
             stored.map(|stored| format::read_row(&stored)).transpose()
         };
-        if keys.len() <= super::INLINE_READS {
-            return keys.iter().map(one).collect();
-        }
-        // Many are read in their order, those of one block together.
-        let mut sorted: Vec<_> = keys.iter().enumerate().collect();
-        sorted.sort_unstable_by_key(|(_, key)| (format::family(key.table), *key));
-        let mut found = vec![None; keys.len()];
-        for run in sorted.chunk_by(|(_, a), (_, b)| format::family(a.table) == format::family(b.table)) {
-            let stored: Vec<_> = run.iter().map(|(_, key)| format::row_key(key.table, &key.key)).collect();
-            let family = self.family(format::family(run[0].1.table));
-            let read = self.db.batched_multi_get_cf_opt(family, &stored, true, &options);
-            for ((at, _), stored) in run.iter().zip(read) {
-                let stored = stored.map_err(|error| failed("reading metadata", error))?;
-                found[*at] = stored.map(|stored| format::read_row(&stored)).transpose()?;
-            }
-        }
-        Ok(found)
+        keys.iter().map(one).collect()
     }
 
     pub(super) fn scan(&self, scan: &Scan) -> Result<Page, MetaError> {
