@@ -11,7 +11,7 @@ use serde::Deserialize;
 use crate::meta::MetaConfig;
 
 /// The provender daemon: keeps the artifacts and records of tasks, and answers executors.
-#[derive(Debug, Parser)]
+#[derive(Debug, Default, Parser)]
 #[command(name = "provenderd", version, about, max_term_width = 100)]
 pub struct Flags {
     /// Read this TOML file; docs/configuration.md lists its keys

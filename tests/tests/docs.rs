@@ -50,16 +50,7 @@ fn the_configuration_is_documented_whole() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("provenderd.toml");
     std::fs::write(&path, example).expect("written");
-    let flags = Flags {
-        config: Some(path),
-        data: None,
-        listen: None,
-        insecure: false,
-        mount: None,
-        metrics_listen: None,
-        log_format: None,
-        log: None,
-    };
+    let flags = Flags { config: Some(path), ..Flags::default() };
     // Without `..`: who adds a key, documents it.
     let Config {
         data: _,

@@ -94,12 +94,7 @@ pub(crate) async fn serve(kind: &str, dir: &Path) -> Result<()> {
         let flags = Flags {
             config: Some(config_of(&dir.display().to_string()).into()),
             data: Some(dir.into()),
-            listen: None,
-            insecure: false,
-            mount: None,
-            metrics_listen: None,
-            log_format: None,
-            log: None,
+            ..Flags::default()
         };
         return Ok(provender_daemon::run::run(Config::load(flags)?, stop, ready).await?);
     }

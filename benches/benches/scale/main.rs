@@ -45,16 +45,7 @@ async fn main() -> Result<()> {
 
 async fn open(dir: &Path) -> Result<Arc<Store>> {
     let data = DataDir::open(dir, false)?;
-    let flags = Flags {
-        config: None,
-        data: Some(dir.into()),
-        listen: None,
-        insecure: false,
-        mount: None,
-        metrics_listen: None,
-        log_format: None,
-        log: None,
-    };
+    let flags = Flags { data: Some(dir.into()), ..Flags::default() };
     let config = Config::load(flags)?;
     let meta = meta::open(&config.meta, data.path()).await?;
     Ok(Arc::new(Store::open(meta, &config.blobs, config.aliases.clone(), Arc::new(Metrics::new()?)).await?))

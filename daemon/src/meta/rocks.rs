@@ -21,8 +21,8 @@ use self::database::Database;
 use super::group::{self, Groups, Queue};
 use super::{Changes, CommitError, Meta, MetaError, Page, Scan};
 
-/// Up to so many point reads are made on the calling thread: handing them over would cost more than they do, unless all are on a cold disk.
-const INLINE_READS: usize = 128;
+/// Up to so many point reads are made on the calling thread: handing them over would cost more than they do.
+const INLINE_READS: usize = 8;
 
 /// Sizes of the embedded engine.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]

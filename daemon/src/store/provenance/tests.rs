@@ -1,7 +1,3 @@
-use std::sync::atomic::{AtomicUsize, Ordering};
-
-use async_trait::async_trait;
-use provender_core::batch::{Batch, BatchId, Fate, Row, RowKey, Version};
 use provender_core::execution::{Executor, Outcome};
 use provender_core::spec::Mount;
 use provender_core::transition::Request;
@@ -9,8 +5,7 @@ use provender_core::tree::{Node, Tree};
 
 use super::*;
 use crate::clock;
-use crate::meta::{Changes, CommitError, Memory, Meta, MetaError, Page};
-use crate::store::tests::{begin, outcome, over, store, stores};
+use crate::store::tests::{begin, counted, outcome, store, stores};
 
 /// An input: the key and execution that made it, and its bytes as a file.
 pub(in crate::store) fn input(key: Option<&str>, execution: Option<ExecutionId>, content: Option<&[u8]>) -> Input {
@@ -177,47 +172,9 @@ async fn consumers_are_found_by_key_and_by_bytes_each_once() {
     }
 }
 
-/// Counts what is asked.
-#[derive(Debug, Default)]
-struct Counted {
-    inner: Memory,
-    asked: AtomicUsize,
-}
-
-#[async_trait]
-impl Meta for Counted {
-    async fn get(&self, keys: &[RowKey]) -> Result<Vec<Option<Row>>, MetaError> {
-        self.asked.fetch_add(1, Ordering::Relaxed);
-        self.inner.get(keys).await
-    }
-    async fn scan(&self, scan: &Scan) -> Result<Page, MetaError> {
-        self.asked.fetch_add(1, Ordering::Relaxed);
-        self.inner.scan(scan).await
-    }
-    async fn commit(&self, batch: Batch) -> Result<Version, CommitError> {
-        self.inner.commit(batch).await
-    }
-    async fn resolve(&self, id: BatchId) -> Result<Fate, MetaError> {
-        self.inner.resolve(id).await
-    }
-    async fn changes(&self, after: Version, limit: usize) -> Result<Changes, MetaError> {
-        self.inner.changes(after, limit).await
-    }
-    async fn changed(&self, after: Version) {
-        self.inner.changed(after).await;
-    }
-    async fn trim(&self, feed: Version, made_before: Timestamp) -> Result<(), MetaError> {
-        self.inner.trim(feed, made_before).await
-    }
-    async fn head(&self) -> Result<Version, MetaError> {
-        self.inner.head().await
-    }
-}
-
 #[tokio::test]
 async fn ten_thousand_inputs_cost_few_reads() {
-    let meta = Arc::new(Counted::default());
-    let (store, space) = (over(meta.clone()).await, Space::default());
+    let ((store, meta), space) = (counted().await, Space::default());
     for n in 0..20 {
         let bytes = format!("made {}", n % 10);
         run(&store, &format!("t:{n}"), spec("made", vec![]), bytes.as_bytes(), 0).await;
@@ -230,9 +187,9 @@ async fn ten_thousand_inputs_cost_few_reads() {
         wide.inputs.insert(format!("{n:05}").into(), input(key, None, Some(content.as_bytes())));
     }
     let wide = run(&store, "t:wide", wide, b"x", 0).await;
-    meta.asked.store(0, Ordering::Relaxed);
+    meta.reset();
     let inputs = store.inputs(&space, wide.id).await.unwrap();
-    let asked = meta.asked.load(Ordering::Relaxed);
+    let asked = meta.reads();
     assert_eq!(inputs.len(), 10_000);
     assert!(inputs.is_sorted_by_key(|(name, ..)| name.clone()));
     assert!(inputs.iter().take(1_000).all(|(_, origin, _)| matches!(origin, Origin::Made(_))));
