@@ -252,7 +252,9 @@ async fn what_is_read_follows_the_answer_and_not_the_store() {
             assert!(large[0] == found && large[1] <= got + 64 && large[2] <= 2 * RACE + 1_000, "{small:?} {large:?}");
             continue;
         }
-        assert_eq!(small, large, "{question:?}");
+        // The order of those that began in one millisecond is any, so that a page may show, or not, what a list would be asked for.
+        let (asked, of_pages) = (got.abs_diff(large[1]), found * question.len());
+        assert!([found, scanned] == [large[0], large[2]] && asked <= of_pages, "{question:?}: {small:?} {large:?}");
         assert!(got <= 200 && scanned <= 300, "{question:?}: {small:?}");
     }
 }
