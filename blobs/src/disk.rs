@@ -1,19 +1,19 @@
 //! Blobs as files, one each, in a folder that any number of processes share.
 //!
 //! ```text
-//! DIR/provender-blobs          the marker: layout version and store id, written last
-//! DIR/objects/ab/cd/LOCATION   the blobs, 0444, whole and durable; ab, cd: the first bytes of the hash
-//! DIR/staging/NONCE            on their way in, locked by their writer
+//! DIR/provender-blobs       the marker: layout version and store id, written last
+//! DIR/objects/ab/LOCATION   the blobs, 0444, whole and durable; ab: the first byte of the hash
+//! DIR/staging/NONCE         on their way in, locked by their writer
 //! ```
 //! Invariants: a file under `objects` is never written to, and gets its name, which never existed before, only after
 //! its bytes are durable; nothing is believed to be missing unless the marker, on the same file system, was read in
 //! the same call. Nothing is kept in memory that another process could make wrong, and starting reads the marker alone.
+//! All 256 folders are made with the store, so that publishing syncs one of them; 100 million blobs are 400,000 in each.
 
-use std::collections::HashSet;
 use std::fs::{File, Metadata};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use async_trait::async_trait;
@@ -23,6 +23,7 @@ use rustix::io::Errno;
 use crate::blocking::blocking;
 use crate::{BlobError, Blobs, Location, Page, Reader, Signature, StageOptions, Staged, Stat, StoreId};
 
+mod layout;
 mod listing;
 mod marker;
 mod reader;
@@ -48,8 +49,6 @@ pub struct Disk {
 struct Store {
     dir: PathBuf,
     id: StoreId,
-    /// Shards whose own names were made durable by this process.
-    durable_shards: Mutex<HashSet<[u8; 2]>>,
 }
 
 impl Disk {
@@ -59,10 +58,13 @@ impl Disk {
         blocking(move || {
             let dir = std::path::absolute(&dir).map_err(|error| BlobError::io(dir.display(), "open", error))?;
             let id = match known {
-                Some(id) => Root::open(&dir, id).map(|_| id)?,
+                Some(id) => {
+                    layout::migrate(&dir)?;
+                    Root::open(&dir, id).map(|_| id)?
+                }
                 None => marker::open_or_create(&dir)?,
             };
-            Ok(Disk { store: Arc::new(Store { dir, id, durable_shards: Mutex::default() }) })
+            Ok(Disk { store: Arc::new(Store { dir, id }) })
         })
         .await
     }
@@ -169,23 +171,14 @@ impl Store {
     fn failed(&self, doing: &'static str, error: impl Into<std::io::Error>) -> BlobError {
         BlobError::io(self.dir.display(), doing, error)
     }
-
-    fn is_durable(&self, shard: [u8; 2]) -> bool {
-        self.durable_shards.lock().unwrap_or_else(PoisonError::into_inner).contains(&shard)
-    }
-
-    fn set_durable(&self, shard: [u8; 2]) {
-        self.durable_shards.lock().unwrap_or_else(PoisonError::into_inner).insert(shard);
-    }
-}
-
-/// The two bytes whose folders a blob's file is in.
-fn shard(location: &Location) -> [u8; 2] {
-    [location.digest.hash[0], location.digest.hash[1]]
 }
 
 /// A blob's path below the store's folder.
 fn object(location: &Location) -> String {
-    let [a, b] = shard(location);
-    format!("{}/{a:02x}/{b:02x}/{location}", root::OBJECTS)
+    format!("{}/{location}", shard(location.digest.hash[0]))
+}
+
+/// The folder of the blobs whose hash begins with a byte.
+fn shard(byte: u8) -> String {
+    format!("{}/{byte:02x}", root::OBJECTS)
 }

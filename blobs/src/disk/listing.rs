@@ -6,13 +6,13 @@
 use std::ffi::OsString;
 use std::fs;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use provender_core::digest::unhex;
 use tracing::warn;
 
+use super::Store;
 use super::root::OBJECTS;
-use super::{Store, shard};
 use crate::{BlobError, Location, Page};
 
 /// The blobs after `after`, whole shards of them until there are more than `limit`.
@@ -22,14 +22,12 @@ pub(super) fn list(store: &Store, after: Option<&Location>, limit: usize) -> Res
 }
 
 fn page(objects: &Path, after: Option<&Location>, limit: usize) -> io::Result<Page> {
-    let first = after.map_or([0, 0], shard);
+    let first = after.map_or(0, |after| after.digest.hash[0]);
     let mut locations = Vec::new();
-    'pages: for (a, outer) in shards(objects, first[0])? {
-        for (b, inner) in shards(&outer, if a == first[0] { first[1] } else { 0 })? {
-            locations.extend(blobs(&inner, [a, b])?.into_iter().filter(|location| Some(location) > after));
-            if locations.len() > limit {
-                break 'pages;
-            }
+    for (byte, shard) in shards(objects)?.into_iter().filter(|(byte, _)| *byte >= first) {
+        locations.extend(blobs(&shard, byte)?.into_iter().filter(|location| Some(location) > after));
+        if locations.len() > limit {
+            break;
         }
     }
     let more = locations.len() > limit;
@@ -38,13 +36,13 @@ fn page(objects: &Path, after: Option<&Location>, limit: usize) -> io::Result<Pa
     Ok(Page { locations, next })
 }
 
-/// The sub-folders named by a byte, from `first` on, in order.
-fn shards(dir: &Path, first: u8) -> io::Result<Vec<(u8, std::path::PathBuf)>> {
+/// The folders named by a byte, in order.
+pub(super) fn shards(dir: &Path) -> io::Result<Vec<(u8, PathBuf)>> {
     let mut shards = Vec::new();
     for (name, kind) in entries(dir)? {
         let byte = name.to_str().and_then(|name| unhex(name).filter(|[byte]| format!("{byte:02x}") == name));
         match byte {
-            Some([byte]) if kind.is_dir() => shards.extend((byte >= first).then(|| (byte, dir.join(&name)))),
+            Some([byte]) if kind.is_dir() => shards.push((byte, dir.join(&name))),
             _ => foreign(dir, &name),
         }
     }
@@ -53,10 +51,13 @@ fn shards(dir: &Path, first: u8) -> io::Result<Vec<(u8, std::path::PathBuf)>> {
 }
 
 /// The blobs in one shard, in order.
-fn blobs(dir: &Path, here: [u8; 2]) -> io::Result<Vec<Location>> {
+fn blobs(dir: &Path, here: u8) -> io::Result<Vec<Location>> {
     let mut locations = Vec::new();
     for (name, kind) in entries(dir)? {
-        let location = name.to_str().and_then(|name| name.parse().ok()).filter(|location| shard(location) == here);
+        let location = name
+            .to_str()
+            .and_then(|name| name.parse().ok())
+            .filter(|location: &Location| location.digest.hash[0] == here);
         match location {
             Some(location) if kind.is_file() => locations.push(location),
             _ => foreign(dir, &name),
@@ -66,7 +67,7 @@ fn blobs(dir: &Path, here: [u8; 2]) -> io::Result<Vec<Location>> {
     Ok(locations)
 }
 
-fn entries(dir: &Path) -> io::Result<Vec<(OsString, fs::FileType)>> {
+pub(super) fn entries(dir: &Path) -> io::Result<Vec<(OsString, fs::FileType)>> {
     let mut entries = Vec::new();
     for entry in fs::read_dir(dir)? {
         let entry = entry?;

@@ -11,6 +11,7 @@ use std::path::Path;
 use rustix::fs::{CWD, Mode, OFlags, fsync, openat};
 use rustix::io::Errno;
 
+use super::marker::Marker;
 use super::{PLAIN, marker};
 use crate::{BlobError, StoreId};
 
@@ -27,8 +28,11 @@ impl Root {
         let unavailable = |why: String| BlobError::Unavailable { store: dir.display().to_string(), why };
         let root = Root::unproven(dir).map_err(|error| unavailable(format!("cannot open its folder: {error}")))?;
         match marker::read(dir, &root)? {
-            Some(found) if found == id => Ok(root),
-            Some(found) => Err(unavailable(format!("its folder holds the store {found} instead of {id}"))),
+            Some(found) if found.id != id => {
+                Err(unavailable(format!("its folder holds the store {} instead of {id}", found.id)))
+            }
+            Some(Marker { from: None, .. }) => Ok(root),
+            Some(_) => Err(unavailable("it is being migrated to another layout; try again".into())),
             None => Err(unavailable(format!("its folder has no file {:?}; is it mounted?", marker::NAME))),
         }
     }

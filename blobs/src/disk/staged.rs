@@ -15,13 +15,13 @@ use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use provender_core::Digest;
 use rustix::fs::{
-    AtFlags, FallocateFlags, FlockOperation, Mode, OFlags, RenameFlags, fallocate, fchmod, flock, linkat, mkdirat,
+    AtFlags, FallocateFlags, FlockOperation, Mode, OFlags, RenameFlags, fallocate, fchmod, flock, linkat,
     renameat_with, unlinkat,
 };
 use rustix::io::Errno;
 use tracing::warn;
 
-use super::root::{OBJECTS, Root, STAGING};
+use super::root::{Root, STAGING};
 use super::{Store, object, shard};
 use crate::blocking::{Lent, blocking};
 use crate::{BlobError, CHUNK, HashFunction, Hashes, Ingest, Location, Published, Signature, Staged};
@@ -213,31 +213,10 @@ impl StagingFile {
     /// Gives the file its name under `objects`, durably.
     fn rename(&mut self, digest: Digest) -> io::Result<(Location, Signature)> {
         let location = Location::fresh(digest)?;
-        let shard = shard(&location);
-        let inner = format!("{OBJECTS}/{:02x}/{:02x}", shard[0], shard[1]);
-        let outer = &inner[..inner.len() - 3];
-        let mut new_shard = !self.store.is_durable(shard);
-        let (from, to) = (self.path.clone().unwrap_or_default(), object(&location));
-        let mut renamed = rename_new(&self.root, &from, &to);
-        if renamed == Err(Errno::NOENT) {
-            new_shard = true;
-            for dir in [outer, &inner] {
-                match mkdirat(&self.root, dir, Mode::RWXU) {
-                    Ok(()) | Err(Errno::EXIST) => {}
-                    Err(error) => return Err(error.into()),
-                }
-            }
-            renamed = rename_new(&self.root, &from, &to);
-        }
-        renamed?;
+        let to = object(&location);
+        rename_new(&self.root, self.path.as_deref().unwrap_or_default(), &to)?;
         self.path = Some(to);
-        self.root.sync(&inner)?;
-        // Whoever made the folders may not have come to this yet.
-        if new_shard {
-            self.root.sync(outer)?;
-            self.root.sync(OBJECTS)?;
-            self.store.set_durable(shard);
-        }
+        self.root.sync(&shard(digest.hash[0]))?;
         Ok((location, Signature::of(&self.file)?))
     }
 }

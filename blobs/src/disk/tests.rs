@@ -1,5 +1,6 @@
 //! What the layout promises, beyond what every backend does (that is the conformance suite's).
 
+use std::collections::HashSet;
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::time::Duration;
@@ -8,6 +9,7 @@ use bytes::Bytes;
 use provender_core::Digest;
 use tempfile::TempDir;
 
+use super::marker::Marker;
 use super::staged::COPY;
 use super::*;
 use crate::{CHUNK, open_verified, put};
@@ -31,7 +33,7 @@ async fn a_blob_is_a_read_only_file_in_its_shard() {
     let (_dir, disk) = disk().await;
     let published = put(&disk, Bytes::from_static(b"abc"), None).await.unwrap();
     let path = file_of(&disk, &published.location);
-    assert!(path.ends_with(format!("objects/64/37/{}", published.location)), "{path:?}");
+    assert!(path.ends_with(format!("objects/64/{}", published.location)), "{path:?}");
     assert_eq!(fs::read(&path).unwrap(), b"abc");
     assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o7777, 0o444);
     let (file, signature) = disk.file(&published.location).await.unwrap().unwrap();
@@ -90,7 +92,7 @@ async fn what_is_no_blob_is_skipped_and_harms_nothing() {
     let other = Location { nonce: published.location.nonce ^ 1, ..published.location };
     let elsewhere = Location { digest: Digest { hash: [0; 32], size: 0 }, nonce: 1 };
     fs::create_dir(objects.join("64/38")).unwrap();
-    fs::write(objects.join("64/38").join(elsewhere.to_string()), "in a shard that is not its own").unwrap();
+    fs::write(objects.join("65").join(elsewhere.to_string()), "in a shard that is not its own").unwrap();
     fs::create_dir(objects.join("AB")).unwrap();
     fs::write(objects.join("README"), "?").unwrap();
     fs::write(shard.join(other.to_string().to_uppercase()), "?").unwrap();
@@ -169,10 +171,12 @@ async fn a_newer_layout_and_a_damaged_marker_are_told() {
         fs::remove_file(marker_of(&disk)).unwrap();
         fs::write(marker_of(&disk), text).unwrap();
     };
-    write(&text.replace("layout 1", "layout 2"));
+    write(&text.replace("layout 2", "layout 3"));
     let error = Disk::open(&disk.store.dir, None).await.unwrap_err();
-    assert!(matches!(error, BlobError::Layout { found: 2, known: 1, .. }));
-    for damaged in ["", "layout 0\n", "layout 1\n", &text[..20], &format!("{text}more\n"), &"layout 1\n".repeat(9999)] {
+    assert!(matches!(error, BlobError::Layout { found: 3, known: 2, .. }));
+    let more = format!("{text}more\n");
+    let old = text.replace("layout 2", "layout 1") + "from 1\n";
+    for damaged in ["", "layout 0\n", "layout 2\n", &text[..20], &more, &old, &"layout 2\n".repeat(9999)] {
         write(damaged);
         for known in [None, Some(disk.id())] {
             let error = Disk::open(&disk.store.dir, known).await.unwrap_err();
@@ -181,4 +185,61 @@ async fn a_newer_layout_and_a_damaged_marker_are_told() {
     }
     write(&text);
     Disk::open(&disk.store.dir, None).await.unwrap();
+}
+
+/// Makes the store as one of layout 1, and says where each blob's file was.
+fn age(disk: &Disk, locations: &[Location]) -> Vec<PathBuf> {
+    let dir = &disk.store.dir;
+    let text = fs::read_to_string(marker_of(disk)).unwrap();
+    fs::remove_file(marker_of(disk)).unwrap();
+    fs::write(marker_of(disk), text.replace("layout 2", "layout 1")).unwrap();
+    let old = |location: &Location| {
+        let [a, b, ..] = location.digest.hash;
+        let folder = dir.join(format!("objects/{a:02x}/{b:02x}"));
+        fs::create_dir_all(&folder).unwrap();
+        fs::rename(file_of(disk, location), folder.join(location.to_string())).unwrap();
+        folder.join(location.to_string())
+    };
+    let old = locations.iter().map(old).collect();
+    for byte in 0..=u8::MAX {
+        // Most of them, as the others hold something.
+        _ = fs::remove_dir(dir.join(shard(byte)));
+    }
+    old
+}
+
+#[tokio::test]
+async fn a_store_of_an_older_layout_is_migrated_from_wherever_that_stopped() {
+    for known in [false, true] {
+        let (_dir, disk) = disk().await;
+        let mut locations = Vec::new();
+        for n in 0..40u8 {
+            locations.push(put(&disk, vec![n; 100].into(), None).await.unwrap().location);
+        }
+        locations.sort();
+        let old = age(&disk, &locations);
+        let stray = old[0].with_file_name("stray");
+        fs::write(&stray, "?").unwrap();
+        let known = known.then(|| disk.id());
+
+        // Begun, with some of it done: nobody is told that the rest is missing.
+        let root = Root::unproven(&disk.store.dir).unwrap();
+        Marker { id: disk.id(), from: Some(1) }.replace(&root).unwrap();
+        layout::make_shards(&root).unwrap();
+        fs::rename(&old[3], file_of(&disk, &locations[3])).unwrap();
+        assert!(matches!(disk.stat(&locations).await, Err(BlobError::Unavailable { .. })));
+        assert!(matches!(disk.list(None, 1).await, Err(BlobError::Unavailable { .. })));
+
+        let opens = futures::future::join_all((0..4).map(|_| Disk::open(&disk.store.dir, known))).await;
+        for opened in opens {
+            let opened = opened.unwrap();
+            assert_eq!(opened.id(), disk.id());
+            assert_eq!(opened.list(None, 100).await.unwrap().locations, locations);
+        }
+        for location in &locations {
+            assert!(open_verified(&disk, location, None, 1..9).await.unwrap().into_bytes().await.is_ok());
+        }
+        assert!(stray.exists() && !old[1].parent().unwrap().exists());
+        assert_eq!(fs::read_dir(disk.store.dir.join("objects")).unwrap().count(), 256);
+    }
 }

@@ -85,7 +85,8 @@ pub async fn no_space(dir: &Path) {
 
 /// No inodes for files and folders: the same.
 pub async fn no_inodes(dir: &Path) {
-    let disk = SmallDisk::mount(dir, &["-N", "64"]);
+    // 256 of them are the store's folders.
+    let disk = SmallDisk::mount(dir, &["-N", "320"]);
     let blobs = open(&disk.0.join("blobs"), None).await.expect("open");
     let kept = store(&*blobs, None, [bytes(1, CHUNK)]).await.expect("store");
     let filler = fill(&*blobs, 100, 10).await;
