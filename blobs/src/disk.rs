@@ -3,7 +3,7 @@
 //! ```text
 //! DIR/provender-blobs       the marker: layout version and store id, written last
 //! DIR/objects/ab/LOCATION   the blobs, 0444, whole and durable; ab: the first byte of the hash
-//! DIR/staging/NONCE         on their way in, locked by their writer
+//! DIR/staging/NAME          on their way in, locked by their writer; NAME: random, or a token by which they are gone on with
 //! ```
 //! Invariants: a file under `objects` is never written to, and gets its name, which never existed before, only after
 //! its bytes are durable; nothing is believed to be missing unless the marker, on the same file system, was read in
@@ -21,7 +21,7 @@ use rustix::fs::{AtFlags, CWD, Mode, OFlags, openat, unlinkat};
 use rustix::io::Errno;
 
 use crate::blocking::blocking;
-use crate::{BlobError, Blobs, Location, Page, Reader, Signature, StageOptions, Staged, Stat, StoreId};
+use crate::{BlobError, Blobs, Location, Page, Reader, ResumeToken, Signature, StageOptions, Staged, Stat, StoreId};
 
 mod layout;
 mod listing;
@@ -106,8 +106,8 @@ impl Blobs for Disk {
     }
 
     async fn stage(&self, options: StageOptions) -> Result<Box<dyn Staged>, BlobError> {
-        let file = self.run(move |store| staged::StagingFile::create(store, options.size_hint)).await?;
-        Ok(Box::new(staged::DiskStaged::new(file, &options.aliases)))
+        let staged = self.run(move |store| staged::DiskStaged::begin(store, &options)).await?;
+        Ok(Box::new(staged))
     }
 
     async fn remove(&self, location: &Location) -> Result<(), BlobError> {
@@ -134,6 +134,10 @@ impl Blobs for Disk {
             Ok(Some((file, Signature::from(&metadata))))
         })
         .await
+    }
+
+    async fn staged(&self, token: ResumeToken) -> Result<Option<u64>, BlobError> {
+        self.run(move |store| staged::StagingFile::staged(store, token)).await
     }
 
     async fn sweep(&self, before: SystemTime) -> Result<u64, BlobError> {

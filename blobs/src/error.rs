@@ -35,6 +35,16 @@ pub enum BlobError {
         /// As written.
         found: Digest,
     },
+    /// A staged blob cannot be gone on with from there.
+    #[error(
+        "the upload cannot go on from byte {from}, as only {staged} bytes of it are kept; ask how many there are, and go on from there"
+    )]
+    Behind {
+        /// From where it was to go on.
+        from: u64,
+        /// How many bytes are there.
+        staged: u64,
+    },
     /// The range begins past the end of the blob, or ends before it begins.
     #[error("there are no bytes {} to {} in the blob {location}", range.start, range.end)]
     OutOfRange {

@@ -67,7 +67,7 @@ pub trait Blobs: Send + Sync + fmt::Debug + 'static {
     /// read is read to its end.
     async fn open(&self, location: &Location, range: Range<u64>) -> Result<Reader, BlobError>;
 
-    /// Begins a new blob. Nothing of it can be seen before [`Staged::publish`].
+    /// Begins a new blob, or goes on with one ([`StageOptions::resume`]). Nothing of it can be seen before [`Staged::publish`].
     async fn stage(&self, options: StageOptions) -> Result<Box<dyn Staged>, BlobError>;
 
     /// Removes a blob; it is fine if it is gone already.
@@ -81,11 +81,15 @@ pub trait Blobs: Send + Sync + fmt::Debug + 'static {
     /// Its bytes are right only if the signature, taken from the open file, equals the one recorded.
     async fn file(&self, location: &Location) -> Result<Option<(File, Signature)>, BlobError>;
 
+    /// How many bytes are staged under a token, by whoever was cut off; `None` while somebody is writing to it. 0 where there is
+    /// nothing, also in stores that keep nothing of what is cut off.
+    async fn staged(&self, token: ResumeToken) -> Result<Option<u64>, BlobError>;
+
     /// Discards what was staged by processes that died, and not written to since `before`. Returns how many.
     async fn sweep(&self, before: SystemTime) -> Result<u64, BlobError>;
 }
 
-/// A blob on its way in. Dropping it discards it.
+/// A blob on its way in. Dropping it discards it, unless it has a token under which it can be gone on with.
 #[async_trait]
 pub trait Staged: Send + 'static {
     /// Appends. If the future is dropped before it is ready, nothing was appended; after an error, only dropping is
@@ -106,6 +110,22 @@ pub struct StageOptions {
     pub size_hint: Option<u64>,
     /// Hash functions to compute in the same pass, for [`Published::aliases`].
     pub aliases: Vec<HashFunction>,
+    /// Keeps what is staged if it is cut off, and goes on with what was kept.
+    pub resume: Option<Resume>,
+}
+
+/// Names a blob on its way in, whichever process it comes through.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct ResumeToken(pub [u8; 16]);
+
+/// What a staged blob goes on from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Resume {
+    /// Its name.
+    pub token: ResumeToken,
+    /// How many of the bytes that are staged under it to go on from. What is staged beyond is forgotten. With fewer, and
+    /// while another one writes to it, staging fails with [`BlobError::Behind`]; but from 0 it begins anew, under no name if need be.
+    pub from: u64,
 }
 
 /// A blob that is durable and visible.

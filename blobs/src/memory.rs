@@ -12,7 +12,8 @@ use futures::stream;
 use provender_core::Digest;
 
 use crate::{
-    BlobError, Blobs, CHUNK, Ingest, Location, Page, Published, Reader, Signature, StageOptions, Staged, Stat, StoreId,
+    BlobError, Blobs, CHUNK, Ingest, Location, Page, Published, Reader, Resume, ResumeToken, Signature, StageOptions,
+    Staged, Stat, StoreId,
 };
 
 type Objects = BTreeMap<Location, Bytes>;
@@ -65,6 +66,9 @@ impl Blobs for Memory {
     }
 
     async fn stage(&self, options: StageOptions) -> Result<Box<dyn Staged>, BlobError> {
+        if let Some(Resume { from: from @ 1.., .. }) = options.resume {
+            return Err(BlobError::Behind { from, staged: 0 });
+        }
         let (objects, ingest) = (self.objects.clone(), Ingest::new(&options.aliases));
         Ok(Box::new(MemoryStaged { objects, ingest, bytes: BytesMut::new() }))
     }
@@ -88,6 +92,10 @@ impl Blobs for Memory {
             true => Ok(None),
             false => Err(BlobError::NotFound { location: *location }),
         }
+    }
+
+    async fn staged(&self, _token: ResumeToken) -> Result<Option<u64>, BlobError> {
+        Ok(Some(0))
     }
 
     async fn sweep(&self, _before: SystemTime) -> Result<u64, BlobError> {

@@ -113,6 +113,15 @@ impl ClientError {
         }
     }
 
+    /// Whether the daemon will say the same again to the same question.
+    pub(crate) fn is_refused(&self) -> bool {
+        match self {
+            ClientError::Refused(_) => true,
+            ClientError::Store { source, .. } => source.is_refused(),
+            _ => false,
+        }
+    }
+
     /// Whether asking again later may help.
     pub fn is_passing(&self) -> bool {
         match self {

@@ -7,6 +7,7 @@ mod client;
 pub mod dag;
 mod error;
 pub mod files;
+mod patience;
 pub mod process;
 pub mod put;
 pub mod remote;

@@ -3,7 +3,7 @@
 //! Owns uploading a [`Captured`] and the [`Fetch`] that restores use. Invariants: what is there already is not sent; memory is bounded
 //! whatever the sizes and counts; a file that is not what it was when it was hashed is an error.
 
-use std::io::{Read, Write};
+use std::io::{Read, Seek, SeekFrom, Write};
 use std::ops::ControlFlow;
 
 use bytes::{Bytes, BytesMut};
@@ -18,10 +18,13 @@ use tokio_stream::wrappers::ReceiverStream;
 use crate::client::Client;
 use crate::error::ClientError;
 use crate::files::{Captured, CapturedFile, Fetch, FetchError, open_captured};
+use crate::patience::Patience;
 use crate::process::Control;
 
 /// The largest blob, in bytes, that is sent together with others.
 const SMALL: u64 = 256 << 10;
+/// From this size on it is asked first whether an earlier upload was cut off, in bytes.
+const ASK_FIRST: u64 = 8 << 20;
 /// How many calls are under way at once.
 const AT_ONCE: usize = 4;
 
@@ -85,7 +88,7 @@ impl Client {
         let (pieces, receiver) = mpsc::channel(AT_ONCE);
         let reading =
             tokio::task::spawn_blocking(move || read(&mut |mut reader| read_pieces(&mut reader, digest.size, &pieces)));
-        self.stream(digest, what, receiver, reading).await
+        self.stream(digest, what, 0, receiver, reading).await
     }
 
     /// Writes a whole blob, checked as it goes: `out` gets no byte beyond its size, and all were right if this is `Ok`. Says
@@ -150,31 +153,70 @@ impl Client {
         Ok(())
     }
 
+    /// Sends a blob, going on where it was cut off before, by an earlier client too.
     async fn send_large(&self, digest: Digest, source: &Source<'_>, progress: Progress<'_>) -> Result<(), ClientError> {
+        let (mut patience, mut from) = (Patience::new(), 0);
+        if digest.size >= ASK_FIRST {
+            // A daemon that does not know the question keeps nothing.
+            from = self.query_upload(&digest).await.unwrap_or(Some(0)).unwrap_or(0);
+        }
+        loop {
+            let error = match self.send_from(digest, source, from).await {
+                Ok(()) => break,
+                Err(error) => error,
+            };
+            if from > 0 && error.is_refused() {
+                // What was kept is not its beginning, or not kept any more.
+                from = 0;
+                continue;
+            }
+            if !error.is_passing() || !patience.waits().await {
+                return Err(error);
+            }
+            match self.query_upload(&digest).await {
+                Ok(None) => break,
+                Ok(Some(kept)) => {
+                    if kept > from {
+                        patience.renew();
+                    }
+                    from = kept;
+                }
+                Err(_) => {}
+            }
+        }
+        progress(digest.size);
+        Ok(())
+    }
+
+    async fn send_from(&self, digest: Digest, source: &Source<'_>, from: u64) -> Result<(), ClientError> {
         let (pieces, receiver) = mpsc::channel(AT_ONCE);
+        let left = digest.size.saturating_sub(from);
         let reading = match source {
             Source::Bytes(bytes) => {
-                let bytes = (*bytes).clone();
-                tokio::task::spawn_blocking(move || read_pieces(&mut &bytes[..], digest.size, &pieces))
+                let bytes = bytes.slice(from as usize..);
+                tokio::task::spawn_blocking(move || read_pieces(&mut &bytes[..], left, &pieces))
             }
             Source::File(file) => {
                 let file = (*file).clone();
-                tokio::task::spawn_blocking(move || read_pieces(&mut open_captured(&file)?, digest.size, &pieces))
+                tokio::task::spawn_blocking(move || {
+                    let mut file = open_captured(&file)?;
+                    file.seek(SeekFrom::Start(from))?;
+                    read_pieces(&mut file, left, &pieces)
+                })
             }
         };
-        self.stream(digest, &source.what(), receiver, reading).await?;
-        progress(digest.size);
-        Ok(())
+        self.stream(digest, &source.what(), from, receiver, reading).await
     }
 
     async fn stream(
         &self,
         digest: Digest,
         what: &str,
+        from: u64,
         pieces: mpsc::Receiver<Bytes>,
         reading: JoinHandle<std::io::Result<()>>,
     ) -> Result<(), ClientError> {
-        let found = self.upload(Some(&digest), ReceiverStream::new(pieces)).await;
+        let found = self.upload(Some(&digest), from, ReceiverStream::new(pieces)).await;
         let read = reading.await.unwrap_or_else(|error| Err(std::io::Error::other(error)));
         read.map_err(|source| ClientError::Read { what: what.to_owned(), source })?;
         match found {

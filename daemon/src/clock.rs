@@ -65,10 +65,10 @@ pub fn now() -> Timestamp {
     Timestamp::from_millis(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }
 
-/// A day before now, by the wall clock.
+/// So long before now, by the wall clock: for the times of files.
 #[allow(clippy::disallowed_methods)]
-pub fn a_day_ago() -> SystemTime {
-    SystemTime::now().checked_sub(Duration::from_secs(24 * 3600)).unwrap_or(SystemTime::UNIX_EPOCH)
+pub fn ago(time: Duration) -> SystemTime {
+    SystemTime::now().checked_sub(time).unwrap_or(SystemTime::UNIX_EPOCH)
 }
 
 /// Time since this process first asked, by the monotonic clock.

@@ -64,6 +64,7 @@ struct File {
     log_format: Option<LogFormat>,
     log: Option<String>,
     drain_seconds: Option<u64>,
+    keep_uploads_seconds: Option<u64>,
     tls: Option<Tls>,
     tokens_file: Option<PathBuf>,
     meta: MetaConfig,
@@ -113,6 +114,8 @@ pub struct Config {
     pub log: String,
     /// How long calls that are under way may take when the daemon stops.
     pub drain: Duration,
+    /// How long an upload that was cut off can be gone on with.
+    pub keep_uploads: Duration,
     /// The certificates for TCP.
     pub tls: Option<Tls>,
     /// The file of tokens for TCP.
@@ -175,6 +178,7 @@ impl Config {
             log_format: flags.log_format.or(file.log_format).unwrap_or(LogFormat::Text),
             log: flags.log.or(file.log).unwrap_or_else(|| "info".into()),
             drain: Duration::from_secs(file.drain_seconds.unwrap_or(20)),
+            keep_uploads: Duration::from_secs(file.keep_uploads_seconds.unwrap_or(24 * 3600)),
             tls: file.tls,
             tokens_file: file.tokens_file,
             meta: file.meta,

@@ -69,6 +69,7 @@ pub async fn run(config: Config, stop: CancellationToken, ready: impl FnOnce()) 
     let mut background = JoinSet::new();
     background.spawn(store.clone().watch());
     background.spawn(store.clone().tidy());
+    background.spawn(store.clone().sweep_uploads(config.keep_uploads));
 
     // Everything that can fail to start does so before anybody is served.
     let unix = Unix::bind(&socket, config.socket_group.as_deref())?;

@@ -63,6 +63,7 @@ fn the_configuration_is_documented_whole() {
         log_format: _,
         log: _,
         drain: _,
+        keep_uploads: _,
         tls,
         tokens_file,
         meta: _,

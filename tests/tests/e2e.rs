@@ -45,6 +45,8 @@ mod reach;
 mod records;
 #[path = "e2e/remarks.rs"]
 mod remarks;
+#[path = "e2e/resume.rs"]
+mod resume;
 #[path = "e2e/run.rs"]
 mod run;
 #[path = "e2e/run_inputs.rs"]

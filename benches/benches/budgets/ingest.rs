@@ -35,7 +35,7 @@ pub(crate) async fn measure() -> Result<Row> {
             }
         };
         let discard = timed(async {
-            nothing.client.upload(Some(&digest), futures::stream::iter(pieces.clone())).await?;
+            nothing.client.upload(Some(&digest), 0, futures::stream::iter(pieces.clone())).await?;
             Ok(())
         });
         let discard = discard.await?;
@@ -60,7 +60,7 @@ async fn upload(pieces: &[Bytes], digest: Digest) -> Result<f64> {
     let daemon = Server::daemon("ingest").await?;
     let pieces = futures::stream::iter(pieces.to_vec());
     let rate = timed(async {
-        let found = daemon.client.upload(Some(&digest), pieces).await?;
+        let found = daemon.client.upload(Some(&digest), 0, pieces).await?;
         assert_eq!(found, digest);
         Ok(())
     });

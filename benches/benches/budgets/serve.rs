@@ -204,6 +204,13 @@ impl Blobs for Nothing {
         none()
     }
 
+    async fn query_upload(
+        &self,
+        _: Request<v1::QueryUploadRequest>,
+    ) -> std::result::Result<Response<v1::QueryUploadReply>, Status> {
+        none()
+    }
+
     type DownloadStream = Empty<v1::DownloadReply>;
 
     async fn download(

@@ -1,22 +1,25 @@
 //! A blob on its way to disk.
 //!
 //! Owns [`DiskStaged`]. Invariants: bytes are durable before the file gets its name under `objects`, that name is
-//! durable before it is told, and what ends in any other way leaves no file. A batch of bytes is hashed and written by
+//! durable before it is told, and what ends in any other way leaves no file, but for what has a token and is cut off. A batch of bytes is hashed and written by
 //! two jobs side by side while the next one gathers; no more than those two batches are in memory. What was written is
 //! synced beside that as well, so that the disk works from early on instead of from the end.
 
 use std::fs::File;
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::mem;
 use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::SeqCst;
 
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use provender_core::Digest;
+use provender_core::digest::hex;
 use rustix::fs::{
     AtFlags, FallocateFlags, FlockOperation, Mode, OFlags, RenameFlags, fallocate, fchmod, flock, linkat,
-    renameat_with, unlinkat,
+    renameat_with, statat, unlinkat,
 };
 use rustix::io::Errno;
 use tracing::warn;
@@ -24,7 +27,9 @@ use tracing::warn;
 use super::root::{Root, STAGING};
 use super::{Store, object, shard};
 use crate::blocking::{Lent, blocking};
-use crate::{BlobError, CHUNK, HashFunction, Hashes, Ingest, Location, Published, Signature, Staged};
+use crate::{
+    BlobError, CHUNK, Hashes, Ingest, Location, Published, Resume, ResumeToken, Signature, StageOptions, Staged,
+};
 
 /// The most that a hint reserves: a claim of size must not fill the disk before its bytes come.
 const RESERVE: u64 = 256 << 20;
@@ -44,9 +49,22 @@ pub(super) struct DiskStaged {
 }
 
 impl DiskStaged {
-    pub(super) fn new(file: StagingFile, aliases: &[HashFunction]) -> DiskStaged {
-        let ingest = Lent::new(Ingest::new(aliases));
-        DiskStaged { file: Lent::new(file), ingest, sync: None, unsynced: 0, batch: Batch::default() }
+    /// Begins a file, or goes on with one after having read what it has.
+    pub(super) fn begin(store: &Arc<Store>, options: &StageOptions) -> Result<DiskStaged, BlobError> {
+        let mut ingest = Ingest::new(&options.aliases);
+        let reserve = options.size_hint.unwrap_or(0).min(RESERVE);
+        let kept = options.resume.map(|resume| StagingFile::resume(store, resume, &mut ingest)).transpose()?.flatten();
+        let mut file = match kept {
+            Some(file) => file,
+            None => StagingFile::create(store)?,
+        };
+        file.reserve(reserve).map_err(|error| store.failed("begin a blob", error))?;
+        Ok(DiskStaged::new(file, ingest))
+    }
+
+    fn new(file: StagingFile, ingest: Ingest) -> DiskStaged {
+        let (file, ingest) = (Lent::new(file), Lent::new(ingest));
+        DiskStaged { file, ingest, sync: None, unsynced: 0, batch: Batch::default() }
     }
 
     /// Has what was written synced, if it is enough and the last sync is over.
@@ -54,7 +72,7 @@ impl DiskStaged {
         if self.unsynced < SYNC || self.sync.as_ref().is_some_and(|sync| !sync.is_settled()) {
             return Ok(());
         }
-        let StagingFile { file, store, .. } = self.file.settle().await?;
+        let StagingFile { file, store, kept, .. } = self.file.settle().await?;
         let sync = match &mut self.sync {
             Some(sync) => sync,
             sync => {
@@ -63,10 +81,13 @@ impl DiskStaged {
             }
         };
         sync.settle().await?;
-        let store = store.clone();
+        let (store, kept) = (store.clone(), kept.clone());
         sync.lend(move |file| match file.sync_data() {
             Ok(()) => Ok(file),
-            Err(error) => Err(store.failed("sync a blob", error)),
+            Err(error) => {
+                kept.store(false, SeqCst);
+                Err(store.failed("sync a blob", error))
+            }
         });
         self.unsynced = 0;
         Ok(())
@@ -94,6 +115,8 @@ impl Staged for DiskStaged {
         let last = self.batch.take();
         let DiskStaged { file, ingest, sync, .. } = *self;
         let (ingest, file) = (ingest.take().await?, file.take().await?);
+        // Nothing of it can be relied on if this fails.
+        file.kept.store(false, SeqCst);
         if let Some(sync) = sync {
             sync.take().await?;
         }
@@ -142,7 +165,7 @@ impl Batch {
     }
 }
 
-/// A file that nobody was told of yet: dropping it removes it, under whatever name it has by then.
+/// A file that nobody was told of yet: dropping it removes it, under whatever name it has by then, unless it has a token.
 #[derive(Debug)]
 pub(super) struct StagingFile {
     store: Arc<Store>,
@@ -150,27 +173,74 @@ pub(super) struct StagingFile {
     file: File,
     /// Below the root; `None` once the file is to stay.
     path: Option<String>,
+    /// Whether it has a token, so that it stays if it is dropped.
+    kept: Arc<AtomicBool>,
     reserved: u64,
 }
 
 impl StagingFile {
-    pub(super) fn create(store: &Arc<Store>, size_hint: Option<u64>) -> Result<StagingFile, BlobError> {
-        let begin = |root: &Root| -> io::Result<(String, File)> {
-            let path = format!("{STAGING}/{:016x}", getrandom::u64()?);
-            let flags = OFlags::CREATE | OFlags::EXCL | OFlags::RDWR;
-            Ok((path.clone(), root.file(&path, flags, Mode::RUSR | Mode::WUSR)?))
-        };
+    pub(super) fn create(store: &Arc<Store>) -> Result<StagingFile, BlobError> {
         let failed = |error| store.failed("begin a blob", error);
-        let root = store.root()?;
-        let (path, file) = begin(&root).map_err(failed)?;
-        let mut staging = StagingFile { store: store.clone(), root, file, path: Some(path), reserved: 0 };
-        flock(&staging.file, FlockOperation::LockExclusive).map_err(|error| failed(error.into()))?;
-        if staging.file.metadata().map_err(failed)?.nlink() == 0 {
-            // A sweep took it before it was locked.
-            return StagingFile::create(store, size_hint);
+        loop {
+            let path = format!("{STAGING}/{:016x}", getrandom::u64().map_err(|error| failed(error.into()))?);
+            let root = store.root()?;
+            // No file: a sweep took it before it was locked.
+            if let Some(file) = open_locked(&root, &path, OFlags::CREATE | OFlags::EXCL).map_err(failed)? {
+                return Ok(StagingFile {
+                    store: store.clone(),
+                    root,
+                    file,
+                    path: Some(path),
+                    kept: Arc::default(),
+                    reserved: 0,
+                });
+            }
         }
-        staging.reserve(size_hint.unwrap_or(0).min(RESERVE)).map_err(|error| failed(error.into()))?;
-        Ok(staging)
+    }
+
+    /// Takes up the file of a token, having hashed what it has up to where it goes on. `None` if another one writes to it, and
+    /// nothing of it is asked for.
+    fn resume(store: &Arc<Store>, resume: Resume, ingest: &mut Ingest) -> Result<Option<StagingFile>, BlobError> {
+        let Resume { token, from } = resume;
+        let failed = |error| store.failed("go on with a blob", error);
+        let (root, path) = (store.root()?, token_path(token));
+        let Some(file) = open_locked(&root, &path, OFlags::CREATE).map_err(failed)? else {
+            return if from == 0 { Ok(None) } else { Err(BlobError::Behind { from, staged: 0 }) };
+        };
+        // From here on it is kept whatever happens, but for what fails.
+        let mut staging = StagingFile {
+            store: store.clone(),
+            root,
+            file,
+            path: Some(path),
+            kept: Arc::new(true.into()),
+            reserved: 0,
+        };
+        let staged = staging.file.metadata().map_err(failed)?.len();
+        if staged < from {
+            return Err(BlobError::Behind { from, staged });
+        }
+        let mut read = 0;
+        let mut piece = vec![0; from.min(CHUNK as u64) as usize];
+        while read < from {
+            let want = (from - read).min(CHUNK as u64) as usize;
+            staging.file.read_exact(&mut piece[..want]).map_err(failed)?;
+            ingest.update(&piece[..want]);
+            read += want as u64;
+        }
+        staging.file.set_len(from).map_err(failed)?;
+        Ok(Some(staging))
+    }
+
+    /// How many bytes the file of a token has; `None` while it is being written.
+    pub(super) fn staged(store: &Arc<Store>, token: ResumeToken) -> Result<Option<u64>, BlobError> {
+        let failed = |error| store.failed("look for a blob to go on with", error);
+        match open_locked(&store.root()?, &token_path(token), OFlags::empty()) {
+            Ok(Some(file)) => Ok(Some(file.metadata().map_err(failed)?.len())),
+            Ok(None) => Ok(None),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Some(0)),
+            Err(error) => Err(failed(error)),
+        }
     }
 
     /// Reserves space where the file system can, so that a large file lies in one piece.
@@ -188,7 +258,11 @@ impl StagingFile {
 
     fn append(mut self, pieces: &[Bytes]) -> Result<StagingFile, BlobError> {
         for piece in pieces {
-            self.file.write_all(piece).map_err(|error| self.store.failed("write a blob", error))?;
+            if let Err(error) = self.file.write_all(piece) {
+                // A full disk is not to be kept full.
+                self.kept.store(false, SeqCst);
+                return Err(self.store.failed("write a blob", error));
+            }
         }
         Ok(self)
     }
@@ -221,6 +295,24 @@ impl StagingFile {
     }
 }
 
+/// Opens a file in staging, and locks it; `None` if it has no name any more or another one has locked it.
+fn open_locked(root: &Root, path: &str, flags: OFlags) -> io::Result<Option<File>> {
+    let file = root.file(path, flags | OFlags::RDWR, Mode::RUSR | Mode::WUSR)?;
+    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => {}
+        Err(Errno::WOULDBLOCK) => return Ok(None),
+        Err(error) => return Err(error.into()),
+    }
+    // Swept, or published, before it was locked.
+    let (named, inode) = (statat(root, path, AtFlags::SYMLINK_NOFOLLOW), file.metadata()?.ino());
+    Ok(named.is_ok_and(|named| named.st_ino == inode).then_some(file))
+}
+
+/// Where the file of a token stands.
+fn token_path(token: ResumeToken) -> String {
+    format!("{STAGING}/{}", hex(&token.0))
+}
+
 /// Renames, never over another file.
 pub(super) fn rename_new(root: &Root, from: &str, to: &str) -> Result<(), Errno> {
     match renameat_with(root, from, root, to, RenameFlags::NOREPLACE) {
@@ -237,7 +329,8 @@ pub(super) fn link_new(root: &Root, from: &str, to: &str) -> Result<(), Errno> {
 
 impl Drop for StagingFile {
     fn drop(&mut self) {
-        if let Some(path) = &self.path
+        let kept = self.kept.load(SeqCst) && self.file.metadata().is_ok_and(|file| file.len() > 0);
+        if let (Some(path), false) = (&self.path, kept)
             && let Err(error) = unlinkat(&self.root, path, AtFlags::empty())
             && error != Errno::NOENT
         {
@@ -270,8 +363,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let disk = Disk::open(&dir.path().join("blobs"), None).await.unwrap();
         for (syncable, last) in [(true, 0), (false, 0), (false, SYNC)] {
-            let create = disk.run(|store| StagingFile::create(store, None));
-            let mut staged = Box::new(DiskStaged::new(create.await.unwrap(), &[]));
+            let create = disk.run(|store| DiskStaged::begin(store, &StageOptions::default()));
+            let mut staged = Box::new(create.await.unwrap());
             if !syncable {
                 // A pipe cannot be synced.
                 staged.sync = Some(Lent::new(File::from(std::os::fd::OwnedFd::from(io::pipe().unwrap().0))));

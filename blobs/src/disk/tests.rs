@@ -44,7 +44,7 @@ async fn a_blob_is_a_read_only_file_in_its_shard() {
 async fn a_hint_is_only_a_hint() {
     let (_dir, disk) = disk().await;
     for size_hint in [Some(0), Some(1 << 21), Some(u64::MAX), None] {
-        let mut staged = disk.stage(StageOptions { size_hint, aliases: vec![] }).await.unwrap();
+        let mut staged = disk.stage(StageOptions { size_hint, ..StageOptions::default() }).await.unwrap();
         staged.write(Bytes::from(vec![7; 1 << 20])).await.unwrap();
         staged.write(Bytes::from_static(b"tail")).await.unwrap();
         let published = staged.publish(None).await.unwrap();

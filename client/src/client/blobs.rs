@@ -1,6 +1,6 @@
 //! `provender.v1.Blobs`: bytes in, bytes out.
 
-use std::sync::Arc;
+use std::ops::Range;
 
 use bytes::Bytes;
 use futures::Stream;
@@ -11,18 +11,44 @@ use tonic::Streaming;
 
 use super::Client;
 use crate::error::ClientError;
+use crate::patience::Patience;
 
-/// The pieces of a blob, as they come.
+/// The pieces of a blob, as they come. If the connection breaks, it is made again, and the rest asked for.
 #[derive(Debug)]
 pub struct Download {
-    address: Arc<str>,
-    replies: Streaming<v1::DownloadReply>,
+    client: Client,
+    digest: Digest,
+    /// What is still to come.
+    left: Range<u64>,
+    replies: Option<Streaming<v1::DownloadReply>>,
+    patience: Patience,
 }
 
 impl Download {
     /// The next piece; `None` at the end.
     pub async fn next(&mut self) -> Result<Option<Bytes>, ClientError> {
-        let reply = self.replies.message().await.map_err(|status| ClientError::of(&self.address, status))?;
+        loop {
+            match self.piece().await {
+                Ok(Some(piece)) => {
+                    self.left.start += piece.len() as u64;
+                    self.patience.renew();
+                    return Ok(Some(piece));
+                }
+                Ok(None) => return Ok(None),
+                // All of it has come; how the stream ends tells whether it was right.
+                Err(error) if self.left.is_empty() || !error.is_passing() => return Err(error),
+                Err(error) if !self.patience.waits().await => return Err(error),
+                Err(_) => self.replies = None,
+            }
+        }
+    }
+
+    async fn piece(&mut self) -> Result<Option<Bytes>, ClientError> {
+        let replies = match &mut self.replies {
+            Some(replies) => replies,
+            none => none.insert(self.client.ask_for(&self.digest, &self.left).await?),
+        };
+        let reply = replies.message().await.map_err(self.client.failed())?;
         Ok(reply.map(|reply| reply.data))
     }
 }
@@ -36,16 +62,24 @@ impl Client {
         Ok(convert::digests_from("missing", &reply.missing, usize::MAX)?)
     }
 
-    /// Sends one blob in pieces of at most 1 MiB; what its bytes came to.
+    /// From where an upload of a blob that was cut off can go on; `None` if the daemon holds the blob.
+    pub async fn query_upload(&self, digest: &Digest) -> Result<Option<u64>, ClientError> {
+        let request = v1::QueryUploadRequest { space: self.space(), digest: Some(convert::digest_to(digest)) };
+        let reply = self.blobs.clone().query_upload(request).await.map_err(self.failed())?.into_inner();
+        Ok((!reply.held).then_some(reply.offset))
+    }
+
+    /// Sends one blob in pieces of at most 1 MiB, from a byte on that [`Client::query_upload`] told, or 0; what its bytes came to.
     pub async fn upload(
         &self,
         digest: Option<&Digest>,
+        offset: u64,
         pieces: impl Stream<Item = Bytes> + Send + 'static,
     ) -> Result<Digest, ClientError> {
         use futures::StreamExt;
         use v1::upload_request::{Begin, Request as Part};
         let digest = digest.map(convert::digest_to);
-        let begin = Part::Begin(Begin { space: self.space(), digest });
+        let begin = Part::Begin(Begin { space: self.space(), digest, offset });
         let parts = futures::stream::iter([begin]).chain(pieces.map(Part::Data));
         let parts = parts.map(|part| v1::UploadRequest { request: Some(part) });
         let reply = self.blobs.clone().upload(parts).await.map_err(self.failed())?.into_inner();
@@ -69,10 +103,17 @@ impl Client {
 
     /// A blob from `offset` on, `length` bytes of it (0: to its end), in pieces.
     pub async fn download(&self, digest: &Digest, offset: u64, length: u64) -> Result<Download, ClientError> {
-        let digest = Some(convert::digest_to(digest));
-        let request = v1::DownloadRequest { space: self.space(), digest, offset, length };
-        let replies = self.blobs.clone().download(request).await.map_err(self.failed())?.into_inner();
-        Ok(Download { address: self.address.clone(), replies })
+        let end = if length == 0 { digest.size } else { offset.saturating_add(length).min(digest.size) };
+        let left = offset..end.max(offset);
+        let replies = Some(self.ask_for(digest, &left).await?);
+        Ok(Download { client: self.clone(), digest: *digest, left, replies, patience: Patience::new() })
+    }
+
+    async fn ask_for(&self, digest: &Digest, range: &Range<u64>) -> Result<Streaming<v1::DownloadReply>, ClientError> {
+        let (offset, length) = (range.start, range.end - range.start);
+        let request =
+            v1::DownloadRequest { space: self.space(), digest: Some(convert::digest_to(digest)), offset, length };
+        Ok(self.blobs.clone().download(request).await.map_err(self.failed())?.into_inner())
     }
 
     /// Keeps a blob or tree for a while; until when.

@@ -55,7 +55,14 @@ impl Blobs for Front {
             {
                 return Ok(v1::UploadReply { digest: Some(convert::digest_to(&digest)), durable_in: TIER.into() });
             }
-            let mut upload = self.store.upload(&space, expected);
+            let mut upload = match (expected, begin.offset) {
+                (_, 0) => self.store.upload(&space, expected),
+                (Some(expected), from) => self.store.resume(&space, expected, from).await?,
+                (None, _) => {
+                    let why = "an upload goes on only where its digest is known from the beginning";
+                    return Err(Invalid::new("offset", why).into());
+                }
+            };
             while let Some(part) = next().await? {
                 let Part::Data(data) = part else {
                     return Err(Invalid::new("begin", "an upload has only one").into());
@@ -70,6 +77,19 @@ impl Blobs for Front {
             (Err(_), Some(status)) => Err(status),
             (result, _) => result,
         }
+    }
+
+    async fn query_upload(
+        &self,
+        request: Request<v1::QueryUploadRequest>,
+    ) -> Result<Response<v1::QueryUploadReply>, Status> {
+        let request = request.into_inner();
+        counted(self.store.metrics(), "QueryUpload", async {
+            let digest = convert::needed_digest("digest", request.digest.as_ref())?;
+            let offset = self.store.query_upload(&convert::space(&request.space)?, &digest).await?;
+            Ok(v1::QueryUploadReply { held: offset.is_none(), offset: offset.unwrap_or(0) })
+        })
+        .await
     }
 
     type DownloadStream = Pin<Box<dyn Stream<Item = Result<v1::DownloadReply, Status>> + Send>>;

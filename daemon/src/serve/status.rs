@@ -56,6 +56,10 @@ pub(super) fn status(error: &StoreError) -> Status {
             details.add_bad_request_violation("digest", text.clone());
             Code::InvalidArgument
         }
+        StoreError::Blobs(BlobError::Behind { .. }) => {
+            details.add_precondition_failure_violation("OFFSET", "offset", text.clone());
+            Code::FailedPrecondition
+        }
         StoreError::Blobs(BlobError::NotFound { .. }) => Code::NotFound,
         StoreError::Cursor { .. } | StoreError::Blobs(BlobError::OutOfRange { .. }) => Code::OutOfRange,
         StoreError::Blobs(BlobError::Layout { .. }) => Code::FailedPrecondition,

@@ -12,7 +12,9 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures::stream;
-use provender_blobs::{BlobError, Ingest, Location, Reader, Signature, StageOptions, Staged, open_verified};
+use provender_blobs::{
+    BlobError, Ingest, Location, Reader, Resume, ResumeToken, Signature, StageOptions, Staged, open_verified,
+};
 use provender_core::blob::{Pin, Place, Stored};
 use provender_core::encode::Encoder;
 use provender_core::name::Space;
@@ -26,8 +28,16 @@ use crate::meta::Scan;
 
 /// The largest blob that is kept as a row, in bytes: measured, see `docs/inline-threshold.md`.
 pub const INLINE_MAX: u64 = 16 << 10;
+/// How often what was cut off is looked for.
+const SWEEP_AT_MOST: Duration = Duration::from_secs(1);
+const SWEEP_AT_LEAST: Duration = Duration::from_secs(900);
 /// How many blobs are recorded in one batch.
 const BATCH: usize = 2_000;
+/// Smaller uploads begin anew when they are cut off, in bytes.
+const RESUMABLE: u64 = 1 << 20;
+/// How long to wait for an upload that was cut off to be over, and how often to look.
+const CUT_OFF: Duration = Duration::from_secs(2);
+const LOOK: Duration = Duration::from_millis(50);
 /// The longest that a blob is kept for the asking.
 const MAX_KEEP: Duration = Duration::from_secs(7 * 24 * 3600);
 
@@ -90,6 +100,37 @@ impl Store {
     /// Begins a blob; `expected` is what its bytes must come to, if that is known.
     pub fn upload(&self, space: &Space, expected: Option<Digest>) -> Upload {
         Upload { store: self.clone(), space: space.clone(), expected, small: BytesMut::new(), taken: 0, staged: None }
+    }
+
+    /// Goes on with an upload that was cut off, from a byte that [`Store::query_upload`] told. Fails with [`BlobError::Behind`] if
+    /// that is not kept any more.
+    pub async fn resume(&self, space: &Space, expected: Digest, from: u64) -> Result<Upload, StoreError> {
+        if from > expected.size {
+            return Err(Invalid::new("offset", format!("{from} is past the end of {expected}")).into());
+        }
+        let mut upload = self.upload(space, Some(expected));
+        if from > 0 {
+            upload.taken = from;
+            upload.stage().await?;
+            tracing::info!(digest = %expected, from, "an upload that was cut off goes on");
+        }
+        Ok(upload)
+    }
+
+    /// From where an upload of a blob can go on; `None` if the space holds the blob.
+    pub async fn query_upload(&self, space: &Space, digest: &Digest) -> Result<Option<u64>, StoreError> {
+        let until = clock::monotonic() + CUT_OFF;
+        loop {
+            if self.find_missing(space, &[*digest]).await?.is_empty() {
+                return Ok(None);
+            }
+            // Whoever asks has been cut off, but that may not be known here yet.
+            match self.inner.blobs.staged(token(space, digest)).await? {
+                Some(staged) => return Ok(Some(staged.min(digest.size))),
+                None if clock::monotonic() >= until => return Ok(Some(0)),
+                None => tokio::time::sleep(LOOK).await,
+            }
+        }
     }
 
     /// The bytes of `range` of a blob, cut at its end, checked as they go.
@@ -250,9 +291,18 @@ impl Store {
         .await
     }
 
-    /// Discards what uploads left in staging whose daemons have died.
-    pub async fn sweep_staging(&self) -> Result<u64, StoreError> {
-        Ok(self.inner.blobs.sweep(clock::a_day_ago()).await?)
+    /// Discards, now and then, what was cut off so long ago that nobody will go on with it.
+    pub async fn sweep_uploads(self, keep: Duration) {
+        loop {
+            match self.inner.blobs.sweep(clock::ago(keep)).await {
+                Ok(0) => {}
+                Ok(swept) => tracing::info!(swept, "discarded uploads that were cut off"),
+                Err(error) => {
+                    tracing::warn!(error = %super::error::chain(&error), "cut-off uploads could not be discarded");
+                }
+            }
+            tokio::time::sleep((keep / 4).clamp(SWEEP_AT_MOST, SWEEP_AT_LEAST)).await;
+        }
     }
 
     /// Where a blob is that the space holds, and its bytes if they are a row.
@@ -320,15 +370,27 @@ impl Upload {
             self.small.extend_from_slice(&bytes);
             return Ok(());
         }
-        let size_hint = self.expected.map(|expected| expected.size);
-        let options = StageOptions { size_hint, aliases: self.store.inner.aliases.clone() };
-        let mut staged = self.store.inner.blobs.stage(options).await?;
-        if !self.small.is_empty() {
-            staged.write(std::mem::take(&mut self.small).freeze()).await?;
+        let small = std::mem::take(&mut self.small).freeze();
+        self.taken = 0;
+        let staged = self.stage().await?;
+        if !small.is_empty() {
+            staged.write(small.clone()).await?;
         }
+        let taken = small.len() + bytes.len();
         staged.write(bytes).await?;
-        self.staged = Some(staged);
+        self.taken = taken as u64;
         Ok(())
+    }
+
+    /// Stages what follows upon the bytes that were taken.
+    async fn stage(&mut self) -> Result<&mut Box<dyn Staged>, StoreError> {
+        let resumable = self.expected.filter(|expected| expected.size >= RESUMABLE);
+        let options = StageOptions {
+            size_hint: self.expected.map(|expected| expected.size),
+            aliases: self.store.inner.aliases.clone(),
+            resume: resumable.map(|digest| Resume { token: token(&self.space, &digest), from: self.taken }),
+        };
+        Ok(self.staged.insert(self.store.inner.blobs.stage(options).await?))
     }
 
     /// Makes it durable and recorded; fails if it is not what was expected.
@@ -345,7 +407,8 @@ impl Upload {
                 Fresh { digest, stored, inline: Some(bytes), aliases }
             }
             Some(staged) => {
-                let published = staged.publish(expected).await?;
+                // Whoever was cut off after the last byte finds it stored.
+                let published = tokio::spawn(staged.publish(expected)).await.map_err(|_| StoreError::Draining)??;
                 let signature = published.signature.map(|signature| Bytes::copy_from_slice(&signature.to_bytes()));
                 let Location { digest, nonce } = published.location;
                 let stored = stored(nonce, Place::Backend { signature });
@@ -389,6 +452,13 @@ impl Store {
         let row = self.inner.meta.get(&[rows::blob(digest)]).await?.pop().flatten();
         row.map(|row| values::blob_from(row.value)).transpose().map_err(StoreError::row(digest))
     }
+}
+
+/// The name of a blob on its way into a space; what is on the way into one is none of another's business.
+fn token(space: &Space, digest: &Digest) -> ResumeToken {
+    let mut token = Encoder::new("provender upload 1");
+    token.bytes(space.as_str()).digest(digest);
+    ResumeToken(token.digest_of_all().hash.first_chunk().copied().unwrap_or_default())
 }
 
 /// A blob that is just published.

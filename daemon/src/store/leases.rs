@@ -63,17 +63,10 @@ impl Store {
         Ok(follower)
     }
 
-    /// Forgets, now and then, what dead daemons left in staging, and what the change feed holds beyond what any follower needs.
+    /// Forgets, now and then, what the change feed holds beyond what any follower needs.
     pub async fn tidy(self) {
         let mut before = None;
         loop {
-            match self.sweep_staging().await {
-                Ok(0) => {}
-                Ok(swept) => tracing::info!(swept, "discarded uploads that were cut off"),
-                Err(error) => {
-                    tracing::warn!(error = %super::error::chain(&error), "cut-off uploads could not be discarded")
-                }
-            }
             tokio::time::sleep(KEPT / 2).await;
             let trimmed = async {
                 let head = self.inner.meta.head().await?;

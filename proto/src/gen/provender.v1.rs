@@ -1601,6 +1601,9 @@ pub mod upload_request {
         /// if known: what the bytes must come to
         #[prost(message, optional, tag = "2")]
         pub digest: ::core::option::Option<super::Digest>,
+        /// the first byte that follows, as QueryUpload said; takes a digest
+        #[prost(uint64, tag = "3")]
+        pub offset: u64,
     }
     #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
     pub enum Request {
@@ -1619,6 +1622,22 @@ pub struct UploadReply {
     /// the tier
     #[prost(string, tag = "2")]
     pub durable_in: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct QueryUploadRequest {
+    #[prost(string, tag = "1")]
+    pub space: ::prost::alloc::string::String,
+    #[prost(message, optional, tag = "2")]
+    pub digest: ::core::option::Option<Digest>,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct QueryUploadReply {
+    /// the space holds the blob: nothing is to be sent
+    #[prost(bool, tag = "1")]
+    pub held: bool,
+    /// from where to go on; 0 if nothing is kept
+    #[prost(uint64, tag = "2")]
+    pub offset: u64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct DownloadRequest {
@@ -1832,6 +1851,31 @@ pub mod blobs_client {
             req.extensions_mut().insert(GrpcMethod::new("provender.v1.Blobs", "Upload"));
             self.inner.client_streaming(req, path, codec).await
         }
+        /// How much of an upload that was cut off is kept, so that it can go on from there.
+        pub async fn query_upload(
+            &mut self,
+            request: impl tonic::IntoRequest<super::QueryUploadRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::QueryUploadReply>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/provender.v1.Blobs/QueryUpload",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("provender.v1.Blobs", "QueryUpload"));
+            self.inner.unary(req, path, codec).await
+        }
         /// One blob or a range of it, in pieces; bytes that do not match their digest are never completed (DATA_LOSS).
         pub async fn download(
             &mut self,
@@ -1948,6 +1992,14 @@ pub mod blobs_server {
             &self,
             request: tonic::Request<tonic::Streaming<super::UploadRequest>>,
         ) -> std::result::Result<tonic::Response<super::UploadReply>, tonic::Status>;
+        /// How much of an upload that was cut off is kept, so that it can go on from there.
+        async fn query_upload(
+            &self,
+            request: tonic::Request<super::QueryUploadRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::QueryUploadReply>,
+            tonic::Status,
+        >;
         /// Server streaming response type for the Download method.
         type DownloadStream: tonic::codegen::tokio_stream::Stream<
                 Item = std::result::Result<super::DownloadReply, tonic::Status>,
@@ -2137,6 +2189,49 @@ pub mod blobs_server {
                                 max_encoding_message_size,
                             );
                         let res = grpc.client_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/provender.v1.Blobs/QueryUpload" => {
+                    #[allow(non_camel_case_types)]
+                    struct QueryUploadSvc<T: Blobs>(pub Arc<T>);
+                    impl<T: Blobs> tonic::server::UnaryService<super::QueryUploadRequest>
+                    for QueryUploadSvc<T> {
+                        type Response = super::QueryUploadReply;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::QueryUploadRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Blobs>::query_upload(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = QueryUploadSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
                         Ok(res)
                     };
                     Box::pin(fut)

@@ -144,7 +144,8 @@ pub async fn a_wrong_digest_leaves_nothing(blobs: Arc<dyn Blobs>) {
 pub async fn a_dropped_stage_leaves_nothing(blobs: Arc<dyn Blobs>) {
     for size in SIZES {
         let begin = async || {
-            let mut staged = blobs.stage(StageOptions { size_hint: Some(size as u64), aliases: vec![] }).await?;
+            let mut staged =
+                blobs.stage(StageOptions { size_hint: Some(size as u64), ..StageOptions::default() }).await?;
             staged.write(bytes(6, size)).await?;
             Ok::<_, BlobError>(staged)
         };
@@ -246,7 +247,7 @@ pub async fn aliases_are_computed(blobs: Arc<dyn Blobs>) {
     let hash = "bb9f8df61474d25e71fa00722318cd387396ca1736605e1248821cc0de3d3af8";
     for pieces in [1, 64] {
         let zeros = Bytes::from(vec![0; 4 * CHUNK / pieces]);
-        let options = StageOptions { size_hint: None, aliases: vec![HashFunction::Sha256] };
+        let options = StageOptions { aliases: vec![HashFunction::Sha256], ..StageOptions::default() };
         let mut staged = blobs.stage(options).await.expect("stage");
         for _ in 0..pieces {
             staged.write(zeros.clone()).await.expect("write");

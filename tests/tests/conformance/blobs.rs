@@ -54,6 +54,7 @@ on_disk! {
     disk::tampering_is_noticed()
     disk::a_folder_that_is_not_there_is_unavailable()
     disk::instances_share_a_folder()
+    disk::what_is_cut_off_is_gone_on_with()
     disk::a_sweep_goes_by_age()
     crash::a_killed_writer_is_swept(writer)
     crash::what_a_killed_writer_published_is_whole(writer)

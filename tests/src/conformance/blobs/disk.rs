@@ -1,6 +1,7 @@
 //! What the disk backend must do besides: tampering, a folder that is not there, several processes.
 
 use std::fs;
+use std::ops::Range;
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -8,7 +9,11 @@ use std::time::{Duration, SystemTime};
 
 use futures::TryStreamExt;
 use futures::future::try_join_all;
-use provender_blobs::{BlobError, Blobs, BlobsConfig, CHUNK, Location, StageOptions, StoreId, open_verified, put};
+use provender_blobs::{
+    BlobError, Blobs, BlobsConfig, CHUNK, Location, Resume, ResumeToken, StageOptions, Staged, StoreId, open_verified,
+    put,
+};
+use provender_core::Digest;
 
 use super::{bytes, eventually, ingest, list, read};
 
@@ -163,6 +168,79 @@ pub async fn instances_share_a_folder(dir: &Path) {
         this.remove(location).await.expect("remove");
         assert!(matches!(read(&**other, location).await, Err(BlobError::NotFound { .. })));
     }
+}
+
+/// What is cut off under a token is kept, and gone on with by whoever has the token, one at a time.
+pub async fn what_is_cut_off_is_gone_on_with(dir: &Path) {
+    let (token, chunk) = (ResumeToken([7; 16]), CHUNK as u64);
+    let all = bytes(60, 5 * CHUNK + 3);
+    let begin = async |blobs: &dyn Blobs, from: u64| {
+        blobs.stage(StageOptions { resume: Some(Resume { token, from }), ..StageOptions::default() }).await
+    };
+    let write = async |staged: &mut dyn Staged, range: Range<u64>| {
+        for piece in all[range.start as usize..range.end as usize].chunks(200_003) {
+            staged.write(all.slice_ref(piece)).await.expect("write");
+        }
+    };
+    let kept = async |blobs: &dyn Blobs| loop {
+        match blobs.staged(token).await.expect("staged") {
+            Some(kept) => return kept,
+            // Its writer is being dropped.
+            None => tokio::time::sleep(Duration::from_millis(1)).await,
+        }
+    };
+    let one = open(dir, None).await.expect("open");
+    assert_eq!(kept(&*one).await, 0);
+    let mut staged = begin(&*one, 0).await.expect("stage");
+    write(&mut *staged, 0..3 * chunk + 5).await;
+    assert_eq!(one.staged(token).await.expect("staged"), None, "it is being written");
+    assert!(matches!(begin(&*one, 1).await.map(drop), Err(BlobError::Behind { from: 1, staged: 0 })));
+    let mut other = begin(&*one, 0).await.expect("another one, under no name");
+    write(&mut *other, 0..2 * chunk).await;
+    drop(other);
+    drop(staged);
+
+    // By another process, which may go on from before the end of what is kept, but not from behind it.
+    let two = open(dir, None).await.expect("open");
+    let there = kept(&*two).await;
+    assert!(there >= 2 * chunk && there <= 3 * chunk + 5, "{there}");
+    let behind = begin(&*two, there + 1).await.map(drop);
+    assert!(matches!(behind, Err(BlobError::Behind { staged, .. }) if staged == there));
+    assert_eq!((kept(&*two).await, files(dir).len()), (there, 1));
+    for from in [there, chunk + 1] {
+        let mut staged = begin(&*two, from).await.expect("go on");
+        write(&mut *staged, from..4 * chunk).await;
+        drop(staged);
+        assert!(kept(&*two).await >= 3 * chunk);
+    }
+    let mut staged = begin(&*two, 2 * chunk).await.expect("go on");
+    write(&mut *staged, 2 * chunk..all.len() as u64).await;
+    let published = staged.publish(Some(Digest::of(&all))).await.expect("publish");
+    assert!(read(&*one, &published.location).await.expect("read") == all);
+    assert_eq!((kept(&*one).await, files(dir).len()), (0, 1), "the token is free again");
+    one.remove(&published.location).await.expect("remove");
+
+    // What was kept turns out wrong: it is not kept again.
+    let mut staged = begin(&*one, 0).await.expect("stage");
+    write(&mut *staged, 0..3 * chunk).await;
+    drop(staged);
+    let from = kept(&*one).await;
+    fs::OpenOptions::new().write(true).open(&files(dir)[0]).and_then(|file| file.write_all_at(b"?", 9)).expect("flip");
+    let mut staged = begin(&*one, from).await.expect("go on");
+    write(&mut *staged, from..all.len() as u64).await;
+    let error = staged.publish(Some(Digest::of(&all))).await.expect_err("a flipped byte");
+    assert!(matches!(error, BlobError::Mismatch { .. }));
+    assert_eq!((kept(&*one).await, files(dir).len()), (0, 0));
+
+    // What nobody goes on with is swept; nothing is left of what has not begun.
+    let mut staged = begin(&*one, 0).await.expect("stage");
+    write(&mut *staged, 0..3 * chunk).await;
+    drop(staged);
+    assert!(kept(&*one).await > 0);
+    assert_eq!(one.sweep(SystemTime::UNIX_EPOCH).await.expect("sweep"), 0);
+    assert_eq!(one.sweep(far_future()).await.expect("sweep"), 1);
+    drop(begin(&*one, 0).await.expect("stage"));
+    eventually("nothing is left", async || files(dir).is_empty()).await;
 }
 
 /// A sweep takes what nobody holds and is old enough, and nothing else.

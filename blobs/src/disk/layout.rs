@@ -1,0 +1,106 @@
+//! Bringing a store of an older layout to this one, in place.
+//!
+//! Layout 1 had two levels of folders, so that nearly each new blob made a folder, and had three of them synced. Invariants: before
+//! anything moves, the marker says so, and older versions refuse the store instead of missing blobs; a crash anywhere is gone on from
+//! by whoever opens the store next, one at a time; blobs keep their locations. A move changes the file's signature, so that each blob is read once
+//! before its parts are served again.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+
+use rustix::fs::{AtFlags, FlockOperation, Mode, flock, mkdirat, unlinkat};
+use rustix::io::Errno;
+use tracing::info;
+
+use super::marker::{self, LAYOUT, Marker};
+use super::root::{OBJECTS, Root};
+use super::{listing, object, shard, staged};
+use crate::{BlobError, Location};
+
+/// Migrates the store in `dir`, if there is one and it is of an older layout.
+pub(super) fn migrate(dir: &Path) -> Result<(), BlobError> {
+    let Ok(root) = Root::unproven(dir) else { return Ok(()) };
+    match marker::read(dir, &root)? {
+        Some(marker) => finish(dir, &root, marker),
+        None => Ok(()),
+    }
+}
+
+/// Goes on with a migration, or begins it.
+pub(super) fn finish(dir: &Path, root: &Root, marker: Marker) -> Result<(), BlobError> {
+    if marker.from.is_none() {
+        return Ok(());
+    }
+    let failed = |error: io::Error| BlobError::io(dir.display(), "migrate", error);
+    // One at a time; for another one it may be over by then.
+    flock(root, FlockOperation::LockExclusive).map_err(|error| failed(error.into()))?;
+    let Some(marker @ Marker { from: Some(from), .. }) = marker::read(dir, root)? else { return Ok(()) };
+    info!(store = %dir.display(), from, to = LAYOUT, "migrating the blob store");
+    marker.replace(root).map_err(failed)?;
+    let moved = flatten(dir, root).map_err(failed)?;
+    Marker { from: None, ..marker }.replace(root).map_err(failed)?;
+    info!(store = %dir.display(), blobs = moved, "the blob store is migrated");
+    Ok(())
+}
+
+/// Makes all folders of blobs, durably.
+pub(super) fn make_shards(root: &Root) -> io::Result<()> {
+    for byte in 0..=u8::MAX {
+        match mkdirat(root, shard(byte), Mode::RWXU) {
+            Ok(()) | Err(Errno::EXIST) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(root.sync(OBJECTS)?)
+}
+
+/// Moves blobs up from the second level; others may be doing the same. How many were moved.
+fn flatten(dir: &Path, root: &Root) -> io::Result<u64> {
+    make_shards(root)?;
+    let mut moved = 0;
+    for (byte, outer) in listing::shards(&dir.join(OBJECTS))? {
+        let shard = shard(byte);
+        let mut inner = Vec::new();
+        for (name, kind) in listing::entries(&outer)? {
+            inner.extend(name.to_str().filter(|_| kind.is_dir()).map(str::to_owned));
+        }
+        for inner in &inner {
+            for (name, _) in listing::entries(&outer.join(inner))? {
+                let location = name.to_str().and_then(|name| name.parse::<Location>().ok());
+                let Some(location) = location.filter(|location| location.digest.hash[0] == byte) else { continue };
+                match staged::rename_new(root, &format!("{shard}/{inner}/{location}"), &object(&location)) {
+                    Ok(()) => moved += 1,
+                    Err(Errno::NOENT) => {}
+                    Err(error) => return Err(error.into()),
+                }
+            }
+        }
+        // The new names first: no name is to be lost with the folder that it was in.
+        root.sync(&shard)?;
+        for inner in &inner {
+            match unlinkat(root, format!("{shard}/{inner}"), AtFlags::REMOVEDIR) {
+                Ok(()) | Err(Errno::NOENT) => {}
+                // What is no blob stays where somebody put it.
+                Err(error) => tracing::warn!(folder = %dir.join(&shard).join(inner).display(), %error, "left a folder"),
+            }
+        }
+    }
+    Ok(moved)
+}
+
+/// Whether the folder of blobs holds anything that making a store does not leave there.
+pub(super) fn is_in_use(objects: &Path) -> io::Result<bool> {
+    for entry in fs::read_dir(objects)? {
+        // Empty folders of blobs are left by a maker that was killed.
+        match fs::read_dir(entry?.path()) {
+            Ok(mut names) => {
+                if names.next().is_some() {
+                    return Ok(true);
+                }
+            }
+            Err(_) => return Ok(true),
+        }
+    }
+    Ok(false)
+}
