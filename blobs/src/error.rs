@@ -35,6 +35,12 @@ pub enum BlobError {
         /// As written.
         found: Digest,
     },
+    /// A file that was handed over ends too early.
+    #[error("the file that is handed over has fewer than the {size} bytes that were announced")]
+    Short {
+        /// As announced.
+        size: u64,
+    },
     /// A staged blob cannot be gone on with from there.
     #[error(
         "the upload cannot go on from byte {from}, as only {staged} bytes of it are kept; ask how many there are, and go on from there"

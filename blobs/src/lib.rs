@@ -11,7 +11,10 @@
 
 use std::fmt;
 use std::fs::File;
+use std::io;
 use std::ops::Range;
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use async_trait::async_trait;
@@ -20,6 +23,7 @@ use provender_core::Digest;
 
 mod blocking;
 mod config;
+mod copy;
 mod disk;
 mod error;
 mod ingest;
@@ -30,6 +34,7 @@ mod signature;
 mod verified;
 
 pub use config::{BlobsConfig, open};
+pub use copy::{copy_range, share};
 pub use disk::Disk;
 pub use error::BlobError;
 pub use ingest::{Alias, HashFunction, Hashes, Ingest};
@@ -95,6 +100,27 @@ pub trait Staged: Send + 'static {
     /// Appends. If the future is dropped before it is ready, nothing was appended; after an error, only dropping is
     /// left to do.
     async fn write(&mut self, bytes: Bytes) -> Result<(), BlobError>;
+
+    /// Takes the bytes of a local file, `size` of them from its beginning; nothing else is written before or after. What is hashed is what was
+    /// taken, whatever becomes of the file meanwhile. Fails with [`BlobError::Short`] if it ends before.
+    async fn take(&mut self, file: File, size: u64) -> Result<(), BlobError> {
+        let file = Arc::new(file);
+        let mut offset = 0;
+        while offset < size {
+            let (file, want) = (file.clone(), (size - offset).min(CHUNK as u64) as usize);
+            let piece = blocking::blocking(move || {
+                let mut piece = vec![0; want];
+                match file.read_exact_at(&mut piece, offset) {
+                    Ok(()) => Ok(Bytes::from(piece)),
+                    Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Err(BlobError::Short { size }),
+                    Err(error) => Err(BlobError::io("that is taken from", "read a file", error)),
+                }
+            });
+            self.write(piece.await?).await?;
+            offset += want as u64;
+        }
+        Ok(())
+    }
 
     /// Makes the blob durable, then visible under a fresh location.
     ///

@@ -7,6 +7,7 @@ mod blobs;
 mod catalog;
 mod diff;
 mod explain;
+mod handover;
 mod invalidate;
 mod tasks;
 mod view;
@@ -45,6 +46,9 @@ const CONNECT: Duration = Duration::from_secs(5);
 pub struct Client {
     address: Arc<str>,
     space: Space,
+    /// The side socket of a daemon on this machine.
+    #[cfg(target_os = "linux")]
+    handover: Option<Arc<std::path::Path>>,
     tasks: TasksClient<Authorized>,
     blobs: BlobsClient<Authorized>,
     catalog: CatalogClient<Authorized>,
@@ -102,9 +106,16 @@ impl Client {
         let token = remote.token.as_ref().map(|token| format!("Bearer {token}").parse());
         let token = Token(token.transpose().map_err(|_| ClientError::Denied("the token is not plain text".into()))?);
         let max = provender_proto::MAX_MESSAGE;
+        #[cfg(target_os = "linux")]
+        let handover = match &remote.address {
+            Address::Unix(path) => Some(provender_proto::handover::beside(path).into()),
+            Address::Http(_) => None,
+        };
         Ok(Client {
             address: address.clone(),
             space,
+            #[cfg(target_os = "linux")]
+            handover,
             tasks: TasksClient::with_interceptor(channel.clone(), token.clone()).max_decoding_message_size(max),
             blobs: BlobsClient::with_interceptor(channel.clone(), token.clone()).max_decoding_message_size(max),
             catalog: CatalogClient::with_interceptor(channel.clone(), token.clone()).max_decoding_message_size(max),

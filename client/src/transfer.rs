@@ -3,6 +3,7 @@
 //! Owns uploading a [`Captured`] and the [`Fetch`] that restores use. Invariants: what is there already is not sent; memory is bounded
 //! whatever the sizes and counts; a file that is not what it was when it was hashed is an error.
 
+use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::ops::ControlFlow;
 
@@ -155,6 +156,12 @@ impl Client {
 
     /// Sends a blob, going on where it was cut off before, by an earlier client too.
     async fn send_large(&self, digest: Digest, source: &Source<'_>, progress: Progress<'_>) -> Result<(), ClientError> {
+        if let Source::File(file) = source
+            && self.hand_over(digest, (*file).clone()).await?
+        {
+            progress(digest.size);
+            return Ok(());
+        }
         let (mut patience, mut from) = (Patience::new(), 0);
         if digest.size >= ASK_FIRST {
             // A daemon that does not know the question keeps nothing.
@@ -186,6 +193,18 @@ impl Client {
         }
         progress(digest.size);
         Ok(())
+    }
+
+    /// Whether the daemon took the file itself.
+    async fn hand_over(&self, digest: Digest, file: CapturedFile) -> Result<bool, ClientError> {
+        let (client, what) = (self.clone(), file.path().display().to_string());
+        let given = tokio::task::spawn_blocking(move || {
+            // A file that is not as it was is found out when its bytes are sent.
+            let Ok(open) = open_captured(&file) else { return Ok(false) };
+            client.give(&digest, &open)
+        });
+        let store = |error| ClientError::Store { what, source: Box::new(error) };
+        given.await.unwrap_or(Ok(false)).map_err(store)
     }
 
     async fn send_from(&self, digest: Digest, source: &Source<'_>, from: u64) -> Result<(), ClientError> {
@@ -311,6 +330,10 @@ impl Fetch for ClientFetch {
             }
         }
         Ok(())
+    }
+
+    fn lent(&self, want: &Digest) -> Result<Option<File>, FetchError> {
+        Ok(self.client.lent(want)?)
     }
 
     fn large(&self, want: &Digest, out: &mut dyn Write) -> Result<(), FetchError> {

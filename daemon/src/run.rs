@@ -14,7 +14,7 @@ use crate::config::{Config, Tls};
 use crate::data::{DataDir, DataError};
 use crate::meta::{self, MetaError};
 use crate::metrics::Metrics;
-use crate::serve::{self, ListenError, Tcp, Tokens, Unix};
+use crate::serve::{self, Handover, ListenError, Tcp, Tokens, Unix};
 use crate::store::{Store, StoreError};
 use crate::view::StoreSource;
 
@@ -73,6 +73,7 @@ pub async fn run(config: Config, stop: CancellationToken, ready: impl FnOnce()) 
 
     // Everything that can fail to start does so before anybody is served.
     let unix = Unix::bind(&socket, config.socket_group.as_deref())?;
+    let handover = Handover::bind(&provender_proto::handover::beside(&socket))?;
     let tcp = bind_tcp(&config).await?;
     let http = match config.metrics_listen {
         Some(address) => {
@@ -100,6 +101,13 @@ pub async fn run(config: Config, stop: CancellationToken, ready: impl FnOnce()) 
     {
         let draining = draining.clone();
         servers.spawn(async move { unix.serve(routes, draining).await.map_err(failed) });
+    }
+    {
+        let (store, draining) = (store.clone(), draining.clone());
+        servers.spawn(async move {
+            handover.serve(store, draining).await;
+            Ok(())
+        });
     }
     ready();
 

@@ -8,6 +8,7 @@ mod blobs;
 mod catalog;
 mod diff;
 mod explain;
+mod handover;
 mod http;
 mod invalidate;
 mod listen;
@@ -28,6 +29,7 @@ use tonic::service::Routes;
 use crate::store::Store;
 
 pub use auth::Tokens;
+pub use handover::Handover;
 pub use http::serve_http;
 pub use listen::{ListenError, Tcp, Unix};
 

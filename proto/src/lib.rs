@@ -4,6 +4,8 @@
 //! a peer sends becomes a valid `core` value or a clear [`convert::Invalid`], never a panic. It must not know storage.
 
 pub mod convert;
+#[cfg(target_os = "linux")]
+pub mod handover;
 pub mod rows;
 
 /// `provender.v1`: what executors and clients speak.

@@ -3,12 +3,13 @@
 use std::fs;
 use std::path::Path;
 
-const FILES: [&str; 6] = [
+const FILES: [&str; 7] = [
     "provender/v1/types.proto",
     "provender/v1/tasks.proto",
     "provender/v1/blobs.proto",
     "provender/v1/catalog.proto",
     "provender/v1/view.proto",
+    "provender/v1/handover.proto",
     "provender/store/v1/rows.proto",
 ];
 

@@ -7,6 +7,7 @@ pub mod child;
 pub mod conformance;
 pub mod daemon;
 pub mod faulty;
+pub mod loop_disk;
 pub mod model;
 pub mod postgres;
 pub mod provender;

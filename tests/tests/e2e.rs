@@ -23,6 +23,8 @@ mod data;
 mod diff;
 #[path = "e2e/files.rs"]
 mod files;
+#[path = "e2e/handover.rs"]
+mod handover;
 #[path = "e2e/invalidate.rs"]
 mod invalidate;
 #[path = "e2e/killing.rs"]

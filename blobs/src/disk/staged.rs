@@ -8,7 +8,7 @@
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::mem;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::SeqCst;
@@ -29,6 +29,7 @@ use super::{Store, object, shard};
 use crate::blocking::{Lent, blocking};
 use crate::{
     BlobError, CHUNK, Hashes, Ingest, Location, Published, Resume, ResumeToken, Signature, StageOptions, Staged,
+    copy_range, share,
 };
 
 /// The most that a hint reserves: a claim of size must not fill the disk before its bytes come.
@@ -109,6 +110,47 @@ impl Staged for DiskStaged {
         }
         self.batch.push(bytes);
         Ok(())
+    }
+
+    /// Extents are shared where they can be. What is hashed is read back from this store's own file, beside copying the next piece.
+    async fn take(&mut self, source: File, size: u64) -> Result<(), BlobError> {
+        let source = Arc::new(source);
+        let own = self.file.settle().await?;
+        let (store, own) = (own.store.clone(), own.file.try_clone());
+        let own = Arc::new(own.map_err(|error| store.failed("take a file", error))?);
+        let (from, to) = (source.clone(), own.clone());
+        let shared = blocking(move || {
+            let failed = |error| store.failed("take a file", error);
+            Ok(share(&from, &to).map_err(failed)?.then_some(to.metadata().map_err(failed)?.len()))
+        });
+        let shared = shared.await?;
+        if shared.is_some_and(|shared| shared < size) {
+            return Err(BlobError::Short { size });
+        }
+        let mut offset = 0;
+        while offset < size {
+            let len = (size - offset).min(CHUNK as u64);
+            if shared.is_none() {
+                let source = source.clone();
+                self.file.lend(move |file| file.copy(&source, offset, len));
+            }
+            self.file.settle().await?;
+            self.ingest.settle().await?;
+            let (own, store) = (own.clone(), self.file.settle().await?.store.clone());
+            self.ingest.lend(move |mut ingest| {
+                let mut piece = vec![0; len as usize];
+                own.read_exact_at(&mut piece, offset).map_err(|error| store.failed("take a file", error))?;
+                ingest.update(&piece);
+                Ok(ingest)
+            });
+            offset += len;
+            self.unsynced += len;
+            self.sync_some().await?;
+        }
+        // It may have had more than was announced.
+        let store = self.file.settle().await?.store.clone();
+        let cut = blocking(move || own.set_len(size).map_err(|error| store.failed("take a file", error)));
+        cut.await
     }
 
     async fn publish(mut self: Box<Self>, expected: Option<Digest>) -> Result<Published, BlobError> {
@@ -265,6 +307,14 @@ impl StagingFile {
             }
         }
         Ok(self)
+    }
+
+    fn copy(self, source: &File, offset: u64, len: u64) -> Result<StagingFile, BlobError> {
+        let copied = copy_range(source, &self.file, offset, len);
+        match copied.map_err(|error| self.store.failed("take a file", error))? {
+            some if some < len => Err(BlobError::Short { size: offset + len }),
+            _ => Ok(self),
+        }
     }
 
     fn publish(mut self, hashes: Hashes) -> Result<Unclaimed, BlobError> {

@@ -1,5 +1,6 @@
 //! `provender get`.
 
+use std::fs::File;
 use std::io::Write;
 use std::ops::ControlFlow;
 use std::os::unix::ffi::OsStrExt;
@@ -80,6 +81,12 @@ impl Fetch for Counted {
         self.inner.small(wants, sink)?;
         self.bar.inc(wants.iter().map(|want| want.size).sum());
         Ok(())
+    }
+
+    fn lent(&self, want: &Digest) -> Result<Option<File>, FetchError> {
+        let lent = self.inner.lent(want)?;
+        self.bar.inc(lent.as_ref().map_or(0, |_| want.size));
+        Ok(lent)
     }
 
     fn large(&self, want: &Digest, out: &mut dyn Write) -> Result<(), FetchError> {

@@ -25,6 +25,9 @@ pub const BATCH_COUNT: usize = 1_000;
 /// How many bytes are fetched together at most.
 pub const BATCH_BYTES: u64 = 2 << 20;
 
+/// How much of a lent file is copied and hashed at once, in bytes.
+const PIECE: u64 = 1 << 20;
+
 /// Whatever hindered a fetch.
 pub type FetchError = Box<dyn Error + Send + Sync>;
 
@@ -34,6 +37,11 @@ pub trait Fetch {
     /// most [`BATCH_BYTES`]. Gives each to `sink` once, whole, with its index in `wants`, in any order; returns early if
     /// the sink breaks.
     fn small(&self, wants: &[Digest], sink: &mut dyn FnMut(usize, &[u8]) -> ControlFlow<()>) -> Result<(), FetchError>;
+
+    /// A file that should hold a blob and nothing else, open for reading alone, where the store is on this machine and lends one.
+    fn lent(&self, _want: &Digest) -> Result<Option<File>, FetchError> {
+        Ok(None)
+    }
 
     /// Streams one blob of any size.
     fn large(&self, want: &Digest, out: &mut dyn Write) -> Result<(), FetchError>;
@@ -89,6 +97,35 @@ pub(super) fn fetch_large(fetch: &dyn Fetch, want: &Digest, out: &mut dyn Write)
         return Err(RestoreError::Corrupt { digest: *want });
     }
     Ok(())
+}
+
+/// Fills an empty file that can be read, with extents of the store's own file where these can be shared. What is in it then is hashed.
+pub(super) fn fetch_file(fetch: &dyn Fetch, want: &Digest, out: &mut File) -> Result<(), RestoreError> {
+    let lent = fetch.lent(want).map_err(|source| RestoreError::Fetch { source })?;
+    let Some(lent) = lent else { return fetch_large(fetch, want, out) };
+    let write = |source| RestoreError::Write { source };
+    let mut hasher = blake3::Hasher::new();
+    let shared = provender_blobs::share(&lent, out).map_err(write)?;
+    let mut piece = vec![0; PIECE.min(want.size) as usize];
+    let mut offset = 0;
+    while offset < want.size {
+        let len = (want.size - offset).min(PIECE);
+        if !shared {
+            provender_blobs::copy_range(&lent, out, offset, len).map_err(write)?;
+        }
+        let piece = &mut piece[..len as usize];
+        match out.read_exact_at(piece, offset) {
+            Ok(()) => _ = hasher.update_rayon(piece),
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => break,
+            Err(error) => return Err(write(error)),
+        }
+        offset += len;
+    }
+    let size = out.metadata().map_err(write)?.len();
+    match size == want.size && *hasher.finalize().as_bytes() == want.hash {
+        true => Ok(()),
+        false => Err(RestoreError::Corrupt { digest: *want }),
+    }
 }
 
 struct Checked<'a> {

@@ -16,14 +16,14 @@ use provender_core::tree::Node;
 use rustix::fs::{Mode, OFlags};
 
 use super::beneath;
-use super::plan::{BATCH_BYTES, BATCH_COUNT, Fetch, Plan, SMALL_BLOB, fetch_large, fetch_small};
+use super::plan::{BATCH_BYTES, BATCH_COUNT, Fetch, Plan, SMALL_BLOB, fetch_file, fetch_small};
 use super::restore::RestoreError;
 
 /// Paths may wait for few distinct blobs; so many wait at most.
 const MAX_WAITING: usize = 10 * BATCH_COUNT;
 
 const NEW: OFlags =
-    OFlags::WRONLY.union(OFlags::CREATE).union(OFlags::EXCL).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+    OFlags::RDWR.union(OFlags::CREATE).union(OFlags::EXCL).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
 /// A folder that we have made: the private one that it is built in, and its parts below that.
 ///
@@ -106,7 +106,7 @@ impl<'a> Writer<'a> {
             }
             Node::File { digest, executable } => {
                 let mut file = create(open, name, *executable).map_err(|errno| folder.error(name, errno))?;
-                fetch_large(self.fetch, digest, &mut file)
+                fetch_file(self.fetch, digest, &mut file)
             }
             Node::Directory { digest } => {
                 let mode = Mode::from_raw_mode(0o755);

@@ -25,6 +25,7 @@ pub(super) fn status(error: &StoreError) -> Status {
             details.add_bad_request_violation(format!("tree:{}", digest.hex()), source.to_string());
             Code::InvalidArgument
         }
+        StoreError::NoFile { .. } => Code::Unimplemented,
         StoreError::TooLarge { .. } => Code::InvalidArgument,
         StoreError::NotFound { what } => {
             details.set_resource_info("provender", cut(what.clone()), "", text.clone());
@@ -52,7 +53,7 @@ pub(super) fn status(error: &StoreError) -> Status {
             details.add_quota_failure_violation("disk", text.clone());
             Code::ResourceExhausted
         }
-        StoreError::Blobs(BlobError::Mismatch { .. }) => {
+        StoreError::Blobs(BlobError::Mismatch { .. } | BlobError::Short { .. }) => {
             details.add_bad_request_violation("digest", text.clone());
             Code::InvalidArgument
         }

@@ -8,6 +8,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::ops::Range;
+use std::os::unix::fs::FileExt;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -115,6 +116,30 @@ impl Store {
             tracing::info!(digest = %expected, from, "an upload that was cut off goes on");
         }
         Ok(upload)
+    }
+
+    /// Stores the bytes of a file of this machine. It may change meanwhile: what is stored is what was announced, or it fails.
+    pub async fn take(&self, space: &Space, expected: Digest, file: File) -> Result<(), StoreError> {
+        if self.find_missing(space, &[expected]).await?.is_empty() {
+            return Ok(());
+        }
+        let mut upload = self.upload(space, Some(expected));
+        if expected.size <= INLINE_MAX {
+            let read = move || {
+                let mut bytes = vec![0; expected.size as usize];
+                file.read_exact_at(&mut bytes, 0).map(|()| bytes)
+            };
+            let read = tokio::task::spawn_blocking(read).await.map_err(|_| StoreError::Draining)?;
+            let bytes = read.map_err(|error| Invalid::new("descriptor", format!("cannot be read: {error}")))?;
+            upload.write(bytes.into()).await?;
+        } else {
+            let options = StageOptions { aliases: self.inner.aliases.clone(), ..StageOptions::default() };
+            let mut staged = self.inner.blobs.stage(options).await?;
+            staged.take(file, expected.size).await?;
+            self.inner.metrics.bytes_in.inc_by(expected.size);
+            upload.staged = Some(staged);
+        }
+        upload.finish().await.map(drop)
     }
 
     /// From where an upload of a blob can go on; `None` if the space holds the blob.

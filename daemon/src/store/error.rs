@@ -95,6 +95,12 @@ pub enum StoreError {
         /// The one it found.
         found: String,
     },
+    /// A file was asked for.
+    #[error("the blob {digest} is not kept as a file: ask for its bytes")]
+    NoFile {
+        /// Which.
+        digest: Digest,
+    },
     /// A stored row cannot be read.
     #[error("{what} cannot be read from the metadata: {why}")]
     Row {

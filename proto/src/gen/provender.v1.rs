@@ -4902,3 +4902,68 @@ pub mod view_server {
         const NAME: &'static str = SERVICE_NAME;
     }
 }
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct HandoverRequest {
+    #[prost(oneof = "handover_request::Request", tags = "1, 2")]
+    pub request: ::core::option::Option<handover_request::Request>,
+}
+/// Nested message and enum types in `HandoverRequest`.
+pub mod handover_request {
+    /// With the descriptor of a regular file that is open for reading alone: its bytes are to be stored.
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+    pub struct Give {
+        #[prost(string, tag = "1")]
+        pub space: ::prost::alloc::string::String,
+        /// what they come to
+        #[prost(message, optional, tag = "2")]
+        pub digest: ::core::option::Option<super::Digest>,
+    }
+    /// A descriptor of a file that holds a blob and nothing else is wanted. Whoever gets it checks what it reads.
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+    pub struct Lend {
+        #[prost(string, tag = "1")]
+        pub space: ::prost::alloc::string::String,
+        #[prost(message, optional, tag = "2")]
+        pub digest: ::core::option::Option<super::Digest>,
+    }
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Request {
+        #[prost(message, tag = "1")]
+        Give(Give),
+        #[prost(message, tag = "2")]
+        Lend(Lend),
+    }
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct HandoverReply {
+    #[prost(oneof = "handover_reply::Reply", tags = "1, 2, 3")]
+    pub reply: ::core::option::Option<handover_reply::Reply>,
+}
+/// Nested message and enum types in `HandoverReply`.
+pub mod handover_reply {
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+    pub struct Given {
+        /// the tier
+        #[prost(string, tag = "1")]
+        pub durable_in: ::prost::alloc::string::String,
+    }
+    #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+    pub struct Lent {}
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+    pub struct Refused {
+        /// google.rpc.Code
+        #[prost(int32, tag = "1")]
+        pub code: i32,
+        #[prost(string, tag = "2")]
+        pub message: ::prost::alloc::string::String,
+    }
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Reply {
+        #[prost(message, tag = "1")]
+        Given(Given),
+        #[prost(message, tag = "2")]
+        Lent(Lent),
+        #[prost(message, tag = "3")]
+        Refused(Refused),
+    }
+}

@@ -81,6 +81,10 @@ impl Staged for FaultyStaged {
         self.world.step("staged.write", self.inner.write(bytes), io("write")).await
     }
 
+    async fn take(&mut self, file: File, size: u64) -> Result<(), BlobError> {
+        self.world.step("staged.take", self.inner.take(file, size), io("take a file")).await
+    }
+
     /// What is published although its answer is lost is left behind, as by a store on a network.
     async fn publish(self: Box<Self>, expected: Option<Digest>) -> Result<Published, BlobError> {
         let FaultyStaged { inner, world } = *self;

@@ -124,7 +124,7 @@ fn put_goes_on_through_a_killed_daemon() {
     let size = 256 * MIB;
     std::fs::write(world.path("large"), bytes(4, size)).unwrap();
     let remote = format!("http://{address}");
-    let mut put = world.provender.start(&["--remote", &remote, "put", "large", "--name", "large"]);
+    let mut put = world.provender.start(["--remote", &remote, "put", "large", "--name", "large"]);
     let mut last = 0;
     for _ in 0..2 {
         let more = last + 24 * MIB as u64;

@@ -144,7 +144,7 @@ fn client_certificates_admit_who_has_one() {
 }
 
 /// `provender` as another user, who can reach the programs and the working folder.
-fn as_other(world: &World, groups: &str) -> Provender {
+pub(crate) fn as_other(world: &World, groups: &str) -> Provender {
     use std::os::unix::fs::PermissionsExt;
     assert!(rustix::process::geteuid().is_root(), "this test runs a client as another user: run it as root");
     let bin = world.root().join("bin");
@@ -205,7 +205,8 @@ async fn health_and_reflection_answer() {
     assert!(!files.file_descriptor_proto.is_empty());
 }
 
-fn http(address: &str, path: &str) -> String {
+/// The whole answer to a GET.
+pub(crate) fn http(address: &str, path: &str) -> String {
     let mut stream = TcpStream::connect(address).unwrap();
     write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n").unwrap();
     let mut answer = String::new();
@@ -213,12 +214,17 @@ fn http(address: &str, path: &str) -> String {
     answer
 }
 
+/// Where a daemon with `--metrics-listen` listens.
+pub(crate) fn metrics_address(world: &World) -> String {
+    let line = world.daemon.logged("metrics and health over HTTP");
+    let text = string(&line["fields"]["address"]);
+    text.trim_start_matches("Some(").trim_end_matches(')').to_owned()
+}
+
 #[test]
 fn metrics_and_health_answer_over_http() {
     let mut world = World::with("", &["--metrics-listen", "127.0.0.1:0"]);
-    let line = world.daemon.logged("metrics and health over HTTP");
-    let text = string(&line["fields"]["address"]);
-    let address = text.trim_start_matches("Some(").trim_end_matches(')').to_owned();
+    let address = metrics_address(&world);
     world.run(&["--name", "n", "--out", "out"], "echo made >out").ok();
     world.run(&["--name", "n", "--out", "out"], "echo made >out").ok();
     let metrics = http(&address, "/metrics");
