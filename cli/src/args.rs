@@ -249,9 +249,12 @@ pub(crate) struct Lineage {
     /// At most so many steps away
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) depth: Option<u32>,
-    /// At most so many tasks and sources, up to 1,000,000
+    /// At most so many tasks and sources at once, up to 1,000,000
     #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub(crate) limit: u32,
+    /// Go on behind what was shown before: the number that was said at its end
+    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true, value_parser = clap::value_parser!(u32).range(..=20_000_000))]
+    pub(crate) skip: u32,
     /// List every source, where more than 20 of one task are summed up
     #[arg(long)]
     pub(crate) all: bool,

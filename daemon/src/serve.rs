@@ -11,6 +11,7 @@ mod explain;
 mod http;
 mod invalidate;
 mod listen;
+mod pieces;
 mod status;
 mod tasks;
 mod view;

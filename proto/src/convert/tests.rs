@@ -142,10 +142,14 @@ fn nodes_and_edges_of_a_walk_round_trip() {
         folder: Some("f".into()),
         execution: Some(ExecutionId([2; 16])),
         size: Some(0),
+        earlier: true,
         ..Node::new("exec:x", Kind::Execution)
     };
+    // What follows from the rest is not kept.
+    let execution = full.clone().with_id(&format!("exec:{}", "02".repeat(16)));
+    assert_eq!((execution.own_id.as_deref(), full.own_id.as_deref()), (None, Some("exec:x")));
     let bare = [Kind::Key, Kind::Blob, Kind::Tree, Kind::Unheld].map(|kind| Node::new("x", kind));
-    for node in bare.into_iter().chain([full]) {
+    for node in bare.into_iter().chain([full, execution]) {
         assert_eq!(lineage_node_from(&lineage_node_to(&node)), Ok(node));
     }
     let edge = Edge { consumer: 1, producer: 0, input: Bytes::from_static(b"\xff"), closes: false };
