@@ -29,6 +29,13 @@ pub fn bytes(bytes: &[u8]) -> Value {
     }
 }
 
+/// The bytes of which [`bytes`] made a value that is no text.
+pub(crate) fn no_text(value: &Value) -> Option<Vec<u8>> {
+    let members = value.as_object().filter(|members| members.len() == 1)?;
+    let bytes = base64::engine::general_purpose::STANDARD.decode(members.get("b64")?.as_str()?).ok()?;
+    Some(bytes).filter(|bytes| std::str::from_utf8(bytes).is_err())
+}
+
 /// The name of an object's member; one that is no UTF-8 has its bad bytes as `\xNN`.
 pub fn member(name: &[u8]) -> String {
     match std::str::from_utf8(name) {
