@@ -3,12 +3,11 @@
 use provender_core::search::Query;
 use provender_core::transition::Cause;
 use provender_proto::convert::{self, Invalid};
-use provender_proto::v1::invalidate_reply::Entry;
 use provender_proto::{MAX_KEYS, MAX_LINEAGE, MAX_NAMES, v1};
 
 use super::Front;
 use super::pieces::{Outbox, Pieces, pieces};
-use crate::store::{Invalidate, Invalidation, StoreError, Voided};
+use crate::store::{Invalidate, Invalidation, StoreError};
 
 /// The longest reason that is kept, in bytes: lookups of many keys answer with it.
 const MAX_REASON: usize = 256;
@@ -59,23 +58,10 @@ fn asked(request: v1::InvalidateRequest) -> Result<Invalidate, Invalid> {
 async fn carry_out(mut invalidation: Invalidation, mut out: Outbox<v1::InvalidateReply>) -> Result<(), StoreError> {
     while let Some(part) = invalidation.next().await? {
         for entry in &part.entries {
-            out.add(entry_to(entry), |reply, entry| reply.entries.push(entry)).await;
+            out.add(convert::voided_to(entry), |reply, entry| reply.entries.push(entry)).await;
         }
         out.reply().truncated = part.truncated;
         out.send().await;
     }
     Ok(())
-}
-
-fn entry_to(voided: &Voided) -> Entry {
-    let id = |id: Option<_>| id.map(convert::id_to).unwrap_or_default();
-    Entry {
-        key: voided.key.as_ref().map(ToString::to_string).unwrap_or_default(),
-        name: voided.name.as_ref().map(ToString::to_string).unwrap_or_default(),
-        record: id(voided.record),
-        withdrawn: id(voided.withdrawn),
-        verdict: convert::verdict_to(voided.verdict).into(),
-        reason: voided.reason.clone(),
-        downstream: voided.downstream,
-    }
 }

@@ -158,6 +158,24 @@ fn nodes_and_edges_of_a_walk_round_trip() {
 }
 
 #[test]
+fn what_became_of_a_key_round_trips() {
+    use provender_core::transition::invalidate::Voided;
+    let full = Voided {
+        key: "t:1".parse().ok(),
+        name: Name::new("n").ok(),
+        record: Some(ExecutionId([1; 16])),
+        withdrawn: Some(ExecutionId([2; 16])),
+        verdict: Verdict::Invalidated,
+        reason: "r".into(),
+        downstream: true,
+    };
+    let bare = Voided { key: None, name: None, record: None, withdrawn: None, downstream: false, ..full.clone() };
+    for voided in [full, bare] {
+        assert_eq!(voided_from(&voided_to(&voided)), Ok(voided));
+    }
+}
+
+#[test]
 fn events_round_trip_and_are_of_bounded_size() {
     use provender_core::event::{Event, Noted};
     let full = Event {
