@@ -9,7 +9,8 @@ use provender_core::{Ref, TaskKey};
 use provender_tests::child::string;
 use serde_json::Value;
 
-use crate::world::World;
+use crate::cluster::Cluster;
+use crate::world::{World, start};
 
 async fn client(world: &World) -> Client {
     Client::connect(&Remote::find(Some(&world.daemon.remote())).unwrap(), Space::default()).await.unwrap()
@@ -74,6 +75,45 @@ fn lineage_is_told_as_text_json_and_dot() {
     assert_eq!(pages[1]["earlier"][0], json["nodes"][0]);
     world.cli(&["lineage", "none"]).code(1).says(&["none"]);
     world.cli(&["lineage", "app", "--dot", "--json"]).code(2);
+}
+
+#[test]
+fn postgres_lineage_diff_and_why_answer_alike_from_either_daemon() {
+    let cluster = Cluster::two_on_postgres(2);
+    let user = &cluster.users[0];
+    let run = |rate: &str| {
+        let user = user.env("RATE", rate);
+        start(&user, &["--name", "clean", "--env", "RATE", "--out", "data"], "echo $RATE >data").wait().ok();
+        start(&user, &["--name", "train", "--in", "D=clean", "--out", "model"], "cat $PROVENDER_IN_D/data >model")
+            .wait()
+            .ok();
+    };
+    run("1");
+    run("22");
+    user.run(["invalidate", "clean@2", "--reason", "bad"]).ok();
+    let told: Vec<_> = cluster
+        .users
+        .iter()
+        .map(|user| {
+            let said = |args: &[&str]| user.run(args).ok().out();
+            let up = said(&["lineage", "train"]);
+            assert!(up.starts_with("train  ") && up.lines().nth(1).unwrap().starts_with("└─ D: clean  "), "{up}");
+            let down = said(&["lineage", "clean", "--down", "--limit", "1", "--skip", "1"]);
+            assert!(
+                down.starts_with("clean  ") && down.lines().nth(1).unwrap().starts_with("└─ train (as D)  "),
+                "{down}"
+            );
+            let differs = said(&["diff", "train@2", "train"]);
+            assert!(
+                differs.starts_with("clean.env.RATE: 1 -> 22\n") && differs.contains("changed  model"),
+                "{differs}"
+            );
+            let why = said(&["why", "clean@2"]);
+            assert!(why.starts_with("clean was invalidated by ") && why.contains(": bad "), "{why}");
+            [up, down, differs, why]
+        })
+        .collect();
+    assert_eq!(told[0], told[1]);
 }
 
 /// The documents of a walk's pages, each asked for as the one before says.

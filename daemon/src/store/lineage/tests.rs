@@ -294,6 +294,28 @@ async fn pages_of_many_edges_and_of_many_readers_are_the_whole() {
     assert_eq!((page.edges.len(), page.nodes.len()), (101, 2));
 }
 
+/// What a walk holds for each node: its hash and two numbers, and, until it is gone on from, a step.
+#[test]
+fn what_is_held_of_a_node_is_small() {
+    assert!(size_of::<Step>() <= 32, "{}", size_of::<Step>());
+    assert!(size_of::<Node>() <= 160, "{}", size_of::<Node>());
+    let mut seen = Seen::new();
+    let key = |end: &str| Id::Key(format!("t:{}{end}", "k".repeat(250)).parse().unwrap());
+    let ids = [
+        key("1"),
+        key("2"),
+        Id::Execution(ExecutionId([7; 16])),
+        Id::File(Digest::of(b"x")),
+        Id::Tree(Digest::of(b"x")),
+        Id::Other("x".into()),
+    ];
+    for (number, id) in (0..).zip(&ids) {
+        assert_eq!(seen.number(id), None);
+        seen.insert(id, number);
+    }
+    assert!((0..).zip(&ids).all(|(number, id)| seen.number(id) == Some(number)));
+}
+
 #[tokio::test]
 async fn a_deep_chain_is_walked_whole() {
     const DEEP: usize = 50_000;
