@@ -48,6 +48,9 @@ pub(crate) enum Command {
     /// Show one record: what was done, by whom, from what
     Show(Show),
     /// Show what something was made from, or what was made from it
+    ///
+    /// A tree: below each task what it was made from, called as the task calls it (INPUT: TASK), with the end and the key of each. A task
+    /// is shown once, then as (above). What nobody is known to have made is a source. With --down, below each task is what was made from it (TASK (as INPUT)).
     Lineage(Lineage),
     /// Show what differs between two executions, and where that began
     ///
@@ -55,6 +58,9 @@ pub(crate) enum Command {
     /// Then what both measured, how they are labelled, and their outputs, path by path. Two trees or two blobs can be compared as well.
     Diff(Diff),
     /// Say why a key is not SUCCEEDED, and in what it differs from the nearest success under its name
+    ///
+    /// First what happened to it: never run, failed, invalidated and so on. Then the nearest success and what differs from it, as `diff` tells it.
+    /// A name stands for what was done last under it. What is about to run is explained by `run --why` and `dag run --why`.
     Why(Why),
     /// Print the output of a run
     Logs(Logs),
@@ -233,14 +239,14 @@ pub(crate) struct Show {
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Why {
-    /// A key, a name, or an execution of the key
+    /// A key, a name, or one execution (exec:ID), which stands for its key
     #[arg(value_name = "KEY|NAME", value_parser = reference)]
     pub(crate) reference: Ref,
 }
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Lineage {
-    /// Where to begin
+    /// Where to begin: a name, NAME@N (its N-th newest record), a key, exec:ID, blob:HEX or tree:HEX
     #[arg(value_name = "REF", value_parser = reference)]
     pub(crate) reference: Ref,
     /// What was made from it, instead of what it was made from
@@ -249,9 +255,12 @@ pub(crate) struct Lineage {
     /// At most so many steps away
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) depth: Option<u32>,
-    /// At most so many tasks and sources, up to 1,000,000
+    /// At most so many tasks and sources at once, up to 1,000,000
     #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub(crate) limit: u32,
+    /// Go on behind what was shown before: the number that was said at its end
+    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true, value_parser = clap::value_parser!(u32).range(..=20_000_000))]
+    pub(crate) skip: u32,
     /// List every source, where more than 20 of one task are summed up
     #[arg(long)]
     pub(crate) all: bool,
@@ -262,10 +271,10 @@ pub(crate) struct Lineage {
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Diff {
-    /// What was before; `@2` is the record before the newest one
+    /// What was before: a name, NAME@N (`@2` is the record before the newest one), a key, exec:ID, tree:HEX or blob:HEX
     #[arg(value_name = "A", value_parser = reference)]
     pub(crate) old: Ref,
-    /// What it is compared with
+    /// What it is compared with, said the same way
     #[arg(value_name = "B", value_parser = reference)]
     pub(crate) new: Ref,
     /// At most so many causes, and so many outputs, up to 100,000

@@ -52,25 +52,27 @@ pub(crate) fn clean(text: &str) -> String {
 /// Prints a line; that nobody reads any more ends the program in peace.
 pub(crate) fn line(text: impl AsRef<str>) -> Result<(), Fault> {
     let mut out = io::stdout().lock();
-    match writeln!(out, "{}", text.as_ref()).and_then(|()| out.flush()) {
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => std::process::exit(0),
-        written => written.map_err(|error| Fault::ours(format!("cannot write to standard output: {error}"))),
-    }
+    finished(writeln!(out, "{}", text.as_ref()).and_then(|()| out.flush()))
 }
 
 /// Prints many lines.
 pub(crate) fn lines(mut lines: impl Iterator<Item = String>) -> Result<(), Fault> {
     let mut out = io::BufWriter::new(io::stdout().lock());
-    let written = lines.try_for_each(|line| writeln!(out, "{line}")).and_then(|()| out.flush());
+    finished(lines.try_for_each(|line| writeln!(out, "{line}")).and_then(|()| out.flush()))
+}
+
+fn finished(written: io::Result<()>) -> Result<(), Fault> {
     match written {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => std::process::exit(0),
         written => written.map_err(|error| Fault::ours(format!("cannot write to standard output: {error}"))),
     }
 }
 
-/// Prints one JSON document.
-pub(crate) fn document(value: &Value) -> Result<(), Fault> {
-    line(format!("{value:#}"))
+/// Prints one JSON document, as it is made.
+pub(crate) fn document(value: &impl serde::Serialize) -> Result<(), Fault> {
+    let mut out = io::BufWriter::new(io::stdout().lock());
+    let written = serde_json::to_writer_pretty(&mut out, value).map_err(io::Error::from);
+    finished(written.and_then(|()| writeln!(out)).and_then(|()| out.flush()))
 }
 
 /// Prints one JSON object as a line of a list.

@@ -33,8 +33,8 @@ use crate::error::{ClientError, causes};
 use crate::remote::{Address, Remote};
 
 pub use blobs::Download;
-pub use catalog::{Described, Named, Registered, Task};
-pub use invalidate::{Invalidate, Voided};
+pub use catalog::{Described, Lineage, Named, Registered, Task};
+pub use invalidate::Invalidate;
 pub use tasks::{Begin, Begun};
 pub use watch::{Heard, Watch, Watching};
 

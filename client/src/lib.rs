@@ -15,7 +15,7 @@ pub mod run;
 pub mod transfer;
 
 pub use client::{
-    Begin, Begun, Client, Described, Download, Heard, Invalidate, Named, Registered, Task, Voided, Watch, Watching,
+    Begin, Begun, Client, Described, Download, Heard, Invalidate, Lineage, Named, Registered, Task, Watch, Watching,
 };
 pub use error::ClientError;
 pub use remote::Remote;

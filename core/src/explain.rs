@@ -101,7 +101,7 @@ fn standing_of(of: &Explanation) -> String {
     let reason = &readable(of.answer.reason.as_bytes());
     let because = || if reason.is_empty() { String::new() } else { format!(": {reason}") };
     match verdict {
-        Verdict::Succeeded => format!("has succeeded{at}"),
+        Verdict::Succeeded => format!("succeeded{at}"),
         Verdict::Running => format!("is running{}", because()),
         Verdict::Failed => format!("{}{at}{}", times("failed", of.attempts), because()),
         Verdict::Abandoned => format!("{}{at}{}", times("was abandoned", of.attempts), because()),

@@ -10,7 +10,6 @@ use serde_json::{Map, Value, json};
 
 use crate::digest::{Digest, hex};
 use crate::execution::{Execution, Exit, Log};
-use crate::lineage::{self, Graph};
 use crate::spec::{Input, Mount, Spec, Variable};
 use crate::tree::Node;
 
@@ -28,6 +27,13 @@ pub fn bytes(bytes: &[u8]) -> Value {
         Ok(text) => text.into(),
         Err(_) => json!({ "b64": base64::engine::general_purpose::STANDARD.encode(bytes) }),
     }
+}
+
+/// The bytes of which [`bytes`] made a value that is no text.
+pub(crate) fn no_text(value: &Value) -> Option<Vec<u8>> {
+    let members = value.as_object().filter(|members| members.len() == 1)?;
+    let bytes = base64::engine::general_purpose::STANDARD.decode(members.get("b64")?.as_str()?).ok()?;
+    Some(bytes).filter(|bytes| std::str::from_utf8(bytes).is_err())
 }
 
 /// The name of an object's member; one that is no UTF-8 has its bad bytes as `\xNN`.
@@ -154,41 +160,6 @@ pub fn spec(spec: &Spec) -> Value {
             "refuse_empty": spec.policy.refuse_empty,
         },
         "raw": spec.raw.as_ref().map(|raw| bytes(raw)),
-    })
-}
-
-/// A walk: what `lineage` prints.
-pub fn lineage(graph: &Graph) -> Value {
-    let id = |at: usize| graph.nodes.get(at).map(|node| node.id.as_str());
-    let node = |node: &lineage::Node| {
-        json!({
-            "id": node.id,
-            "kind": node.kind.as_str(),
-            "name": node.name.as_ref().map(|name| name.as_str()),
-            "key": node.key.as_ref().map(|key| key.as_str()),
-            "verdict": node.verdict.map(|verdict| verdict.as_str()),
-            "state": node.state.map(|state| state.verdict().as_str()),
-            "at": node.at.map(|at| at.to_string()),
-            "diverges_from": node.diverges_from.map(|id| id.to_string()),
-            "folder": node.folder,
-            "execution": node.execution.map(|id| id.to_string()),
-            "size": node.size,
-        })
-    };
-    let edge = |edge: &lineage::Edge| {
-        json!({
-            "consumer": id(edge.consumer),
-            "producer": id(edge.producer),
-            "input": bytes(&edge.input),
-            "closes_cycle": edge.closes,
-        })
-    };
-    json!({
-        "v": V,
-        "nodes": graph.nodes.iter().map(node).collect::<Vec<_>>(),
-        "edges": graph.edges.iter().map(edge).collect::<Vec<_>>(),
-        "truncated": graph.truncated,
-        "cycle": graph.has_cycle(),
     })
 }
 

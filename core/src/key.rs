@@ -9,8 +9,8 @@ pub const MAX_ID: usize = 256;
 /// `scheme:id`. The scheme says who made the key (`run`, `alamode`, `put`, …); the id is opaque.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TaskKey {
-    text: String,
-    colon: usize,
+    text: Box<str>,
+    colon: u8,
 }
 
 /// Why a text is no task key.
@@ -47,19 +47,19 @@ impl TaskKey {
         } else if !id.bytes().all(is_plain) && id.chars().any(char::is_control) {
             "the id has a control character"
         } else {
-            return Ok(TaskKey { text: whole(), colon: scheme.len() });
+            return Ok(TaskKey { text: whole().into(), colon: scheme.len() as u8 });
         };
         Err(KeyError { text: whole().chars().take(80).collect(), why })
     }
 
     /// What stands before the colon.
     pub fn scheme(&self) -> &str {
-        &self.text[..self.colon]
+        &self.text[..usize::from(self.colon)]
     }
 
     /// What stands after the first colon.
     pub fn id(&self) -> &str {
-        &self.text[self.colon + 1..]
+        &self.text[usize::from(self.colon) + 1..]
     }
 
     /// The whole, as it is printed.

@@ -1,11 +1,14 @@
 //! Lineage: what something was made from, or what was made from it, as a graph that was walked to.
 //!
-//! Owns the [`Graph`], which edges of it close cycles, and its two texts: for people ([`text`]) and for Graphviz ([`dot`]). Invariant:
+//! Owns the [`Graph`], which edges of it close cycles, and its faces: for people ([`text`]), for Graphviz ([`dot`]) and for programs ([`document`]). Invariant:
 //! nothing here follows depth by recursion, so that a chain as long as the limit on nodes does no harm. It must not know how the
 //! walk was made.
 
+pub mod document;
 pub mod dot;
 pub mod text;
+
+use std::borrow::Cow;
 
 use bytes::Bytes;
 
@@ -47,11 +50,11 @@ impl Kind {
     }
 }
 
-/// One node.
+/// One node. There may be many at once, so none holds the same text twice.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Node {
-    /// `exec:ID`, a key, `blob:HEX` or `tree:HEX`; for what has none of these, where it is read.
-    pub id: String,
+    /// What [`Node::id`] is, unless that follows from the rest.
+    pub own_id: Option<Box<str>>,
     /// What it is.
     pub kind: Kind,
     /// What the task is called.
@@ -67,18 +70,20 @@ pub struct Node {
     /// The record that the execution differs from.
     pub diverges_from: Option<ExecutionId>,
     /// The execution's folder in the mounted view.
-    pub folder: Option<String>,
+    pub folder: Option<Box<str>>,
     /// The execution: itself, or the one that a key's verdict rests on.
     pub execution: Option<ExecutionId>,
     /// How many bytes it has.
     pub size: Option<u64>,
+    /// Whether it belongs to an earlier page of the walk, and is here because an edge leads to it.
+    pub earlier: bool,
 }
 
 impl Node {
-    /// A node of which only this is known.
-    pub fn new(id: impl Into<String>, kind: Kind) -> Node {
+    /// A node of which only its kind is known.
+    pub fn of(kind: Kind) -> Node {
         Node {
-            id: id.into(),
+            own_id: None,
             kind,
             name: None,
             key: None,
@@ -89,6 +94,31 @@ impl Node {
             folder: None,
             execution: None,
             size: None,
+            earlier: false,
+        }
+    }
+
+    /// A node of which only this is known.
+    pub fn new(id: &str, kind: Kind) -> Node {
+        Node::of(kind).with_id(id)
+    }
+
+    /// The same under an id.
+    pub fn with_id(mut self, id: &str) -> Node {
+        self.own_id = None;
+        if self.id() != id {
+            self.own_id = Some(id.into());
+        }
+        self
+    }
+
+    /// `exec:ID`, a key, `blob:HEX` or `tree:HEX`; for what has none of these, where it is read.
+    pub fn id(&self) -> Cow<'_, str> {
+        match (&self.own_id, self.execution, &self.key) {
+            (Some(id), ..) => Cow::Borrowed(id),
+            (None, Some(execution), _) if self.kind == Kind::Execution => Cow::Owned(format!("exec:{execution}")),
+            (None, _, Some(key)) => Cow::Borrowed(key.as_str()),
+            (None, ..) => Cow::Borrowed(""),
         }
     }
 
@@ -114,7 +144,7 @@ pub struct Edge {
     pub closes: bool,
 }
 
-/// What a walk came to. The first node is the one that was asked for.
+/// What a walk came to, or a page of it. The first node of the first page is the one that was asked for.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Graph {
     /// The nodes, each after one that led to it.
@@ -123,16 +153,42 @@ pub struct Graph {
     pub edges: Vec<Edge>,
     /// Whether the walk ended at its limit.
     pub truncated: bool,
+    /// How many arrivals (where it begins, and each edge) stand before this page.
+    pub skipped: u32,
+    /// Where the next page begins; `None` if there is none.
+    pub next: Option<u32>,
+}
+
+/// The edges that lead on from each node, in their order.
+#[derive(Debug)]
+struct Onward {
+    /// Where the edges of each node begin in `edges`, and where those of the last one end.
+    starts: Vec<u32>,
+    edges: Vec<u32>,
+}
+
+impl Onward {
+    fn of(&self, node: usize) -> &[u32] {
+        &self.edges[self.starts[node] as usize..self.starts[node + 1] as usize]
+    }
 }
 
 impl Graph {
-    /// The edges that lead on from each node, in their order: up to what it was made from, or down to what was made from it.
-    fn onward(&self, down: bool) -> Vec<Vec<usize>> {
-        let mut onward = vec![Vec::new(); self.nodes.len()];
-        for (at, edge) in self.edges.iter().enumerate() {
-            onward[if down { edge.producer } else { edge.consumer }].push(at);
+    /// Up to what nodes were made from, or down to what was made from them.
+    fn onward(&self, down: bool) -> Onward {
+        let from = |edge: &Edge| if down { edge.producer } else { edge.consumer };
+        let mut starts = vec![0_u32; self.nodes.len() + 1];
+        self.edges.iter().for_each(|edge| starts[from(edge) + 1] += 1);
+        for node in 1..starts.len() {
+            starts[node] += starts[node - 1];
         }
-        onward
+        let (mut next, mut edges) = (starts.clone(), vec![0; self.edges.len()]);
+        for (at, edge) in (0..).zip(&self.edges) {
+            let next = &mut next[from(edge)];
+            edges[*next as usize] = at;
+            *next += 1;
+        }
+        Onward { starts, edges }
     }
 
     fn end(&self, edge: usize, down: bool) -> usize {
@@ -149,16 +205,16 @@ impl Graph {
         }
         let onward = self.onward(down);
         let mut seen = vec![Seen::Never; self.nodes.len()];
-        let mut way: Vec<(usize, usize)> = Vec::new();
+        let mut way: Vec<(u32, u32)> = Vec::new();
         for start in 0..self.nodes.len() {
             if seen[start] != Seen::Never {
                 continue;
             }
             seen[start] = Seen::OnTheWay;
-            way.push((start, 0));
+            way.push((start as u32, 0));
             while let Some((node, next)) = way.last_mut() {
-                let Some(edge) = onward[*node].get(*next).copied() else {
-                    seen[*node] = Seen::Left;
+                let Some(edge) = onward.of(*node as usize).get(*next as usize).map(|edge| *edge as usize) else {
+                    seen[*node as usize] = Seen::Left;
                     way.pop();
                     continue;
                 };
@@ -167,7 +223,7 @@ impl Graph {
                 self.edges[edge].closes = seen[to] == Seen::OnTheWay;
                 if seen[to] == Seen::Never {
                     seen[to] = Seen::OnTheWay;
-                    way.push((to, 0));
+                    way.push((to as u32, 0));
                 }
             }
         }

@@ -1,6 +1,7 @@
 //! Names that people give: of tasks, and of spaces.
 
 use std::fmt;
+use std::sync::Arc;
 
 use crate::execution::ExecutionId;
 use crate::key::TaskKey;
@@ -10,7 +11,7 @@ pub const MAX_NAME: usize = 1024;
 
 /// What a task is called: UTF-8, at most 1,024 bytes; `/` parts it, and no part is empty, `.` or `..`; no control characters.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Name(String);
+pub struct Name(Arc<str>);
 
 /// Why a text is no name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -43,7 +44,7 @@ impl Name {
         } else if text.split('/').any(str::is_empty) {
             "has an empty part (a slash at its begin or end, or two in a row)"
         } else {
-            return Ok(Name(text));
+            return Ok(Name(text.into()));
         };
         Err(NameError::new(&text, why))
     }

@@ -12,6 +12,7 @@ mod handover;
 mod http;
 mod invalidate;
 mod listen;
+mod pieces;
 mod status;
 mod tasks;
 mod view;

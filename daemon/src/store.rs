@@ -45,7 +45,7 @@ pub use blobs::{Content, INLINE_MAX, Upload};
 pub use catalog::{Described, Named, Registered};
 pub use error::{StoreError, chain};
 pub use explain::{Explaining, Question};
-pub use invalidate::{Invalidate, Invalidation, Part, Voided};
+pub use invalidate::{Invalidate, Invalidation, Part};
 pub use leases::Follower;
 pub use lineage::{Asked, Piece, Walk};
 pub use lost::lost;

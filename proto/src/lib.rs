@@ -40,8 +40,12 @@ pub const MAX_DIGESTS: usize = 50_000;
 pub const MAX_KEYS: usize = 10_000;
 /// The nodes that a walk comes to at most, if nothing else is said.
 pub const DEFAULT_LINEAGE: usize = 10_000;
-/// The most nodes that a walk can be asked to come to.
+/// The most nodes that a walk comes to, over all of its pages.
 pub const MAX_LINEAGE: usize = 1_000_000;
+/// A page of a walk ends after so many edges for each node of its limit.
+pub const LINEAGE_EDGES: usize = 20;
+/// The most arrivals that a page can be asked to stand behind.
+pub const MAX_LINEAGE_SKIP: usize = MAX_LINEAGE * LINEAGE_EDGES;
 /// The causes, and the outputs, that a comparison tells of at most, if nothing else is said.
 pub const DEFAULT_DIFF: usize = 1_000;
 /// The most that it can be asked to tell of.

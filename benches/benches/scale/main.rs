@@ -85,7 +85,7 @@ async fn measure(dir: &Path, count: u64) -> Result<()> {
     ask("search seed 100..119", async || search(&["params.seed=100..119"], 20).await).await?;
     ask("search name=users/77*", async || search(&["name=users/77"], 1).await).await?;
     let walk = async |reference: &Ref, down: bool, limit: usize, comes_to: usize| -> Result<()> {
-        let mut walk = store.lineage(&space, reference, Asked { down, depth: 0, limit }).await?;
+        let mut walk = store.lineage(&space, reference, Asked { down, depth: 0, skip: 0, limit }).await?;
         let mut nodes = 0;
         while let Some(piece) = walk.next().await? {
             nodes += piece.nodes.len();

@@ -2,8 +2,9 @@
 
 use std::process::ExitCode;
 
-use provender_client::{Client, Described, Invalidate, Voided};
+use provender_client::{Client, Described, Invalidate};
 use provender_core::key::TaskKey;
+use provender_core::transition::invalidate::Voided;
 use provender_core::{Ref, Verdict, json};
 use serde_json::json;
 

@@ -1,9 +1,13 @@
 //! `provender.v1.Catalog`: what people ask.
 
+use std::collections::HashSet;
+use std::hash::Hash;
+
 use bytes::Bytes;
 use provender_core::execution::State;
 use provender_core::key::TaskKey;
 use provender_core::lineage::Graph;
+use provender_core::name::Name;
 use provender_core::{Digest, Execution, Spec, Verdict};
 use provender_proto::convert::{self, Invalid};
 use provender_proto::v1;
@@ -70,6 +74,19 @@ impl Task {
     }
 }
 
+/// Which way to walk, how far, and which part of it to tell.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Lineage {
+    /// To what was made from it, instead of to what it was made from.
+    pub down: bool,
+    /// How many steps away at most; 0 for any.
+    pub depth: u32,
+    /// Behind what the page begins: [`Graph::next`] of the page before; 0 for the first one.
+    pub skip: u32,
+    /// How many nodes of its own the page has at most; 0 for 10,000; at most 1,000,000.
+    pub limit: u32,
+}
+
 impl Client {
     /// One page of the names that begin with a text, after another one; whether there are more.
     pub async fn names(&self, prefix: &str, after: &str) -> Result<(Vec<Named>, bool), ClientError> {
@@ -120,26 +137,32 @@ impl Client {
         Ok((executions, Some(reply.cursor).filter(|cursor| !cursor.is_empty())))
     }
 
-    /// What something was made from, or with `down` what was made from it: at most `depth` steps away (0: any), at most `limit` nodes
-    /// (0: 10,000; at most 1,000,000). Edges that close cycles are marked.
-    pub async fn lineage(
-        &self,
-        reference: &provender_core::Ref,
-        down: bool,
-        depth: u32,
-        limit: u32,
-    ) -> Result<Graph, ClientError> {
-        let request = v1::LineageRequest { space: self.space(), r#ref: reference.to_string(), down, depth, limit };
+    /// What something was made from, or with `down` what was made from it. Edges that close cycles are marked, as far as one page shows.
+    pub async fn lineage(&self, reference: &provender_core::Ref, asked: Lineage) -> Result<Graph, ClientError> {
+        let Lineage { down, depth, skip, limit } = asked;
+        let request =
+            v1::LineageRequest { space: self.space(), r#ref: reference.to_string(), down, depth, limit, skip };
         let mut replies = self.catalog.clone().lineage(request).await.map_err(self.failed())?.into_inner();
-        let mut graph = Graph::default();
+        let mut graph = Graph { skipped: skip, ..Graph::default() };
+        // Many nodes have a name, and many edges an input, in common; and one by itself would keep the whole message.
+        let (mut names, mut inputs) = (HashSet::<Name>::new(), HashSet::<Bytes>::new());
+        let mut first = true;
         while let Some(reply) = replies.message().await.map_err(self.failed())? {
+            if std::mem::take(&mut first) && reply.skipped != skip {
+                return Err(Invalid::new("skipped", "this daemon knows of no pages of a lineage").into());
+            }
             for node in &reply.nodes {
-                graph.nodes.push(convert::lineage_node_from(node)?);
+                let mut node = convert::lineage_node_from(node)?;
+                node.name = node.name.map(|name| shared(&mut names, name, Name::clone));
+                graph.nodes.push(node);
             }
             for edge in &reply.edges {
-                graph.edges.push(convert::lineage_edge_from(edge, graph.nodes.len())?);
+                let mut edge = convert::lineage_edge_from(edge, graph.nodes.len())?;
+                edge.input = shared(&mut inputs, edge.input, |input| Bytes::copy_from_slice(input));
+                graph.edges.push(edge);
             }
             graph.truncated |= reply.truncated;
+            graph.next = graph.next.or(Some(reply.next).filter(|next| *next > 0));
         }
         graph.mark_cycles(down);
         Ok(graph)
@@ -168,4 +191,14 @@ impl Client {
             })),
         })
     }
+}
+
+/// The same value as one that came before, if there was one; else what is kept of it.
+fn shared<T: Hash + Eq + Clone>(all: &mut HashSet<T>, value: T, keep: impl FnOnce(&T) -> T) -> T {
+    if let Some(known) = all.get(&value) {
+        return known.clone();
+    }
+    let kept = keep(&value);
+    all.insert(kept.clone());
+    kept
 }

@@ -3,7 +3,7 @@
 use provender_core::execution::Executor;
 use provender_core::key::TaskKey;
 use provender_core::name::Name;
-use provender_core::{ExecutionId, Verdict};
+use provender_core::transition::invalidate::Voided;
 use provender_proto::{convert, v1};
 
 use super::Client;
@@ -31,25 +31,6 @@ pub struct Invalidate {
     pub by: Executor,
 }
 
-/// What became of a key.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Voided {
-    /// The key; none for a name under which there was nothing to do.
-    pub key: Option<TaskKey>,
-    /// The name: as asked for, else that of the record or of who was at it; none if there is neither.
-    pub name: Option<Name>,
-    /// The execution whose record is void now.
-    pub record: Option<ExecutionId>,
-    /// The execution whose lease was withdrawn.
-    pub withdrawn: Option<ExecutionId>,
-    /// The verdict afterwards.
-    pub verdict: Verdict,
-    /// Why it is that one.
-    pub reason: String,
-    /// Whether it was not asked for by itself.
-    pub downstream: bool,
-}
-
 impl Client {
     /// Invalidates, and tells of each key as it is done; whether there was more than the daemon walks to. It may be asked again after
     /// an error.
@@ -73,23 +54,10 @@ impl Client {
         let mut truncated = false;
         while let Some(reply) = replies.message().await.map_err(self.failed())? {
             for entry in &reply.entries {
-                tell(voided(entry).map_err(ClientError::from)?)?;
+                tell(convert::voided_from(entry).map_err(ClientError::from)?)?;
             }
             truncated |= reply.truncated;
         }
         Ok(truncated)
     }
-}
-
-fn voided(entry: &v1::invalidate_reply::Entry) -> Result<Voided, convert::Invalid> {
-    let text = |text: &String| Some(text.clone()).filter(|text| !text.is_empty());
-    Ok(Voided {
-        key: text(&entry.key).map(|key| convert::key(&key)).transpose()?,
-        name: text(&entry.name).map(|name| convert::name(&name)).transpose()?,
-        record: convert::optional_id("record", &entry.record)?,
-        withdrawn: convert::optional_id("withdrawn", &entry.withdrawn)?,
-        verdict: convert::verdict_from(entry.verdict)?,
-        reason: entry.reason.clone(),
-        downstream: entry.downstream,
-    })
 }

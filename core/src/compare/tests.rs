@@ -216,6 +216,39 @@ fn long_values_show_where_they_part() {
 }
 
 #[test]
+fn bytes_that_are_no_text_are_escaped_for_people() {
+    let was = Spec {
+        command: vec!["sh".into(), Bytes::from_static(b"\xff\n\"")],
+        outputs: vec![Bytes::from_static(b"out\xfe"), "plain".into()],
+        env: [("A".into(), Variable::Plain(Bytes::from_static(b"\x80")))].into(),
+        ..spec("n")
+    };
+    let is = Spec {
+        command: vec!["sh".into(), Bytes::from_static(b"\xfe\n\"")],
+        outputs: vec!["plain".into()],
+        env: [("A".into(), Variable::Plain("b\"\\x80\"".into()))].into(),
+        ..spec("n")
+    };
+    let changes = changes((&key("t:1"), &was), (&key("t:2"), &is));
+    let said: Vec<_> = changes.iter().map(told).collect();
+    // A text that reads like it is quoted. A command that has one text either way is told word by word.
+    let expected = [
+        r#"n.command: ["sh",b"\xff\n\""] -> ["sh",b"\xfe\n\""]"#,
+        r#"n.env.A: b"\x80" -> "b\"\\x80\"""#,
+        r#"n.outputs: [b"out\xfe","plain"] -> ["plain"]"#,
+    ];
+    assert_eq!(said, expected);
+    // Programs get them as they are; what only looks like it stays.
+    let document = document::cause(&cause(Difference::Field(changes[1].clone())));
+    assert_eq!(document["old"], json!({ "b64": "gA==" }));
+    for value in [json!({ "b64": "QQ==" }), json!({ "b64": 1 }), json!({ "b64": "gA==", "c": 1 })] {
+        let change =
+            Change { field: "f".into(), old: Some(Told::Value(value.clone())), new: Some(Told::Value(1.into())) };
+        assert!(told(&change).contains(&value.to_string()), "{value}");
+    }
+}
+
+#[test]
 fn long_lists_show_where_they_part() {
     let list = |at: usize| Value::from((0..100).map(|n| if n == at { 777 } else { n }).collect::<Vec<_>>());
     let change = Change { field: "l".into(), old: Some(Told::Value(list(30))), new: Some(Told::Value(list(60))) };

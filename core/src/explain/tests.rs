@@ -44,7 +44,7 @@ fn execution() -> Execution {
 fn each_verdict_has_its_clause() {
     let at = "at 1970-01-01T00:00:00.003Z";
     for (verdict, attempts, said) in [
-        (Verdict::Succeeded, 0, format!("train has succeeded {at}")),
+        (Verdict::Succeeded, 0, format!("train succeeded {at}")),
         (Verdict::Running, 0, "train is running: why so".into()),
         (Verdict::Failed, 1, format!("train failed {at}: why so")),
         (Verdict::Failed, 3, format!("train failed (the last of 3 attempts without a success) {at}: why so")),

@@ -21,9 +21,9 @@ pub fn lines(graph: &Graph) -> impl Iterator<Item = String> {
 
 fn node(node: &Node) -> String {
     // What is read is said by the edges; a whole hash would make the node as wide.
-    let id = || match node.id.char_indices().nth(SHOWN) {
-        Some((cut, _)) => format!("{}…", &node.id[..cut]),
-        None => node.id.clone(),
+    let id = || match node.id().char_indices().nth(SHOWN) {
+        Some((cut, _)) => format!("{}…", &node.id()[..cut]),
+        None => node.id().into_owned(),
     };
     let mut lines = vec![node.name.as_ref().map_or_else(id, |name| name.to_string())];
     lines.extend(node.standing().filter(|verdict| *verdict != Verdict::Succeeded).map(|verdict| verdict.to_string()));
@@ -37,11 +37,11 @@ fn node(node: &Node) -> String {
         Kind::Tree => ", shape=folder",
         Kind::Unheld => ", shape=note, style=dotted",
     };
-    format!("  {} [label={}{style}];", quoted(&node.id), quoted(&lines.join("\n")))
+    format!("  {} [label={}{style}];", quoted(&node.id()), quoted(&lines.join("\n")))
 }
 
 fn edge(graph: &Graph, edge: &Edge) -> String {
-    let id = |at: usize| graph.nodes.get(at).map_or_else(String::new, |node| quoted(&node.id));
+    let id = |at: usize| graph.nodes.get(at).map_or_else(String::new, |node| quoted(&node.id()));
     let style = if edge.closes { ", color=red, style=dashed" } else { "" };
     let label = quoted(&readable(&edge.input));
     format!("  {} -> {} [label={label}{style}];", id(edge.producer), id(edge.consumer))

@@ -9,7 +9,7 @@ fn task(name: &str) -> Node {
         verdict: Some(Verdict::Succeeded),
         state: Some(State::Succeeded),
         at: Some(Timestamp::from_millis(1_763_748_131_042)),
-        ..Node::new(format!("exec:{name}"), Kind::Execution)
+        ..Node::new(&format!("exec:{name}"), Kind::Execution)
     }
 }
 
@@ -20,7 +20,7 @@ fn graph(nodes: Vec<Node>, edges: &[(usize, usize, &'static [u8])]) -> Graph {
         input: Bytes::from_static(input),
         closes: false,
     };
-    Graph { nodes, edges: edges.iter().map(edge).collect(), truncated: false }
+    Graph { nodes, edges: edges.iter().map(edge).collect(), ..Graph::default() }
 }
 
 fn lines(graph: &Graph, down: bool, all: bool) -> Vec<String> {
@@ -28,7 +28,7 @@ fn lines(graph: &Graph, down: bool, all: bool) -> Vec<String> {
 }
 
 fn source(name: &str, kind: Kind) -> Node {
-    Node { size: Some(5), ..Node::new(format!("blob:{name}"), kind) }
+    Node { size: Some(5), ..Node::new(&format!("blob:{name}"), kind) }
 }
 
 #[test]
@@ -87,6 +87,36 @@ fn a_tree_is_laid_out() {
 }
 
 #[test]
+fn a_later_page_is_told_below_what_came_before() {
+    let earlier = |node: Node| Node { earlier: true, ..node };
+    let nodes = vec![earlier(task("a")), task("b"), task("c"), earlier(task("d")), earlier(task("e"))];
+    let mut graph = graph(nodes, &[(0, 1, b"b"), (1, 2, b"c"), (2, 4, b"e"), (3, 2, b"c"), (3, 0, b"a")]);
+    graph.mark_cycles(false);
+    let when = "2025-11-21T18:02:11.042Z";
+    let expected = format!(
+        "a  {when}  t:a  (on an earlier page)
+└─ b  {when}  t:b
+   └─ c  {when}  t:c
+      └─ e  {when}  t:e  (on an earlier page)
+d  {when}  t:d  (on an earlier page)
+├─ c  {when}  t:c  (above)
+└─ a  {when}  t:a  (above)"
+    );
+    assert_eq!(lines(&graph, false, false).join("\n"), expected);
+    graph.next = Some(7);
+    let document = serde_json::to_value(document::Document(&graph)).expect("a value");
+    let ids = |list: &str| {
+        let list = document[list].as_array().expect("a list").iter();
+        list.map(|node| node["id"].as_str().expect("a text").to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(
+        (ids("nodes"), ids("earlier")),
+        (["b", "c"].map(|n| format!("exec:{n}")).into(), ["a", "d", "e"].map(|n| format!("exec:{n}")).into())
+    );
+    assert_eq!((document["next"].as_u64(), document["edges"][0]["consumer"].as_str()), (Some(7), Some("exec:a")));
+}
+
+#[test]
 fn many_sources_are_summed_up() {
     let mut nodes = vec![task("root")];
     nodes.extend((0..21).map(|n| source(&n.to_string(), Kind::Blob)));
@@ -113,7 +143,7 @@ fn a_deep_chain_is_printed_in_bounded_lines() {
 #[test]
 fn dot_is_as_written() {
     let mut odd = source("x", Kind::Unheld);
-    odd.id = "at \"x\\\n\u{1b}".into();
+    odd = odd.with_id("at \"x\\\n\u{1b}");
     let mut graph = graph(vec![task("a/b"), odd], &[(0, 1, b"q\"\\\n\xff"), (1, 0, "ü".as_bytes())]);
     graph.mark_cycles(false);
     let expected = r#"digraph lineage {
@@ -134,7 +164,7 @@ proptest! {
     fn any_graph_is_printed(edges in prop::collection::vec((0usize..8, 0usize..8, prop::collection::vec(any::<u8>(), 0..4)), 0..30), down: bool) {
         let nodes = (0..8).map(|n| task(&n.to_string())).collect();
         let edges = edges.into_iter().map(|(consumer, producer, input)| Edge { consumer, producer, input: input.into(), closes: false });
-        let mut graph = Graph { nodes, edges: edges.collect(), truncated: false };
+        let mut graph = Graph { nodes, edges: edges.collect(), ..Graph::default() };
         graph.mark_cycles(down);
         // What has no cycle can be taken away leaf by leaf.
         let mut left: Vec<_> = graph.edges.iter().filter(|edge| !edge.closes).collect();
@@ -190,8 +220,11 @@ fn the_document_is_as_written() {
             { "consumer": "exec:b", "producer": "blob:x", "input": { "b64": "aW7/" }, "closes_cycle": false },
             { "consumer": "blob:x", "producer": "exec:b", "input": "", "closes_cycle": true },
         ],
+        "earlier": [],
         "truncated": true,
+        "next": null,
+        "skipped": 0,
         "cycle": true,
     });
-    assert_eq!(crate::json::lineage(&graph), expected);
+    assert_eq!(serde_json::to_value(document::Document(&graph)).expect("a value"), expected);
 }

@@ -1,6 +1,7 @@
-//! The graph for people: a tree, each task once, deep ones with the outer levels left out.
+//! The graph for people: a tree, each task once, deep ones with the outer levels left out. A later page of a walk is as many trees as
+//! there are nodes of earlier pages that its edges begin at.
 
-use super::{Graph, Kind, Node, readable};
+use super::{Graph, Kind, Node, Onward, readable};
 use crate::execution::Verdict;
 use crate::key::TaskKey;
 
@@ -28,7 +29,7 @@ pub fn lines(graph: &Graph, layout: Layout) -> Lines<'_> {
         onward: graph.onward(layout.down),
         shown: vec![false; graph.nodes.len()],
         way: Vec::new(),
-        begun: false,
+        begun: 0,
     }
 }
 
@@ -37,16 +38,17 @@ pub fn lines(graph: &Graph, layout: Layout) -> Lines<'_> {
 pub struct Lines<'g> {
     graph: &'g Graph,
     layout: Layout,
-    onward: Vec<Vec<usize>>,
+    onward: Onward,
     shown: Vec<bool>,
     /// What is left to be shown below each node on the way here, last first.
     way: Vec<Vec<Item>>,
-    begun: bool,
+    /// Before which node no other tree begins.
+    begun: usize,
 }
 
 #[derive(Debug)]
 enum Item {
-    Edge(usize),
+    Edge(u32),
     /// Many sources: how many, and how many bytes they have.
     Sources(usize, u64),
 }
@@ -55,17 +57,16 @@ impl Iterator for Lines<'_> {
     type Item = String;
 
     fn next(&mut self) -> Option<String> {
-        if !self.begun {
-            self.begun = true;
-            let root = self.graph.nodes.first()?;
-            self.enter(0);
-            return Some(self.describe(root, None));
-        }
         let item = loop {
-            match self.way.last_mut()?.pop() {
-                Some(item) => break item,
-                None => _ = self.way.pop(),
+            let Some(items) = self.way.last_mut() else { return self.begin() };
+            if let Some(item) = items.pop() {
+                // A way may be as deep as there are nodes.
+                if items.is_empty() {
+                    *items = Vec::new();
+                }
+                break item;
             }
+            self.way.pop();
         };
         let indent = self.indent();
         Some(match item {
@@ -73,13 +74,13 @@ impl Iterator for Lines<'_> {
                 format!("{indent}{count} sources, {} (--all lists them)", (self.layout.size)(bytes))
             }
             Item::Edge(at) => {
-                let (edge, to) = (&self.graph.edges[at], self.graph.end(at, self.layout.down));
+                let (edge, to) = (&self.graph.edges[at as usize], self.graph.end(at as usize, self.layout.down));
                 let node = &self.graph.nodes[to];
                 let again = self.shown[to] && !node.kind.is_source();
                 let note = match (again, edge.closes) {
                     (_, true) => "  (above: a cycle)",
                     (true, false) => "  (above)",
-                    (false, false) => "",
+                    (false, false) => earlier(node),
                 };
                 let line = format!("{indent}{}{note}", self.describe(node, Some(&edge.input)));
                 if !again {
@@ -92,15 +93,27 @@ impl Iterator for Lines<'_> {
 }
 
 impl Lines<'_> {
+    /// The next tree's first line. Whatever is not below the first node is below one of an earlier page.
+    fn begin(&mut self) -> Option<String> {
+        let begins = |at: &usize| {
+            *at == 0 || self.graph.nodes[*at].earlier && !self.shown[*at] && !self.onward.of(*at).is_empty()
+        };
+        let at = (self.begun..self.graph.nodes.len()).find(begins)?;
+        self.begun = at + 1;
+        self.enter(at);
+        let node = &self.graph.nodes[at];
+        Some(format!("{}{}", self.describe(node, None), earlier(node)))
+    }
+
     fn enter(&mut self, node: usize) {
         self.shown[node] = true;
-        let source = |edge: &usize| self.graph.nodes[self.graph.end(*edge, self.layout.down)].kind.is_source();
-        let (sources, tasks): (Vec<usize>, Vec<usize>) = self.onward[node].iter().partition(|edge| source(edge));
+        let end = |edge: &u32| &self.graph.nodes[self.graph.end(*edge as usize, self.layout.down)];
+        let onward = self.onward.of(node);
+        let (sources, tasks): (Vec<u32>, Vec<u32>) = onward.iter().partition(|edge| end(edge).kind.is_source());
         let mut items: Vec<_> = tasks.into_iter().map(Item::Edge).collect();
         if sources.len() > SOURCES && !self.layout.all {
-            let size =
-                |edge: &usize| self.graph.nodes[self.graph.end(*edge, self.layout.down)].size.unwrap_or_default();
-            items.push(Item::Sources(sources.len(), sources.iter().map(size).fold(0, u64::saturating_add)));
+            let bytes = sources.iter().map(|edge| end(edge).size.unwrap_or_default()).fold(0, u64::saturating_add);
+            items.push(Item::Sources(sources.len(), bytes));
         } else {
             items.extend(sources.into_iter().map(Item::Edge));
         }
@@ -126,7 +139,7 @@ impl Lines<'_> {
         let called = match (&node.name, &node.key) {
             (Some(name), _) => name.to_string(),
             (None, Some(key)) => key.to_string(),
-            (None, None) => node.id.clone(),
+            (None, None) => node.id().into_owned(),
         };
         let mut line = match input {
             // A source is known by where it is read.
@@ -160,6 +173,10 @@ impl Lines<'_> {
         }
         line
     }
+}
+
+fn earlier(node: &Node) -> &'static str {
+    if node.earlier { "  (on an earlier page)" } else { "" }
 }
 
 /// A key with as much of its id as tells it apart.

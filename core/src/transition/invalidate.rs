@@ -6,6 +6,8 @@
 
 use super::{Known, Last, Record, Void};
 use crate::execution::{Execution, ExecutionId, Executor, State, Verdict};
+use crate::key::TaskKey;
+use crate::name::Name;
 use crate::time::Timestamp;
 
 /// Who invalidates, and why.
@@ -26,6 +28,25 @@ impl Cause {
         let why = if self.text.is_empty() { String::new() } else { format!(": {}", self.text) };
         format!("{what} by {user}@{host} at {at}{why}")
     }
+}
+
+/// What is told of a key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Voided {
+    /// The key; none for a name under which there was nothing to do.
+    pub key: Option<TaskKey>,
+    /// The name: as asked for, else that of the record or of who was at it; none if there is neither.
+    pub name: Option<Name>,
+    /// The execution whose record is void now.
+    pub record: Option<ExecutionId>,
+    /// The execution whose lease was withdrawn.
+    pub withdrawn: Option<ExecutionId>,
+    /// The verdict afterwards.
+    pub verdict: Verdict,
+    /// Why it is that one.
+    pub reason: String,
+    /// Whether it was reached from another key, and not asked for by itself.
+    pub downstream: bool,
 }
 
 /// What an invalidation comes to. Neither part: there was nothing to be done.

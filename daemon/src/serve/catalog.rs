@@ -1,9 +1,5 @@
 //! `provender.v1.Catalog` over the store.
 
-use std::pin::Pin;
-
-use futures::Stream;
-use prost::Message;
 use provender_core::Ref;
 use provender_core::name::MAX_NAME;
 use provender_core::search::Query;
@@ -11,14 +7,13 @@ use provender_proto::convert::{self, Invalid};
 use provender_proto::v1::catalog_server::Catalog;
 use provender_proto::v1::describe_reply::{Is, Registered, Task};
 use provender_proto::v1::history_request::Of;
-use provender_proto::{DEFAULT_LINEAGE, MAX_LINEAGE, MAX_PIECE, v1};
-use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
+use provender_proto::{DEFAULT_LINEAGE, MAX_LINEAGE, MAX_LINEAGE_SKIP, v1};
 use tonic::{Request, Response, Status};
 
 use super::Front;
-use super::status::{counted, status};
-use crate::store::{Asked, Described, Walk};
+use super::pieces::{Outbox, Pieces, pieces};
+use super::status::counted;
+use crate::store::{Asked, Described, StoreError, Walk};
 
 /// The most entries of one page.
 const PAGE: u32 = 1_000;
@@ -95,7 +90,7 @@ impl Catalog for Front {
         .await
     }
 
-    type LineageStream = Pin<Box<dyn Stream<Item = Result<v1::LineageReply, Status>> + Send>>;
+    type LineageStream = Pieces<v1::LineageReply>;
 
     async fn lineage(&self, request: Request<v1::LineageRequest>) -> Result<Response<Self::LineageStream>, Status> {
         let request = request.into_inner();
@@ -105,18 +100,13 @@ impl Catalog for Front {
                 0 => DEFAULT_LINEAGE,
                 limit => limit.min(MAX_LINEAGE),
             };
-            let asked = Asked { down: request.down, depth: request.depth, limit };
+            let skip = request.skip as usize;
+            if skip > MAX_LINEAGE_SKIP {
+                return Err(Invalid::new("skip", format!("no walk comes to more than {MAX_LINEAGE_SKIP}")).into());
+            }
+            let asked = Asked { down: request.down, depth: request.depth, skip, limit };
             let walk = self.store.lineage(&convert::space(&request.space)?, &reference, asked).await?;
-            // One piece is walked to while another is sent; who stops reading stops the walk.
-            let (replies, stream) = mpsc::channel(2);
-            tokio::spawn(async move {
-                tokio::select! {
-                    () = replies.closed() => {}
-                    () = walked(walk, &replies) => {}
-                }
-            });
-            let stream: Self::LineageStream = Box::pin(ReceiverStream::new(stream));
-            Ok(stream)
+            Ok(pieces(move |out| walked(walk, request.skip, out)))
         })
         .await
     }
@@ -139,13 +129,13 @@ impl Catalog for Front {
         .await
     }
 
-    type DiffStream = super::diff::Replies;
+    type DiffStream = Pieces<v1::DiffReply>;
 
     async fn diff(&self, request: Request<v1::DiffRequest>) -> Result<Response<Self::DiffStream>, Status> {
         counted(self.store.metrics(), "Diff", self.compare(request.into_inner())).await
     }
 
-    type ExplainStream = super::explain::Replies;
+    type ExplainStream = Pieces<v1::ExplainReply>;
 
     async fn explain(&self, request: Request<v1::ExplainRequest>) -> Result<Response<Self::ExplainStream>, Status> {
         let request = request.into_inner();
@@ -153,35 +143,24 @@ impl Catalog for Front {
     }
 }
 
-type Replies = mpsc::Sender<Result<v1::LineageReply, Status>>;
-
-/// Sends a walk, in messages that are not too large.
-async fn walked(mut walk: Walk, replies: &Replies) {
-    loop {
-        let piece = match walk.next().await {
-            Ok(Some(piece)) => piece,
-            Ok(None) => return,
-            Err(error) => {
-                _ = replies.send(Err(status(&error))).await;
-                return;
-            }
-        };
-        let (mut reply, mut size) = (v1::LineageReply::default(), 0);
-        let nodes = piece.nodes.iter().map(|node| (Some(convert::lineage_node_to(node)), None));
-        let edges = piece.edges.iter().map(|edge| (None, Some(convert::lineage_edge_to(edge))));
-        for (node, edge) in nodes.chain(edges) {
-            size += node.as_ref().map_or(0, Message::encoded_len) + edge.as_ref().map_or(0, Message::encoded_len);
-            reply.nodes.extend(node);
-            reply.edges.extend(edge);
-            if size >= MAX_PIECE {
-                size = 0;
-                // An error means that who asked has gone, which ends this elsewhere.
-                _ = replies.send(Ok(std::mem::take(&mut reply))).await;
-            }
+/// Tells of a walk.
+async fn walked(mut walk: Walk, skip: u32, mut out: Outbox<v1::LineageReply>) -> Result<(), StoreError> {
+    out.reply().skipped = skip;
+    while let Some(piece) = walk.next().await? {
+        for node in &piece.nodes {
+            out.add(convert::lineage_node_to(node), |reply, node| reply.nodes.push(node)).await;
         }
-        reply.truncated = piece.truncated;
-        _ = replies.send(Ok(reply)).await;
+        for edge in &piece.edges {
+            out.add(convert::lineage_edge_to(edge), |reply, edge| reply.edges.push(edge)).await;
+        }
+        out.reply().truncated = piece.truncated;
+        // No walk comes to as many as do not fit.
+        out.reply().next = piece.next.and_then(|next| u32::try_from(next).ok()).unwrap_or_default();
+        out.send().await;
     }
+    // Behind its end there is nothing, which is an answer too.
+    out.send().await;
+    Ok(())
 }
 
 fn limit(asked: u32, default: u32) -> usize {

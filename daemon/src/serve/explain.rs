@@ -1,25 +1,18 @@
 //! `Catalog.Explain` over the store: questions in, explanations out as they are found.
 
-use std::pin::Pin;
-
-use futures::Stream;
-use prost::Message;
 use provender_proto::convert::{self, Invalid};
-use provender_proto::{MAX_EXPLAINED, MAX_PIECE, v1};
-use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
-use tonic::Status;
+use provender_proto::{MAX_EXPLAINED, v1};
 
 use super::Front;
-use super::status::status;
+use super::pieces::{Outbox, Pieces, pieces};
 use crate::store::{Explaining, Question, StoreError};
-
-/// What a call is answered with.
-pub(super) type Replies = Pin<Box<dyn Stream<Item = Result<v1::ExplainReply, Status>> + Send>>;
 
 impl Front {
     /// Begins to explain; who stops reading stops it.
-    pub(super) async fn begin_explaining(&self, request: v1::ExplainRequest) -> Result<Replies, StoreError> {
+    pub(super) async fn begin_explaining(
+        &self,
+        request: v1::ExplainRequest,
+    ) -> Result<Pieces<v1::ExplainReply>, StoreError> {
         let space = convert::space(&request.space)?;
         if request.entries.len() > MAX_EXPLAINED {
             let why = format!("{} are more than {MAX_EXPLAINED} in one call", request.entries.len());
@@ -35,39 +28,16 @@ impl Front {
             questions.push(Question { key, spec: None });
         }
         let explaining = self.store.explain(&space, questions);
-        let (replies, stream) = mpsc::channel(2);
-        tokio::spawn(async move {
-            tokio::select! {
-                () = replies.closed() => {}
-                () = explained(explaining, &replies) => {}
-            }
-        });
-        Ok(Box::pin(ReceiverStream::new(stream)))
+        Ok(pieces(move |out| explained(explaining, out)))
     }
 }
 
-/// Sends explanations, in messages that are not too large.
-async fn explained(mut explaining: Explaining, replies: &mpsc::Sender<Result<v1::ExplainReply, Status>>) {
-    loop {
-        let piece = match explaining.next().await {
-            Ok(Some(piece)) => piece,
-            Ok(None) => return,
-            Err(error) => {
-                _ = replies.send(Err(status(&error))).await;
-                return;
-            }
-        };
-        let (mut reply, mut size) = (v1::ExplainReply::default(), 0);
-        for reason in piece.into_iter().map(convert::explanation_to) {
-            let more = reason.encoded_len();
-            if size + more > MAX_PIECE && !reply.reasons.is_empty() {
-                size = 0;
-                // An error means that who asked has gone, which ends this elsewhere.
-                _ = replies.send(Ok(std::mem::take(&mut reply))).await;
-            }
-            size += more;
-            reply.reasons.push(reason);
+async fn explained(mut explaining: Explaining, mut out: Outbox<v1::ExplainReply>) -> Result<(), StoreError> {
+    while let Some(piece) = explaining.next().await? {
+        for reason in piece {
+            out.add(convert::explanation_to(reason), |reply, reason| reply.reasons.push(reason)).await;
         }
-        _ = replies.send(Ok(reply)).await;
+        out.send().await;
     }
+    Ok(())
 }

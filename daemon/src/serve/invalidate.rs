@@ -1,32 +1,23 @@
 //! `provender.v1.Tasks/Invalidate`: the question, and the parts of its answer.
 
-use std::pin::Pin;
-
-use futures::Stream;
-use prost::Message;
 use provender_core::search::Query;
 use provender_core::transition::Cause;
 use provender_proto::convert::{self, Invalid};
-use provender_proto::v1::invalidate_reply::Entry;
-use provender_proto::{MAX_KEYS, MAX_LINEAGE, MAX_NAMES, MAX_PIECE, v1};
-use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
-use tonic::Status;
+use provender_proto::{MAX_KEYS, MAX_LINEAGE, MAX_NAMES, v1};
 
 use super::Front;
-use super::status::status;
-use crate::store::{Invalidate, Invalidation, StoreError, Voided};
+use super::pieces::{Outbox, Pieces, pieces};
+use crate::store::{Invalidate, Invalidation, StoreError};
 
 /// The longest reason that is kept, in bytes: lookups of many keys answer with it.
 const MAX_REASON: usize = 256;
 
-type Reply = Result<v1::InvalidateReply, Status>;
-/// What is told while it goes on.
-pub(super) type Replies = Pin<Box<dyn Stream<Item = Reply> + Send>>;
-
 impl Front {
     /// Begins, and has it go on as long as somebody reads.
-    pub(super) fn begin_invalidation(&self, request: v1::InvalidateRequest) -> Result<Replies, StoreError> {
+    pub(super) fn begin_invalidation(
+        &self,
+        request: v1::InvalidateRequest,
+    ) -> Result<Pieces<v1::InvalidateReply>, StoreError> {
         let space = convert::space(&request.space)?;
         let asked = asked(request)?;
         let by = &asked.cause.by;
@@ -34,14 +25,7 @@ impl Front {
         let evict = asked.cause.rule.is_some();
         tracing::info!(keys, names, downstream, dry_run, evict, user = by.user, host = by.host, "invalidating");
         let invalidation = self.store.invalidate(&space, asked, MAX_LINEAGE);
-        let (replies, stream) = mpsc::channel(2);
-        tokio::spawn(async move {
-            tokio::select! {
-                () = replies.closed() => {}
-                () = carry_out(invalidation, &replies) => {}
-            }
-        });
-        Ok(Box::pin(ReceiverStream::new(stream)))
+        Ok(pieces(move |out| carry_out(invalidation, out)))
     }
 }
 
@@ -70,41 +54,14 @@ fn asked(request: v1::InvalidateRequest) -> Result<Invalidate, Invalid> {
     })
 }
 
-/// Carries it out, and tells of it in messages that are not too large.
-async fn carry_out(mut invalidation: Invalidation, replies: &mpsc::Sender<Reply>) {
-    loop {
-        let part = match invalidation.next().await {
-            Ok(Some(part)) => part,
-            Ok(None) => return,
-            Err(error) => {
-                _ = replies.send(Err(status(&error))).await;
-                return;
-            }
-        };
-        let (mut reply, mut size) = (v1::InvalidateReply::default(), 0);
-        for entry in part.entries.iter().map(entry_to) {
-            size += entry.encoded_len();
-            reply.entries.push(entry);
-            if size >= MAX_PIECE {
-                size = 0;
-                // An error means that who asked has gone, which ends this elsewhere.
-                _ = replies.send(Ok(std::mem::take(&mut reply))).await;
-            }
+/// Carries it out, and tells of it.
+async fn carry_out(mut invalidation: Invalidation, mut out: Outbox<v1::InvalidateReply>) -> Result<(), StoreError> {
+    while let Some(part) = invalidation.next().await? {
+        for entry in &part.entries {
+            out.add(convert::voided_to(entry), |reply, entry| reply.entries.push(entry)).await;
         }
-        reply.truncated = part.truncated;
-        _ = replies.send(Ok(reply)).await;
+        out.reply().truncated = part.truncated;
+        out.send().await;
     }
-}
-
-fn entry_to(voided: &Voided) -> Entry {
-    let id = |id: Option<_>| id.map(convert::id_to).unwrap_or_default();
-    Entry {
-        key: voided.key.as_ref().map(ToString::to_string).unwrap_or_default(),
-        name: voided.name.as_ref().map(ToString::to_string).unwrap_or_default(),
-        record: id(voided.record),
-        withdrawn: id(voided.withdrawn),
-        verdict: convert::verdict_to(voided.verdict).into(),
-        reason: voided.reason.clone(),
-        downstream: voided.downstream,
-    }
+    Ok(())
 }

@@ -129,7 +129,7 @@ impl Tasks for Front {
         .await
     }
 
-    type InvalidateStream = super::invalidate::Replies;
+    type InvalidateStream = super::pieces::Pieces<v1::InvalidateReply>;
 
     async fn invalidate(
         &self,

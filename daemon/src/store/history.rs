@@ -15,16 +15,19 @@ use provender_proto::{convert, rows as values};
 
 use super::{Store, StoreError, Txn};
 
+/// An execution that begins, to be written.
+pub(super) struct Beginning<'a> {
+    pub(super) space: &'a Space,
+    pub(super) execution: &'a Execution,
+    pub(super) spec: &'a Spec,
+    /// When it began, once some of its rows were written before the batch, also if it is decided anew.
+    pub(super) ahead: &'a OnceLock<Timestamp>,
+}
+
 impl Store {
-    /// The rows of a begun execution. When some of them come before the batch, `ahead` says when it began, also if it is decided anew.
-    pub(super) async fn write_begin(
-        &self,
-        txn: &mut Txn,
-        space: &Space,
-        execution: &Execution,
-        spec: &Spec,
-        ahead: &OnceLock<Timestamp>,
-    ) -> Result<(), StoreError> {
+    /// The rows of a begun execution.
+    pub(super) async fn write_begin(&self, txn: &mut Txn, beginning: Beginning<'_>) -> Result<(), StoreError> {
+        let Beginning { space, execution, spec, .. } = beginning;
         let (id, began) = (execution.id, execution.began);
         let row = rows::execution(space, id);
         if let Some(taken) = txn.get_one(row.clone()).await? {
@@ -49,7 +52,7 @@ impl Store {
             txn.get_one(name_row.clone()).await?;
             txn.put(name_row, values::name_to(&NameRow::default()));
         }
-        self.index_begin(txn, space, execution, spec, ahead).await?;
+        self.index_begin(txn, &beginning).await?;
         txn.put(rows::key_history(space, &execution.key, began, id), Bytes::new());
         txn.put(rows::name_history(space, &execution.name, began, id), Bytes::new());
         Ok(())

@@ -5,15 +5,14 @@
 //! come before the batch that they are of, so that some can be left of one that never held; whoever searches looks at the execution
 //! itself. What is found is the business of [`super::search`].
 
-use std::sync::OnceLock;
-
 use bytes::Bytes;
 use provender_core::execution::{Outcome, State};
 use provender_core::name::Space;
 use provender_core::search::Place;
 use provender_core::search::facts::{self, Term};
-use provender_core::{Execution, RowKey, Spec, Timestamp, rows};
+use provender_core::{Execution, RowKey, rows};
 
+use super::history::Beginning;
 use super::{Store, StoreError, Txn};
 
 /// How many rows are written at once where there are many.
@@ -28,14 +27,8 @@ fn row_of<'a>(space: &'a Space, execution: &Execution) -> impl Fn(&Term) -> RowK
 
 impl Store {
     /// Who begins what. Rows that come before the batch stand at the time that it will have begun, which `ahead` keeps from then on.
-    pub(super) async fn index_begin(
-        &self,
-        txn: &mut Txn,
-        space: &Space,
-        execution: &Execution,
-        spec: &Spec,
-        ahead: &OnceLock<Timestamp>,
-    ) -> Result<(), StoreError> {
+    pub(super) async fn index_begin(&self, txn: &mut Txn, beginning: &Beginning<'_>) -> Result<(), StoreError> {
+        let Beginning { space, execution, spec, ahead } = *beginning;
         let row = row_of(space, execution);
         let begin: Vec<_> = facts::begin_terms(execution, spec).iter().map(&row).collect();
         if begin.len() <= AT_ONCE {

@@ -15,7 +15,8 @@ use provender_core::execution::State;
 use provender_core::key::TaskKey;
 use provender_core::name::{Name, Space};
 use provender_core::search::Query;
-use provender_core::transition::{self, Cause, Ended, Known, invalidate as rule};
+use provender_core::transition::invalidate::{self as rule, Voided};
+use provender_core::transition::{self, Cause, Ended, Known};
 use provender_core::{Answer, Execution, ExecutionId, Verdict, rows};
 use provender_proto::rows as values;
 
@@ -43,25 +44,6 @@ pub struct Invalidate {
     pub dry_run: bool,
     /// Who asks, and why.
     pub cause: Cause,
-}
-
-/// What became of a key.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Voided {
-    /// The key; none for a name under which there was nothing to do.
-    pub key: Option<TaskKey>,
-    /// The name: as asked for, else that of the record or of who was at it.
-    pub name: Option<Name>,
-    /// The execution whose record is void now.
-    pub record: Option<ExecutionId>,
-    /// The execution whose lease was withdrawn.
-    pub withdrawn: Option<ExecutionId>,
-    /// The verdict afterwards.
-    pub verdict: Verdict,
-    /// Why it is that one.
-    pub reason: String,
-    /// Whether it was reached from another key.
-    pub downstream: bool,
 }
 
 /// A part of what an invalidation did.

@@ -1,12 +1,15 @@
 //! Lineage: the walk over provenance, breadth first, in pieces.
 //!
-//! Owns [`Walk`]. Invariants: each node is gone on from once, so cycles end; memory is bounded by the limit on nodes, and work by
-//! [`EDGES`] for each of them; each piece costs few reads, whatever it holds. It must not know how a graph is printed.
+//! Owns [`Walk`]. Invariants: each node is gone on from once, so cycles end; while nothing is recorded, each walk goes the same way; memory is
+//! bounded by the nodes that it comes to, at most [`MAX_LINEAGE`](provender_proto::MAX_LINEAGE), some hundred bytes each, and work by [`EDGES`] for each of them; each
+//! piece costs few reads, whatever it holds. It must not know how a graph is printed.
 
 mod down;
+mod page;
+mod seen;
 mod up;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 
 use bytes::Bytes;
 use provender_core::batch::Table;
@@ -14,36 +17,42 @@ use provender_core::execution::State;
 use provender_core::key::TaskKey;
 use provender_core::lineage::{Edge, Kind, Node};
 use provender_core::name::Space;
-use provender_core::{Digest, Execution, ExecutionId, Ref, Timestamp, rows};
+use provender_core::{Digest, Execution, ExecutionId, Ref, rows};
 
+use self::page::{Met, Page};
+use self::seen::{Id, Seen};
 use super::{Described, Store, StoreError};
 use crate::meta::Scan;
 
-/// A walk ends after so many edges for each node of its limit.
-const EDGES: usize = 20;
+/// A page ends after so many edges for each node of its limit.
+const EDGES: usize = provender_proto::LINEAGE_EDGES;
 /// How many nodes are gone on from at once.
 const AT_ONCE: usize = super::provenance::SPECS;
 
-/// Which way to walk, and how far.
+/// Which way to walk, how far, and what of it to tell.
 #[derive(Debug, Clone, Copy)]
 pub struct Asked {
     /// To what was made from it, instead of to what it was made from.
     pub down: bool,
     /// How many steps away at most; 0 for any.
     pub depth: u32,
-    /// How many nodes at most.
+    /// How many arrivals not to tell of: what [`Piece::next`] of the page before said.
+    pub skip: usize,
+    /// How many new nodes to tell of at most.
     pub limit: usize,
 }
 
 /// What one step of a walk came to. Nodes are numbered from 0 over all pieces; edges lead between nodes that have come.
 #[derive(Debug, Default)]
 pub struct Piece {
-    /// The new nodes.
+    /// The new nodes, and those of earlier pages that edges lead to.
     pub nodes: Vec<Node>,
     /// The new edges.
     pub edges: Vec<Edge>,
     /// Whether the walk ends here because it came to its limit.
     pub truncated: bool,
+    /// Where the next page begins; `None` if there is none, also where the walk came to as much as any may.
+    pub next: Option<usize>,
 }
 
 /// A walk under way.
@@ -52,41 +61,45 @@ pub struct Walk {
     store: Store,
     space: Space,
     asked: Asked,
-    seen: HashMap<Id, usize>,
-    nodes: usize,
-    edges: usize,
+    seen: Seen,
+    page: Page,
     queue: VecDeque<Step>,
+    /// Those whose edges go on behind a row; the last one is next, before the queue.
+    resumed: Vec<(Step, Bytes)>,
     piece: Piece,
-}
-
-/// What a node is told apart by.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-enum Id {
-    Execution(ExecutionId),
-    Key(TaskKey),
-    File(Digest),
-    Tree(Digest),
-    Other(String),
 }
 
 /// A node to go on from.
 #[derive(Debug)]
 struct Step {
-    node: usize,
+    node: u32,
     depth: u32,
     from: From,
-    /// Where its edges go on.
-    cursor: Option<Bytes>,
 }
 
+/// Small, as there may be as many as nodes.
 #[derive(Debug, Clone)]
 enum From {
-    /// An execution, and the identity of its spec.
-    Execution(ExecutionId, Digest, Timestamp),
+    Execution(ExecutionId),
     /// A key without a success, and the identity of its spec, if it is known.
-    Key(TaskKey, Option<Digest>),
-    /// Bytes.
-    Bytes(Digest),
+    Key(Box<(TaskKey, Option<Digest>)>),
+    File(Box<Digest>),
+    Tree(Box<Digest>),
+}
+
+impl From {
+    fn id(&self) -> Id {
+        match self {
+            From::Execution(id) => Id::Execution(*id),
+            From::Key(key) => Id::Key(key.0.clone()),
+            From::File(digest) => Id::File(**digest),
+            From::Tree(digest) => Id::Tree(**digest),
+        }
+    }
+
+    fn key(key: &TaskKey, spec: Option<Digest>) -> From {
+        From::Key(Box::new((key.clone(), spec)))
+    }
 }
 
 impl Store {
@@ -96,12 +109,11 @@ impl Store {
         match self.describe(space, reference).await {
             Ok(Described::Task(task)) => {
                 let (execution, _, answer) = &*task;
-                let from = From::Execution(execution.id, execution.spec, execution.began);
                 let node = Node { verdict: Some(answer.verdict), ..execution_node(execution) };
-                let at = walk.enter(Id::Execution(execution.id), node, 0, Some(from));
+                walk.begin(Id::Execution(execution.id), node, Some(From::Execution(execution.id)));
                 // What leads back to a key whose last attempt this is leads back here.
-                if let (Some(at), true) = (at, execution.state != State::Succeeded) {
-                    walk.seen.insert(Id::Key(execution.key.clone()), at);
+                if execution.state != State::Succeeded {
+                    walk.seen.insert(&Id::Key(execution.key.clone()), 0);
                 }
             }
             Ok(Described::Registered(registered)) => walk.enter_key(&registered.key).await?,
@@ -121,7 +133,7 @@ impl Store {
 impl Store {
     /// A walk down that has nowhere to begin yet (see [`Walk::begin_at`]).
     pub(super) fn walk_down(&self, space: &Space, limit: usize) -> Walk {
-        Walk::new(self, space, Asked { down: true, depth: 0, limit })
+        Walk::new(self, space, Asked { down: true, depth: 0, skip: 0, limit })
     }
 }
 
@@ -131,10 +143,10 @@ impl Walk {
             store: store.clone(),
             space: space.clone(),
             asked,
-            seen: HashMap::new(),
-            nodes: 0,
-            edges: 0,
+            seen: Seen::new(),
+            page: Page::default(),
             queue: VecDeque::new(),
+            resumed: Vec::new(),
             piece: Piece::default(),
         }
     }
@@ -142,75 +154,69 @@ impl Walk {
     /// Begins at a key as well: at its record, else at what is said to come from the key.
     pub(super) fn begin_at(&mut self, key: &TaskKey, record: Option<&Execution>) {
         if let Some(execution) = record {
-            let from = From::Execution(execution.id, execution.spec, execution.began);
-            self.enter(Id::Execution(execution.id), execution_node(execution), 0, Some(from));
+            let from = From::Execution(execution.id);
+            self.begin(Id::Execution(execution.id), execution_node(execution), Some(from));
         } else {
-            let node = Node { key: Some(key.clone()), ..Node::new(key.as_str(), Kind::Key) };
-            self.enter(Id::Key(key.clone()), node, 0, Some(From::Key(key.clone(), None)));
+            let node = Node { key: Some(key.clone()), ..Node::of(Kind::Key) };
+            self.begin(Id::Key(key.clone()), node, Some(From::key(key, None)));
         }
     }
 
     /// Whether it has come to an execution.
     pub(super) fn has_come_to(&self, id: ExecutionId) -> bool {
-        self.seen.contains_key(&Id::Execution(id))
+        self.seen.number(&Id::Execution(id)).is_some()
     }
 
     /// The next piece; `None` at the end.
     pub async fn next(&mut self) -> Result<Option<Piece>, StoreError> {
         // The first one is there since the beginning; others may come to nothing new.
         while self.piece.nodes.is_empty() && self.piece.edges.is_empty() && !self.piece.truncated {
-            let steps: Vec<_> = self.queue.drain(..self.queue.len().min(AT_ONCE)).collect();
+            let steps = self.steps();
             if steps.is_empty() {
                 return Ok(None);
             }
-            if self.asked.down { self.go_down(steps).await? } else { self.go_up(steps).await? }
+            if self.asked.down {
+                self.go_down(steps).await?;
+            } else {
+                self.go_up(steps.into_iter().map(|(step, _)| step).collect()).await?;
+            }
         }
+        self.describe_blanks().await?;
         let piece = std::mem::take(&mut self.piece);
         if piece.truncated {
             self.queue.clear();
+            self.resumed.clear();
         }
         Ok(Some(piece))
     }
 
-    /// The number of a node, which is new or not; `None` if there is no room for it.
-    fn enter(&mut self, id: Id, node: Node, depth: u32, from: Option<From>) -> Option<usize> {
-        if let Some(at) = self.seen.get(&id) {
-            return Some(*at);
+    /// The next nodes to go on from, and behind which row of their edges.
+    fn steps(&mut self) -> Vec<(Step, Option<Bytes>)> {
+        let mut steps = Vec::new();
+        while steps.len() < AT_ONCE {
+            let resumed = self.resumed.pop().map(|(step, row)| (step, Some(row)));
+            let Some(step) = resumed.or_else(|| Some((self.queue.pop_front()?, None))) else { break };
+            steps.push(step);
         }
-        let at = self.nodes;
-        if at >= self.asked.limit {
-            self.piece.truncated = true;
-            return None;
-        }
-        self.seen.insert(id, at);
-        self.nodes += 1;
-        self.piece.nodes.push(node);
-        if let Some(from) = from.filter(|_| self.asked.depth == 0 || depth < self.asked.depth) {
-            self.queue.push_back(Step { node: at, depth, from, cursor: None });
-        }
-        Some(at)
-    }
-
-    fn edge(&mut self, consumer: usize, producer: usize, input: Bytes) {
-        self.edges += 1;
-        if self.edges > self.asked.limit.saturating_mul(EDGES) {
-            self.piece.truncated = true;
-            return;
-        }
-        self.piece.edges.push(Edge { consumer, producer, input, closes: false });
+        steps
     }
 
     async fn enter_key(&mut self, key: &TaskKey) -> Result<(), StoreError> {
         let known = self.store.known_of(&self.space, std::slice::from_ref(key)).await?.pop().unwrap_or_default();
         for (key, (node, spec)) in self.describe_keys(&[(key.clone(), known)].into()).await? {
-            _ = self.enter(Id::Key(key.clone()), node, 0, Some(From::Key(key, spec)));
+            self.begin(Id::Key(key.clone()), node, Some(From::key(&key, spec)));
         }
         Ok(())
     }
 
     fn enter_bytes(&mut self, id: Id, held: bool) {
-        let (Id::File(digest) | Id::Tree(digest)) = id else { return };
-        _ = self.enter(id.clone(), bytes_node(&id, held), 0, Some(From::Bytes(digest)));
+        let from = match &id {
+            Id::File(digest) => From::File(Box::new(*digest)),
+            Id::Tree(digest) => From::Tree(Box::new(*digest)),
+            Id::Execution(_) | Id::Key(_) | Id::Other(_) => return,
+        };
+        let node = bytes_node(&id, held);
+        self.begin(id, node, Some(from));
     }
 
     /// What is known only because executions consumed it.
@@ -237,9 +243,9 @@ fn execution_node(execution: &Execution) -> Node {
         state: Some(execution.state),
         at: Some(execution.ended.unwrap_or(execution.began)),
         diverges_from: execution.diverges_from,
-        folder: execution.folder.clone(),
+        folder: execution.folder.as_deref().map(Box::from),
         execution: Some(execution.id),
-        ..Node::new(format!("exec:{}", execution.id), Kind::Execution)
+        ..Node::of(Kind::Execution)
     }
 }
 
@@ -251,7 +257,7 @@ fn bytes_node(id: &Id, held: bool) -> Node {
         Id::Key(key) => (key.to_string(), Kind::Unheld, None),
         Id::Other(text) => (text.clone(), Kind::Unheld, None),
     };
-    Node { size, ..Node::new(text, if held { kind } else { Kind::Unheld }) }
+    Node { size, ..Node::new(&text, if held { kind } else { Kind::Unheld }) }
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use provender_core::{Execution, ExecutionId, rows};
 use provender_proto::{convert, rows as values};
 
 use super::feed::Waiter;
-use super::history::as_stored;
+use super::history::{Beginning, as_stored};
 use super::lookup::Standing;
 use super::{Store, StoreError};
 use crate::clock;
@@ -67,7 +67,8 @@ impl Store {
                         if fresh {
                             let after = Known { lease: Some(lease.clone()), ..known.clone() };
                             self.tell_begun(&mut txn, space, &known, &after, &execution).await?;
-                            self.write_begin(&mut txn, space, &execution, &request.spec, ahead).await?;
+                            let beginning = Beginning { space, execution: &execution, spec: &request.spec, ahead };
+                            self.write_begin(&mut txn, beginning).await?;
                             txn.put(rows::lease(space, &request.key), values::lease_to(&lease));
                         }
                         Begin::Lease(*execution, lease.ttl, checks)

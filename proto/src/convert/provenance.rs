@@ -67,7 +67,7 @@ pub fn origin_from(entry: &v1::inputs_reply::Entry) -> Result<(Bytes, Origin<Pla
 /// A node of a walk to wire.
 pub fn lineage_node_to(node: &Node) -> v1::lineage_reply::Node {
     v1::lineage_reply::Node {
-        id: node.id.clone(),
+        id: node.id().into_owned(),
         kind: kind_to(node.kind).into(),
         name: node.name.as_ref().map(Name::to_string).unwrap_or_default(),
         key: node.key.as_ref().map(TaskKey::to_string).unwrap_or_default(),
@@ -75,28 +75,31 @@ pub fn lineage_node_to(node: &Node) -> v1::lineage_reply::Node {
         state: node.state.map(state_to).unwrap_or_default().into(),
         at_ms: node.at.map(Timestamp::millis),
         diverges_from: node.diverges_from.map(id_to).unwrap_or_default(),
-        folder: node.folder.clone(),
+        folder: node.folder.as_deref().map(str::to_owned),
         execution: node.execution.map(id_to).unwrap_or_default(),
         size: node.size,
+        earlier: node.earlier,
     }
 }
 
 /// A node of a walk from wire.
 pub fn lineage_node_from(node: &v1::lineage_reply::Node) -> Result<Node, Invalid> {
     let some = |text: &str| !text.is_empty();
-    Ok(Node {
-        id: node.id.clone(),
-        kind: kind_from(node.kind)?,
+    let kind = kind_from(node.kind)?;
+    let read = Node {
         name: some(&node.name).then(|| name(&node.name)).transpose()?,
         key: some(&node.key).then(|| key(&node.key)).transpose()?,
         verdict: (node.verdict != 0).then(|| verdict_from(node.verdict)).transpose()?,
         state: (node.state != 0).then(|| state_from(node.state)).transpose()?,
         at: node.at_ms.map(Timestamp::from_millis),
         diverges_from: optional_id("diverges_from", &node.diverges_from)?,
-        folder: node.folder.clone(),
+        folder: node.folder.as_deref().map(Box::from),
         execution: optional_id("execution", &node.execution)?,
         size: node.size,
-    })
+        earlier: node.earlier,
+        ..Node::of(kind)
+    };
+    Ok(read.with_id(&node.id))
 }
 
 /// An edge of a walk to wire.

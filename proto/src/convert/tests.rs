@@ -142,15 +142,37 @@ fn nodes_and_edges_of_a_walk_round_trip() {
         folder: Some("f".into()),
         execution: Some(ExecutionId([2; 16])),
         size: Some(0),
+        earlier: true,
         ..Node::new("exec:x", Kind::Execution)
     };
+    // What follows from the rest is not kept.
+    let execution = full.clone().with_id(&format!("exec:{}", "02".repeat(16)));
+    assert_eq!((execution.own_id.as_deref(), full.own_id.as_deref()), (None, Some("exec:x")));
     let bare = [Kind::Key, Kind::Blob, Kind::Tree, Kind::Unheld].map(|kind| Node::new("x", kind));
-    for node in bare.into_iter().chain([full]) {
+    for node in bare.into_iter().chain([full, execution]) {
         assert_eq!(lineage_node_from(&lineage_node_to(&node)), Ok(node));
     }
     let edge = Edge { consumer: 1, producer: 0, input: Bytes::from_static(b"\xff"), closes: false };
     assert_eq!(lineage_edge_from(&lineage_edge_to(&edge), 2), Ok(edge.clone()));
     assert!(lineage_edge_from(&lineage_edge_to(&edge), 1).is_err());
+}
+
+#[test]
+fn what_became_of_a_key_round_trips() {
+    use provender_core::transition::invalidate::Voided;
+    let full = Voided {
+        key: "t:1".parse().ok(),
+        name: Name::new("n").ok(),
+        record: Some(ExecutionId([1; 16])),
+        withdrawn: Some(ExecutionId([2; 16])),
+        verdict: Verdict::Invalidated,
+        reason: "r".into(),
+        downstream: true,
+    };
+    let bare = Voided { key: None, name: None, record: None, withdrawn: None, downstream: false, ..full.clone() };
+    for voided in [full, bare] {
+        assert_eq!(voided_from(&voided_to(&voided)), Ok(voided));
+    }
 }
 
 #[test]

@@ -2580,11 +2580,16 @@ pub struct LineageRequest {
     /// how many steps away at most; 0: any
     #[prost(uint32, tag = "4")]
     pub depth: u32,
-    /// at most so many nodes; 0: 10,000; at most 1,000,000
+    /// at most so many nodes that did not come before; 0: 10,000; at most 1,000,000
     #[prost(uint32, tag = "5")]
     pub limit: u32,
+    /// what comes behind so many arrivals: `next` of the page before; 0: from the beginning; at most 20,000,000
+    #[prost(uint32, tag = "6")]
+    pub skip: u32,
 }
-/// Nodes are numbered from 0, the one that was asked for, in the order of their coming.
+/// A walk is a row of arrivals: where it begins, then one over each edge, at a node that is new or known. A page is a part of that row, so
+/// pages hold each node and each edge once, as long as nothing is recorded between them.
+/// Nodes are numbered from 0, on the first page the one that was asked for, in the order of their coming.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct LineageReply {
     #[prost(message, repeated, tag = "1")]
@@ -2595,6 +2600,12 @@ pub struct LineageReply {
     /// there is more than the limit
     #[prost(bool, tag = "3")]
     pub truncated: bool,
+    /// if so, the `skip` of the next page; 0 where no walk goes further
+    #[prost(uint32, tag = "4")]
+    pub next: u32,
+    /// in the first message, as asked for; a daemon that knows of no pages says 0
+    #[prost(uint32, tag = "5")]
+    pub skipped: u32,
 }
 /// Nested message and enum types in `LineageReply`.
 pub mod lineage_reply {
@@ -2631,6 +2642,9 @@ pub mod lineage_reply {
         /// of bytes
         #[prost(uint64, optional, tag = "11")]
         pub size: ::core::option::Option<u64>,
+        /// it came on a page before, and is here for an edge's sake
+        #[prost(bool, tag = "12")]
+        pub earlier: bool,
     }
     #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
     pub struct Edge {

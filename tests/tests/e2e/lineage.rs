@@ -1,7 +1,7 @@
 //! What was made from what, and what was only registered: over the wire, and as the command line tells it.
 
 use bytes::Bytes;
-use provender_client::{Client, Remote};
+use provender_client::{Client, Lineage, Remote};
 use provender_core::name::{Name, Space};
 use provender_core::provenance::{Branch, Origin, Place};
 use provender_core::spec::{Input, Mount, Spec};
@@ -9,7 +9,8 @@ use provender_core::{Ref, TaskKey};
 use provender_tests::child::string;
 use serde_json::Value;
 
-use crate::world::World;
+use crate::cluster::Cluster;
+use crate::world::{World, start};
 
 async fn client(world: &World) -> Client {
     Client::connect(&Remote::find(Some(&world.daemon.remote())).unwrap(), Space::default()).await.unwrap()
@@ -55,9 +56,78 @@ fn lineage_is_told_as_text_json_and_dot() {
         dot.starts_with("digraph lineage {\n") && dot.ends_with("}\n") && dot.contains("[label=\"lib.a\"]"),
         "{dot}"
     );
-    world.cli(&["lineage", "app", "--limit", "1"]).ok().says(&["--limit"]);
+    world.cli(&["lineage", "app", "--limit", "1"]).ok().says(&["this is not all", "--skip 1 ", "--limit"]);
+    let rest = world.cli(&["lineage", "app", "--limit", "1", "--skip", "1"]).ok().says(&["--skip 2 "]).out();
+    let lines: Vec<_> = rest.lines().collect();
+    assert!(
+        lines.len() == 2 && lines[0].starts_with("app  ") && lines[0].ends_with("  (on an earlier page)"),
+        "{rest}"
+    );
+    assert!(lines[1].starts_with("└─ lib.a: lib  "), "{rest}");
+    world.cli(&["lineage", "app", "--skip", "9"]).ok().says(&["does not go as far"]);
+    world.cli(&["lineage", "app", "--skip", "20000001"]).code(2);
+    let pages = pages(&world, &["lineage", "app", "--limit", "1"]);
+    assert_eq!(pages.len(), 3);
+    for list in ["nodes", "edges"] {
+        let joined: Vec<_> = pages.iter().flat_map(|page| page[list].as_array().unwrap().clone()).collect();
+        assert_eq!(Value::Array(joined), json[list]);
+    }
+    assert_eq!(pages[1]["earlier"][0], json["nodes"][0]);
     world.cli(&["lineage", "none"]).code(1).says(&["none"]);
     world.cli(&["lineage", "app", "--dot", "--json"]).code(2);
+}
+
+#[test]
+fn postgres_lineage_diff_and_why_answer_alike_from_either_daemon() {
+    let cluster = Cluster::two_on_postgres(2);
+    let user = &cluster.users[0];
+    let run = |rate: &str| {
+        let user = user.env("RATE", rate);
+        start(&user, &["--name", "clean", "--env", "RATE", "--out", "data"], "echo $RATE >data").wait().ok();
+        start(&user, &["--name", "train", "--in", "D=clean", "--out", "model"], "cat $PROVENDER_IN_D/data >model")
+            .wait()
+            .ok();
+    };
+    run("1");
+    run("22");
+    user.run(["invalidate", "clean@2", "--reason", "bad"]).ok();
+    let told: Vec<_> = cluster
+        .users
+        .iter()
+        .map(|user| {
+            let said = |args: &[&str]| user.run(args).ok().out();
+            let up = said(&["lineage", "train"]);
+            assert!(up.starts_with("train  ") && up.lines().nth(1).unwrap().starts_with("└─ D: clean  "), "{up}");
+            let down = said(&["lineage", "clean", "--down", "--limit", "1", "--skip", "1"]);
+            assert!(
+                down.starts_with("clean  ") && down.lines().nth(1).unwrap().starts_with("└─ train (as D)  "),
+                "{down}"
+            );
+            let differs = said(&["diff", "train@2", "train"]);
+            assert!(
+                differs.starts_with("clean.env.RATE: 1 -> 22\n") && differs.contains("changed  model"),
+                "{differs}"
+            );
+            let why = said(&["why", "clean@2"]);
+            assert!(why.starts_with("clean was invalidated by ") && why.contains(": bad "), "{why}");
+            [up, down, differs, why]
+        })
+        .collect();
+    assert_eq!(told[0], told[1]);
+}
+
+/// The documents of a walk's pages, each asked for as the one before says.
+fn pages(world: &World, args: &[&str]) -> Vec<Value> {
+    let (mut pages, mut skip) = (Vec::<Value>::new(), 0);
+    loop {
+        let at = skip.to_string();
+        let page = world.cli(&[&["--json"], args, &["--skip", &at]].concat()).ok().out();
+        pages.push(serde_json::from_str(&page).unwrap());
+        match pages.last().unwrap()["next"].as_u64() {
+            Some(next) => skip = next,
+            None => return pages,
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -92,6 +162,9 @@ async fn what_is_registered_is_listed_and_shown_and_is_no_success() {
     assert_eq!((&shown["record"], string(&shown["spec"]["name"])), (&Value::Null, "many/5999".to_owned()));
     let up = world.cli(&["lineage", &last]).ok().out();
     assert_eq!(up.lines().count(), 6_000);
+    let paged = pages(&world, &["lineage", &last, "--limit", "2500"]);
+    let count = |list: &str| paged.iter().map(|page| page[list].as_array().unwrap().len()).collect::<Vec<_>>();
+    assert_eq!((count("nodes"), count("edges")), (vec![2_500, 2_500, 1_000], vec![2_499, 2_500, 1_000]));
     assert!(up.lines().nth(1).unwrap().starts_with("└─ before: many/5998  UNKNOWN  alamode:"), "{up:.200}");
     // Running one of them is what makes it a success.
     world.run(&["--name", "other", "--key", &key(0).to_string(), "--out", "out"], "echo x >out").ok();
@@ -135,6 +208,6 @@ async fn the_view_can_be_asked_from_afar() {
     assert_eq!(client.schemes().await.unwrap(), ["run"]);
     assert_eq!(client.keys("run", None, 10).await.unwrap().0.len(), 3);
     assert_eq!(client.record(&lib.key).await.unwrap(), Place::of(&lib));
-    let graph = client.lineage(&Ref::Execution(app.id), false, 0, 0).await.unwrap();
+    let graph = client.lineage(&Ref::Execution(app.id), Lineage::default()).await.unwrap();
     assert_eq!((graph.nodes.len(), graph.edges.len()), (3, 2));
 }

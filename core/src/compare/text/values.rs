@@ -4,6 +4,7 @@ use serde_json::Value;
 
 use super::readable;
 use crate::compare::Told;
+use crate::json;
 
 /// Values longer than this are cut to where they differ, in characters.
 const LONG: usize = 80;
@@ -59,17 +60,28 @@ pub(super) fn values(old: &Option<Told>, new: &Option<Told>, variable: bool) -> 
         (Some(Told::Secret), _) => "(secret)".to_owned(),
         (Some(Told::Value(Value::Null)), _) if variable => "(unset)".to_owned(),
         (Some(Told::Value(_)), Some(text)) => worded(&text, alone),
-        (Some(Told::Value(value)), None) => readable(&around(&value.to_string(), "", LONG).0),
+        (Some(Told::Value(value)), None) => readable(&around(&written(value), "", LONG).0),
     };
     if let (Some(Told::Value(old)), Some(Told::Value(new))) = (old, new)
         && !old.is_string()
         && !new.is_string()
         && !(variable && (old.is_null() || new.is_null()))
     {
-        let (old, new) = around(&old.to_string(), &new.to_string(), LONG);
+        let (old, new) = around(&written(old), &written(new), LONG);
         return (readable(&old), readable(&new));
     }
     (show(old, was), show(new, is))
+}
+
+/// A value as JSON has it, but for bytes that are no text (see [`json::bytes`]), which are escaped.
+fn written(value: &Value) -> String {
+    match value {
+        Value::Array(items) => format!("[{}]", items.iter().map(written).collect::<Vec<_>>().join(",")),
+        value => match json::no_text(value) {
+            Some(bytes) => format!("b\"{}\"", bytes.escape_ascii()),
+            None => value.to_string(),
+        },
+    }
 }
 
 /// A text as it is if that is plain, else as a JSON string. Unless it is `alone` with other texts, `5` would be taken for a number.

@@ -9,7 +9,7 @@ use provender_core::provenance::Made;
 use provender_core::transition::Known;
 use provender_core::{ExecutionId, Spec};
 
-use super::{From, Id, Step, Walk, execution_node};
+use super::{From, Id, Met, Step, Walk, execution_node};
 use crate::store::provenance::{Edge, SPECS, edge_prefixes};
 use crate::store::{Store, StoreError};
 
@@ -17,25 +17,22 @@ use crate::store::{Store, StoreError};
 const PAGE: usize = 1_000;
 
 impl Walk {
-    pub(super) async fn go_down(&mut self, steps: Vec<Step>) -> Result<(), StoreError> {
+    pub(super) async fn go_down(&mut self, steps: Vec<(Step, Option<Bytes>)>) -> Result<(), StoreError> {
         let (store, space) = (&self.store, &self.space);
-        let found = stream::iter(steps).map(|mut step| async move {
+        let found = stream::iter(steps).map(|(step, behind)| async move {
             let made = made(store, space, &step.from).await?;
             let prefixes = edge_prefixes(space, &made);
-            let (edges, next) = store.edges(space, &prefixes, step.cursor.take(), PAGE).await?;
-            step.cursor = next;
-            Ok::<_, StoreError>((step, made, edges))
+            let (edges, next) = store.edges(space, &prefixes, behind, PAGE).await?;
+            Ok::<_, StoreError>((step, made, edges, next))
         });
         // In their order, so that nodes are numbered alike each time.
-        let found: Vec<(Step, Made, Vec<Edge>)> = found.buffered(SPECS).try_collect().await?;
-        for (step, made, edges) in found {
+        let found: Vec<(Step, Made, Vec<Edge>, Option<Bytes>)> = found.buffered(SPECS).try_collect().await?;
+        for (step, made, edges, next) in found {
             if self.piece.truncated {
                 return Ok(());
             }
             self.follow(&step, &made, edges).await?;
-            if step.cursor.is_some() {
-                self.queue.push_front(step);
-            }
+            self.resumed.extend(next.map(|row| (step, row)));
         }
         Ok(())
     }
@@ -59,10 +56,8 @@ impl Walk {
             // An input that is an edge by its key as well as by its bytes counts once.
             let Some(input) = inputs.get(&consumer.spec).and_then(|inputs| inputs.get(&(from, mark))) else { continue };
             let node = Node { verdict: verdicts.get(&consumer.id).copied(), ..execution_node(consumer) };
-            let on = From::Execution(consumer.id, consumer.spec, consumer.began);
-            if let Some(at) = self.enter(Id::Execution(consumer.id), node, step.depth + 1, Some(on)) {
-                self.edge(at, step.node, input.clone());
-            }
+            let (id, on) = (Id::Execution(consumer.id), From::Execution(consumer.id));
+            self.arrive(step, input.clone(), Met { id, node: Some(node), on: Some(on) });
         }
         Ok(())
     }
@@ -71,11 +66,11 @@ impl Walk {
 /// What a node made that others can have consumed.
 async fn made(store: &Store, space: &provender_core::Space, from: &From) -> Result<Made, StoreError> {
     match from {
-        From::Execution(id, ..) => {
+        From::Execution(id) => {
             let (execution, spec) = store.execution_and_spec(space, *id).await?;
             store.made(space, &execution, &spec).await
         }
-        From::Key(key, _) => Ok(Made { key: Some(key.clone()), ..Made::default() }),
-        From::Bytes(digest) => Ok(Made { digests: vec![*digest], ..Made::default() }),
+        From::Key(key) => Ok(Made { key: Some(key.0.clone()), ..Made::default() }),
+        From::File(digest) | From::Tree(digest) => Ok(Made { digests: vec![**digest], ..Made::default() }),
     }
 }

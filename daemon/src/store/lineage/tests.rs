@@ -7,7 +7,7 @@ use super::*;
 use crate::store::provenance::tests::{input, run, spec};
 use crate::store::tests::{begin, outcome, request, store, stores};
 
-const ALL: Asked = Asked { down: false, depth: 0, limit: 1_000 };
+const ALL: Asked = Asked { down: false, depth: 0, skip: 0, limit: 1_000 };
 
 async fn graph(store: &Store, reference: &str, asked: Asked) -> Graph {
     let mut walk = store.lineage(&Space::default(), &reference.parse().unwrap(), asked).await.unwrap();
@@ -17,6 +17,7 @@ async fn graph(store: &Store, reference: &str, asked: Asked) -> Graph {
         assert!(piece.edges.iter().all(|edge| edge.consumer.max(edge.producer) < graph.nodes.len()));
         graph.edges.extend(piece.edges);
         graph.truncated |= piece.truncated;
+        graph.next = graph.next.or(piece.next.map(|next| next as u32));
     }
     graph.mark_cycles(asked.down);
     graph
@@ -26,7 +27,7 @@ async fn graph(store: &Store, reference: &str, asked: Asked) -> Graph {
 fn edges(graph: &Graph) -> Vec<String> {
     let called = |at: usize| {
         let node = &graph.nodes[at];
-        node.name.as_ref().map_or_else(|| node.id.chars().take(10).collect(), |name| name.to_string())
+        node.name.as_ref().map_or_else(|| node.id().chars().take(10).collect(), |name| name.to_string())
     };
     let edge = |edge: &Edge| {
         let input = String::from_utf8_lossy(&edge.input);
@@ -167,6 +168,152 @@ async fn a_walk_ends_at_its_limit() {
     assert_eq!((found.nodes.len(), found.edges.len(), found.truncated), (31, 3_000, false));
     let found = graph(&store, "t:wide", Asked { limit: 31, ..down }).await;
     assert!(found.truncated && found.edges.len() == 31 * EDGES);
+}
+
+/// The edges in the order of their coming, by the ids of their ends.
+fn ends(graph: &Graph) -> Vec<(String, Bytes, String)> {
+    let id = |at: usize| graph.nodes[at].id().into_owned();
+    graph.edges.iter().map(|edge| (id(edge.consumer), edge.input.clone(), id(edge.producer))).collect()
+}
+
+/// Whatever the limit, the pages of a walk hold each of its nodes and edges once, in its order, and say the same of a node.
+async fn assert_pages(store: &Store, reference: &str, asked: Asked) {
+    let whole = graph(store, reference, asked).await;
+    assert!(!whole.truncated && whole.nodes.iter().all(|node| !node.earlier));
+    for limit in (1..=whole.nodes.len() + 1).rev() {
+        let (mut nodes, mut edges, mut skip, mut pages) = (Vec::new(), Vec::new(), 0, 0);
+        loop {
+            let page = graph(store, reference, Asked { skip, limit, ..asked }).await;
+            let (earlier, own): (Vec<_>, Vec<_>) = page.nodes.iter().cloned().partition(|node| node.earlier);
+            assert!(own.len() <= limit && page.edges.len() <= limit * EDGES);
+            for node in earlier {
+                let known: Vec<_> = nodes.iter().filter(|known: &&Node| known.id() == node.id()).collect();
+                assert_eq!(known, [&Node { earlier: false, ..node }], "{reference} {limit} {skip}");
+            }
+            edges.extend(ends(&page));
+            nodes.extend(own);
+            pages += 1;
+            assert_eq!(page.truncated, page.next.is_some());
+            let Some(next) = page.next else { break };
+            assert!(next as usize > skip && !page.nodes.is_empty());
+            skip = next as usize;
+        }
+        assert_eq!((&nodes, edges), (&whole.nodes, ends(&whole)), "{reference} {limit}");
+        assert!(pages >= whole.nodes.len().div_ceil(limit));
+    }
+    let behind = graph(store, reference, Asked { skip: whole.edges.len() + 1, ..asked }).await;
+    assert!(behind.nodes.is_empty() && behind.edges.is_empty() && !behind.truncated);
+}
+
+#[tokio::test]
+async fn pages_together_are_the_whole() {
+    for (store, _folder) in stores().await {
+        // A diamond over a cycle, with what only has a key, sources, and an attempt that failed.
+        let key = |text: &str| text.parse::<TaskKey>().unwrap();
+        let tasks = [(
+            key("r:a"),
+            spec("ra", vec![("f", input(Some("t:f"), None, None)), ("x", input(None, None, Some(b"x")))]),
+        )];
+        store.register(&Space::default(), &tasks).await.unwrap();
+        run(
+            &store,
+            "t:a",
+            spec("a", vec![("b", input(Some("t:b"), None, None)), ("r", input(Some("r:a"), None, None))]),
+            b"a",
+            0,
+        )
+        .await;
+        run(
+            &store,
+            "t:b",
+            spec("b", vec![("a", input(Some("t:a"), None, None)), ("y", input(None, None, Some(b"y")))]),
+            b"b",
+            0,
+        )
+        .await;
+        let left = run(
+            &store,
+            "t:l",
+            spec("l", vec![("a", input(Some("t:a"), None, None)), ("b", input(None, None, Some(b"b")))]),
+            b"l",
+            0,
+        )
+        .await;
+        run(
+            &store,
+            "t:r",
+            spec("r", vec![("a", input(None, None, Some(b"a"))), ("x", input(None, None, Some(b"x")))]),
+            b"r",
+            0,
+        )
+        .await;
+        let end = vec![
+            ("l", input(None, Some(left.id), None)),
+            ("r", input(Some("t:r"), None, None)),
+            ("a", input(Some("t:a"), None, None)),
+        ];
+        run(&store, "t:end", spec("end", end), b"end", 0).await;
+        run(
+            &store,
+            "t:f",
+            spec("f", vec![("end", input(Some("t:end"), None, None)), ("r", input(Some("r:a"), None, None))]),
+            b"f",
+            1,
+        )
+        .await;
+        let x = format!("blob:{}", Digest::of(b"x").hex());
+        for reference in ["t:end", "t:f", "r:a", &x] {
+            assert_pages(&store, reference, ALL).await;
+        }
+        for reference in ["t:a", "t:b", "r:a", &x] {
+            assert_pages(&store, reference, Asked { down: true, ..ALL }).await;
+        }
+        assert_pages(&store, "t:end", Asked { depth: 1, ..ALL }).await;
+    }
+}
+
+#[tokio::test]
+async fn pages_of_many_edges_and_of_many_readers_are_the_whole() {
+    let store = store().await;
+    run(&store, "t:lib", spec("lib", vec![]), b"lib", 0).await;
+    // More edges between few nodes than a page holds.
+    for n in 0..3 {
+        let inputs = (0..50).map(|i: u32| (Bytes::from(i.to_string()), input(Some("t:lib"), None, None)));
+        let consumer = Spec { inputs: inputs.collect(), ..spec("consumer", vec![]) };
+        run(&store, &format!("t:{n}"), consumer, &[n], 0).await;
+    }
+    assert_pages(&store, "t:lib", Asked { down: true, ..ALL }).await;
+    assert_pages(&store, "t:2", ALL).await;
+    // More edges than are looked at in one step.
+    let tasks = (0..1_100).map(|n: u32| (Bytes::from(n.to_string()), input(Some("t:wide"), None, None)));
+    run(&store, "t:wide", spec("wide", vec![]), b"wide", 0).await;
+    run(&store, "t:reader", Spec { inputs: tasks.collect(), ..spec("reader", vec![]) }, b"reader", 0).await;
+    let down = Asked { down: true, limit: 100, ..ALL };
+    assert_eq!(graph(&store, "t:wide", down).await.edges.len(), 1_100);
+    let page = graph(&store, "t:wide", Asked { skip: 1_000, ..down }).await;
+    assert_eq!((page.edges.len(), page.nodes.len()), (101, 2));
+}
+
+/// What a walk holds for each node: its hash and two numbers, and, until it is gone on from, a step.
+#[test]
+fn what_is_held_of_a_node_is_small() {
+    assert!(size_of::<Step>() <= 32, "{}", size_of::<Step>());
+    assert!(size_of::<Node>() <= 160, "{}", size_of::<Node>());
+    let mut seen = Seen::new();
+    let key = |end: &str| Id::Key(format!("t:{}{end}", "k".repeat(250)).parse().unwrap());
+    let ids = [
+        key("1"),
+        key("2"),
+        Id::Execution(ExecutionId([7; 16])),
+        Id::File(Digest::of(b"x")),
+        Id::Tree(Digest::of(b"x")),
+        Id::Other("x".into()),
+    ];
+    for (number, id) in (0..).zip(&ids) {
+        assert_eq!(seen.number(id), None);
+        seen.insert(id, number);
+    }
+    assert!((0..).zip(&ids).all(|(number, id)| seen.number(id) == Some(number)));
 }
 
 #[tokio::test]

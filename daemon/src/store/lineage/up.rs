@@ -9,7 +9,7 @@ use provender_core::spec::Input;
 use provender_core::transition::Known;
 use provender_core::{Digest, Node as Content, TaskKey, Timestamp};
 
-use super::{From, Id, Step, Walk, bytes_node, execution_node};
+use super::{From, Id, Met, Step, Walk, bytes_node, execution_node};
 use crate::store::StoreError;
 use crate::store::provenance::{SPECS, TRACED, Want};
 
@@ -18,32 +18,35 @@ type Keys = BTreeMap<TaskKey, (Node, Option<Digest>)>;
 
 /// An input of a node that is gone on from.
 struct Read<'a> {
-    node: usize,
-    depth: u32,
+    step: &'a Step,
     name: &'a Bytes,
     want: Want<'a>,
 }
 
 impl Walk {
     pub(super) async fn go_up(&mut self, steps: Vec<Step>) -> Result<(), StoreError> {
+        let ids: Vec<_> = steps.iter().filter_map(|step| step.from.id().execution()).collect();
+        let executions = self.store.executions(&self.space, &ids).await?;
         let mut consumers = Vec::with_capacity(steps.len());
-        for step in steps {
-            match step.from {
-                From::Execution(id, spec, began) => consumers.push((step.node, step.depth, spec, Some(id), began)),
-                From::Key(_, Some(spec)) => consumers.push((step.node, step.depth, spec, None, Timestamp::MAX)),
-                From::Key(_, None) => {}
-                From::Bytes(digest) => self.go_to_makers(step.node, step.depth, digest).await?,
+        for step in &steps {
+            match &step.from {
+                From::Execution(id) => {
+                    let made = executions.get(id);
+                    consumers.extend(made.map(|made| (step, made.spec, Some(*id), made.began)));
+                }
+                From::Key(key) => consumers.extend(key.1.map(|spec| (step, spec, None, Timestamp::MAX))),
+                From::File(digest) | From::Tree(digest) => self.go_to_makers(step, **digest).await?,
             }
         }
-        let digests: BTreeSet<_> = consumers.iter().map(|(_, _, spec, ..)| *spec).collect();
+        let digests: BTreeSet<_> = consumers.iter().map(|(_, spec, ..)| *spec).collect();
         let digests: Vec<_> = digests.into_iter().collect();
         let specs = if digests.is_empty() { BTreeMap::new() } else { self.store.specs(&self.space, &digests).await? };
         let mut reads = Vec::new();
-        for (node, depth, spec, consumer, began) in consumers {
+        for (step, spec, consumer, began) in consumers {
             // A spec that is gone leads nowhere.
             let inputs = specs.get(&spec).into_iter().flat_map(|spec| &spec.inputs);
             let want = |input| Want { input, consumer, began };
-            reads.extend(inputs.map(|(name, input)| Read { node, depth, name, want: want(input) }));
+            reads.extend(inputs.map(|(name, input)| Read { step, name, want: want(input) }));
         }
         for piece in reads.chunks(TRACED) {
             if !self.piece.truncated {
@@ -57,36 +60,35 @@ impl Walk {
         let wants: Vec<_> = reads.iter().map(|read| read.want).collect();
         let traced = self.store.trace(&self.space, &wants).await?;
         let made = traced.iter().filter_map(|traced| traced.made.as_deref());
-        let fresh = made.filter(|made| !self.seen.contains_key(&Id::Execution(made.id)));
+        let fresh = made.filter(|made| self.seen.number(&Id::Execution(made.id)).is_none());
         let keys: BTreeSet<_> = fresh.map(|made| made.key.clone()).collect();
         let keys: Vec<_> = keys.into_iter().collect();
         let known = self.store.known_of(&self.space, &keys).await?;
         let verdicts: BTreeMap<_, _> = keys.iter().zip(known.iter().map(Known::verdict)).collect();
         let unmade = reads.iter().zip(&traced).filter(|(_, traced)| traced.made.is_none());
         let unmade = unmade.filter_map(|(read, traced)| Some((read.want.input.key.clone()?, traced.key.clone()?)));
-        let unseen = unmade.filter(|(key, _)| !self.seen.contains_key(&Id::Key(key.clone())));
+        let unseen = unmade.filter(|(key, _)| self.seen.number(&Id::Key(key.clone())).is_none());
         let described = self.describe_keys(&unseen.collect()).await?;
         for (read, traced) in reads.iter().zip(traced) {
-            let depth = read.depth + 1;
-            let at = match (&traced.made, &read.want.input.key) {
+            let met = match (&traced.made, &read.want.input.key) {
                 (Some(made), _) => {
+                    // Looked up if it is new.
                     let verdict = verdicts.get(&made.key).copied();
-                    let from = From::Execution(made.id, made.spec, made.began);
-                    self.enter(Id::Execution(made.id), Node { verdict, ..execution_node(made) }, depth, Some(from))
+                    let node = verdict.map(|verdict| Node { verdict: Some(verdict), ..execution_node(made) });
+                    Met { id: Id::Execution(made.id), node, on: Some(From::Execution(made.id)) }
                 }
                 (None, Some(key)) => {
-                    let (node, spec) = described.get(key).cloned().unwrap_or_else(|| (Node::new("", Kind::Key), None));
-                    self.enter(Id::Key(key.clone()), node, depth, Some(From::Key(key.clone(), spec)))
+                    let described = described.get(key);
+                    let on = From::key(key, described.and_then(|(_, spec)| *spec));
+                    Met { id: Id::Key(key.clone()), node: described.map(|(node, _)| node.clone()), on: Some(on) }
                 }
                 (None, None) => {
                     let id = content_id(read);
                     let node = bytes_node(&id, traced.held);
-                    self.enter(id, node, depth, None)
+                    Met { id, node: Some(node), on: None }
                 }
             };
-            if let Some(at) = at {
-                self.edge(read.node, at, read.name.clone());
-            }
+            self.arrive(read.step, read.name.clone(), met);
         }
         Ok(())
     }
@@ -108,15 +110,15 @@ impl Walk {
             let attempt = attempt(known);
             let spec = attempt.map(|execution| execution.spec).or(known.row.spec);
             let registered = || spec.and_then(|spec| names.get(&spec).cloned());
-            let node = attempt.map_or_else(|| Node::new("", Kind::Key), execution_node);
+            let node = attempt.map_or_else(|| Node::of(Kind::Key), execution_node);
             let name = node.name.clone().or_else(registered);
-            let (id, key, verdict) = (key.to_string(), Some(key.clone()), Some(known.verdict()));
-            (Node { id, kind: Kind::Key, name, key, verdict, ..node }, spec)
+            let (key, verdict) = (Some(key.clone()), Some(known.verdict()));
+            (Node { kind: Kind::Key, name, key, verdict, ..node }, spec)
         };
         Ok(keys.iter().map(|(key, known)| (key.clone(), describe(key, known))).collect())
     }
 
-    async fn go_to_makers(&mut self, node: usize, depth: u32, digest: Digest) -> Result<(), StoreError> {
+    async fn go_to_makers(&mut self, step: &Step, digest: Digest) -> Result<(), StoreError> {
         if !is_telling(&digest) {
             return Ok(());
         }
@@ -125,10 +127,8 @@ impl Walk {
         let keys: Vec<_> = made.values().map(|made| made.key.clone()).collect();
         for (made, known) in made.values().zip(self.store.known_of(&self.space, &keys).await?) {
             let new = Node { verdict: Some(known.verdict()), ..execution_node(made) };
-            let from = From::Execution(made.id, made.spec, made.began);
-            if let Some(at) = self.enter(Id::Execution(made.id), new, depth + 1, Some(from)) {
-                self.edge(node, at, Bytes::new());
-            }
+            let (id, on) = (Id::Execution(made.id), From::Execution(made.id));
+            self.arrive(step, Bytes::new(), Met { id, node: Some(new), on: Some(on) });
         }
         Ok(())
     }
@@ -142,6 +142,6 @@ fn content_id(read: &Read<'_>) -> Id {
         (Some(Content::Directory { digest }), _) => Id::Tree(*digest),
         (_, Some(id)) => Id::Execution(*id),
         // A link, or an input of which nothing is said.
-        _ => Id::Other(format!("input {} of node {}", read.name.escape_ascii(), read.node)),
+        _ => Id::Other(format!("input {} of node {}", read.name.escape_ascii(), read.step.node)),
     }
 }
