@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! DIR/provender-blobs          the marker: layout version and store id, written last
-//! DIR/objects/ab/cd/LOCATION   the blobs, 0444, whole and durable; ab, cd: the first bytes of the hash
+//! DIR/objects/ab/cd/LOCATION   the blobs, 0444, whole and durable, raw or (LOCATION.zst) in frames; ab, cd: the first bytes of the hash
 //! DIR/staging/NONCE            on their way in, locked by their writer
 //! ```
 //! Invariants: a file under `objects` is never written to, and gets its name, which never existed before, only after
@@ -17,14 +17,18 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
 use async_trait::async_trait;
-use rustix::fs::{AtFlags, CWD, Mode, OFlags, openat, unlinkat};
+use provender_core::blob::Form;
+use rustix::fs::{AtFlags, CWD, FlockOperation, Mode, OFlags, flock, openat, unlinkat};
 use rustix::io::Errno;
+use tracing::debug;
 
 use crate::blocking::blocking;
-use crate::{BlobError, Blobs, Location, Page, Reader, Signature, StageOptions, Staged, Stat, StoreId};
+use crate::{BlobError, Blobs, Claim, Location, Page, Reader, Signature, StageOptions, Staged, Stat, StoreId};
 
+mod frames;
 mod listing;
 mod marker;
+mod packed;
 mod reader;
 mod root;
 mod staged;
@@ -100,12 +104,23 @@ impl Blobs for Disk {
 
     async fn open(&self, location: &Location, range: Range<u64>) -> Result<Reader, BlobError> {
         let (location, range) = (*location, location.cut(range)?);
-        self.run(move |store| reader::Cursor::open(store.clone(), location, range)).await.map(reader::stream)
+        match location.form {
+            Form::Raw => {
+                self.run(move |store| reader::Cursor::open(store.clone(), location, range)).await.map(reader::stream)
+            }
+            Form::Frames { .. } => {
+                self.run(move |store| frames::Cursor::open(store.clone(), location, range)).await.map(frames::stream)
+            }
+        }
     }
 
     async fn stage(&self, options: StageOptions) -> Result<Box<dyn Staged>, BlobError> {
-        let file = self.run(move |store| staged::StagingFile::create(store, options.size_hint)).await?;
-        Ok(Box::new(staged::DiskStaged::new(file, &options.aliases)))
+        let reserve = options.size_hint.filter(|_| options.frames.is_none());
+        let file = self.run(move |store| staged::StagingFile::create(store, reserve)).await?;
+        Ok(match options.frames {
+            None => Box::new(staged::DiskStaged::new(file, &options.aliases)),
+            Some(frames) => Box::new(packed::DiskPacked::new(file, &options.aliases, frames)?),
+        })
     }
 
     async fn remove(&self, location: &Location) -> Result<(), BlobError> {
@@ -129,7 +144,26 @@ impl Blobs for Disk {
         let location = *location;
         self.run(move |store| {
             let (file, metadata) = store.find(&location)?.ok_or(BlobError::NotFound { location })?;
-            Ok(Some((file, Signature::from(&metadata))))
+            // The lock is the open file's: it lasts until the last descriptor of it is closed, wherever that went.
+            let claimed = flock(&file, FlockOperation::NonBlockingLockShared) == Err(Errno::WOULDBLOCK);
+            let is_it = location.form == Form::Raw && !claimed;
+            Ok(is_it.then(|| (file, Signature::from(&metadata))))
+        })
+        .await
+    }
+
+    async fn claim(&self, location: &Location) -> Result<Option<Claim>, BlobError> {
+        let location = *location;
+        self.run(move |store| {
+            let (file, _) = store.find(&location)?.ok_or(BlobError::NotFound { location })?;
+            match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => Ok(Some(Claim { _locked: Some(file) })),
+                // Also where the file system has no such lock, or none on a file that is not writable, as NFS.
+                Err(error) => {
+                    debug!(%location, %error, "a blob is in use");
+                    Ok(None)
+                }
+            }
         })
         .await
     }

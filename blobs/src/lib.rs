@@ -1,7 +1,7 @@
 //! Large blobs: immutable bytes under locations that are never reused.
 //!
-//! Owns the [`Blobs`] seam, its backends ([`Memory`], [`Disk`]), one-pass hashing ([`Ingest`]) and checked reads
-//! ([`open_verified`]). Invariants: what a location names is whole and durable from the moment it can be seen, and a
+//! Owns the [`Blobs`] seam, its backends ([`Memory`], [`Disk`]), one-pass hashing ([`Ingest`], with its [`Outboard`]), checked
+//! reads ([`open_verified`]) and compression ([`recode`]). Invariants: what a location names is whole and durable from the moment it can be seen, and a
 //! location that was removed never names anything again. It must not know metadata or wire: which blobs are wanted,
 //! by whom, and where small ones live, is decided above.
 //!
@@ -22,22 +22,29 @@ mod blocking;
 mod config;
 mod disk;
 mod error;
+mod frames;
 mod ingest;
 mod location;
 mod memory;
+mod outboard;
 mod reader;
+mod recode;
 mod signature;
 mod verified;
 
 pub use config::{BlobsConfig, open};
 pub use disk::Disk;
 pub use error::BlobError;
+pub use frames::Frames;
 pub use ingest::{Alias, HashFunction, Hashes, Ingest};
 pub use location::{Location, ParseLocationError, ParseStoreIdError, StoreId};
 pub use memory::Memory;
+pub use outboard::Outboard;
+pub use provender_core::blob::Form;
 pub use reader::Reader;
+pub use recode::{compresses, recode};
 pub use signature::Signature;
-pub use verified::{open_verified, verified};
+pub use verified::{Learnt, Opened, open_verified, verified};
 
 /// The most bytes of one chunk that a [`Reader`] yields, and the unit in which large blobs are hashed and written.
 pub const CHUNK: usize = 1 << 20;
@@ -60,10 +67,10 @@ pub trait Blobs: Send + Sync + fmt::Debug + 'static {
     /// `None` and [`BlobError::NotFound`] are authoritative: a store that cannot be reached is an error instead.
     async fn stat(&self, locations: &[Location]) -> Result<Vec<Option<Stat>>, BlobError>;
 
-    /// The bytes of `range`, as they are stored, unchecked (see [`open_verified`]). The range is cut at the blob's end.
+    /// The bytes of `range` of the blob, whatever its form, unchecked (see [`open_verified`]). The range is cut at the blob's end.
     ///
     /// Fails with [`BlobError::NotFound`], with [`BlobError::OutOfRange`] if the range begins past the end, and with
-    /// [`BlobError::Corrupt`] if what is stored has not the size of the digest. A blob that is removed while being
+    /// [`BlobError::Corrupt`] if what is stored has not the size that it should have, or is no frames. A blob that is removed while being
     /// read is read to its end.
     async fn open(&self, location: &Location, range: Range<u64>) -> Result<Reader, BlobError>;
 
@@ -76,10 +83,15 @@ pub trait Blobs: Send + Sync + fmt::Debug + 'static {
     /// The locations after `after`, in order, about `limit` of them at most.
     async fn list(&self, after: Option<&Location>, limit: usize) -> Result<Page, BlobError>;
 
-    /// The open local file of a blob, for readers that let the kernel read by itself; `None` where there is none.
+    /// The open local file of a blob, for readers that let the kernel read by itself; `None` where there is none with its bytes
+    /// as they are, or somebody has a [`Claim`] on it.
     ///
-    /// Its bytes are right only if the signature, taken from the open file, equals the one recorded.
+    /// Its bytes are right only if the signature, taken from the open file, equals the one recorded. As long as it is open
+    /// anywhere, nobody else gets a claim.
     async fn file(&self, location: &Location) -> Result<Option<(File, Signature)>, BlobError>;
+
+    /// A claim on a blob that nobody has open as a file; `None` if somebody has, or that cannot be told.
+    async fn claim(&self, location: &Location) -> Result<Option<Claim>, BlobError>;
 
     /// Discards what was staged by processes that died, and not written to since `before`. Returns how many.
     async fn sweep(&self, before: SystemTime) -> Result<u64, BlobError>;
@@ -106,6 +118,14 @@ pub struct StageOptions {
     pub size_hint: Option<u64>,
     /// Hash functions to compute in the same pass, for [`Published::aliases`].
     pub aliases: Vec<HashFunction>,
+    /// To be kept in frames; else as it is.
+    pub frames: Option<Frames>,
+}
+
+/// While it is held, [`Blobs::file`] gives nobody the file of a blob.
+#[derive(Debug)]
+pub struct Claim {
+    _locked: Option<File>,
 }
 
 /// A blob that is durable and visible.
@@ -117,12 +137,15 @@ pub struct Published {
     pub signature: Option<Signature>,
     /// Its other hashes, as [`StageOptions::aliases`] asked.
     pub aliases: Vec<Alias>,
+    /// What proves its parts, for [`open_verified`]; none if it is so small that the digest does. Worth keeping, but can be had
+    /// again.
+    pub outboard: Option<Outboard>,
 }
 
 /// What a store has at a location.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Stat {
-    /// The bytes that are there; other than the digest's size, if they were tampered with.
+    /// The bytes that are there; other than [`Location::stored`], if they were tampered with.
     pub size: u64,
     /// What the file looks like now, if it is a file.
     pub signature: Option<Signature>,

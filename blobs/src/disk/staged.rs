@@ -14,6 +14,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use provender_core::Digest;
+use provender_core::blob::Form;
 use rustix::fs::{
     AtFlags, FallocateFlags, FlockOperation, Mode, OFlags, RenameFlags, fallocate, fchmod, flock, linkat, mkdirat,
     renameat_with, unlinkat,
@@ -100,7 +101,7 @@ impl Staged for DiskStaged {
         let unclaimed = blocking(move || {
             let hashes = hash(ingest, &last).finish();
             hashes.check(expected)?;
-            file.append(&last)?.publish(hashes)
+            file.append(&last)?.publish(hashes, Form::Raw)
         });
         Ok(unclaimed.await?.claim())
     }
@@ -186,18 +187,20 @@ impl StagingFile {
         Ok(())
     }
 
-    fn append(mut self, pieces: &[Bytes]) -> Result<StagingFile, BlobError> {
+    pub(super) fn append(mut self, pieces: &[Bytes]) -> Result<StagingFile, BlobError> {
         for piece in pieces {
             self.file.write_all(piece).map_err(|error| self.store.failed("write a blob", error))?;
         }
         Ok(self)
     }
 
-    fn publish(mut self, hashes: Hashes) -> Result<Unclaimed, BlobError> {
-        self.seal(hashes.digest.size).map_err(|error| self.store.failed("sync a blob", error))?;
-        let (location, signature) =
-            self.rename(hashes.digest).map_err(|error| self.store.failed("publish a blob", error))?;
-        let published = Published { location, signature: Some(signature), aliases: hashes.aliases };
+    pub(super) fn publish(mut self, hashes: Hashes, form: Form) -> Result<Unclaimed, BlobError> {
+        let location = Location::fresh(hashes.digest, form);
+        let location = location.map_err(|error| self.store.failed("publish a blob", error))?;
+        self.seal(location.stored()).map_err(|error| self.store.failed("sync a blob", error))?;
+        let signature = self.rename(&location).map_err(|error| self.store.failed("publish a blob", error))?;
+        let Hashes { aliases, outboard, .. } = hashes;
+        let published = Published { location, signature: Some(signature), aliases, outboard };
         Ok(Unclaimed { file: self, published })
     }
 
@@ -211,13 +214,12 @@ impl StagingFile {
     }
 
     /// Gives the file its name under `objects`, durably.
-    fn rename(&mut self, digest: Digest) -> io::Result<(Location, Signature)> {
-        let location = Location::fresh(digest)?;
-        let shard = shard(&location);
+    fn rename(&mut self, location: &Location) -> io::Result<Signature> {
+        let shard = shard(location);
         let inner = format!("{OBJECTS}/{:02x}/{:02x}", shard[0], shard[1]);
         let outer = &inner[..inner.len() - 3];
         let mut new_shard = !self.store.is_durable(shard);
-        let (from, to) = (self.path.clone().unwrap_or_default(), object(&location));
+        let (from, to) = (self.path.clone().unwrap_or_default(), object(location));
         let mut renamed = rename_new(&self.root, &from, &to);
         if renamed == Err(Errno::NOENT) {
             new_shard = true;
@@ -238,7 +240,7 @@ impl StagingFile {
             self.root.sync(OBJECTS)?;
             self.store.set_durable(shard);
         }
-        Ok((location, Signature::of(&self.file)?))
+        Signature::of(&self.file)
     }
 }
 
@@ -269,13 +271,13 @@ impl Drop for StagingFile {
 }
 
 /// A published blob whose publisher may have gone: unless claimed, it is removed again.
-struct Unclaimed {
+pub(super) struct Unclaimed {
     file: StagingFile,
     published: Published,
 }
 
 impl Unclaimed {
-    fn claim(mut self) -> Published {
+    pub(super) fn claim(mut self) -> Published {
         self.file.path = None;
         self.published
     }

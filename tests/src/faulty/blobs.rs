@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::{TryStreamExt, stream};
 use provender_blobs::{
-    BlobError, Blobs, Location, Page, Published, Reader, Signature, StageOptions, Staged, Stat, StoreId,
+    BlobError, Blobs, Claim, Location, Page, Published, Reader, Signature, StageOptions, Staged, Stat, StoreId,
 };
 use provender_core::Digest;
 
@@ -59,6 +59,10 @@ impl Blobs for Faulty<dyn Blobs> {
 
     async fn file(&self, location: &Location) -> Result<Option<(File, Signature)>, BlobError> {
         self.world.step("blobs.file", self.inner.file(location), io("open")).await
+    }
+
+    async fn claim(&self, location: &Location) -> Result<Option<Claim>, BlobError> {
+        self.world.step("blobs.claim", self.inner.claim(location), io("claim")).await
     }
 
     async fn sweep(&self, before: SystemTime) -> Result<u64, BlobError> {

@@ -11,7 +11,9 @@ use std::time::SystemTime;
 
 use async_trait::async_trait;
 use futures::StreamExt;
-use provender_blobs::{BlobError, Blobs, Location, Page, Reader, Signature, StageOptions, Staged, Stat, StoreId};
+use provender_blobs::{
+    BlobError, Blobs, Claim, Location, Page, Reader, Signature, StageOptions, Staged, Stat, StoreId,
+};
 
 /// A backend that decays on demand.
 #[derive(Debug)]
@@ -82,6 +84,10 @@ impl Blobs for Rotten {
     async fn file(&self, location: &Location) -> Result<Option<(File, Signature)>, BlobError> {
         // A kernel that reads by itself would not show the decay.
         Ok(self.inner.file(location).await?.filter(|_| !self.is_rotten(location)))
+    }
+
+    async fn claim(&self, location: &Location) -> Result<Option<Claim>, BlobError> {
+        self.inner.claim(location).await
     }
 
     async fn sweep(&self, before: SystemTime) -> Result<u64, BlobError> {

@@ -56,7 +56,7 @@ async fn store(
     size_hint: Option<u64>,
     pieces: impl IntoIterator<Item = Bytes>,
 ) -> Result<Location, BlobError> {
-    let mut staged = blobs.stage(StageOptions { size_hint, aliases: vec![] }).await?;
+    let mut staged = blobs.stage(StageOptions { size_hint, ..StageOptions::default() }).await?;
     for piece in pieces {
         staged.write(piece).await?;
     }
