@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! DIR/provender-blobs       the marker: layout version and store id, written last
-//! DIR/objects/ab/LOCATION   the blobs, 0444, whole and durable; ab: the first byte of the hash
+//! DIR/objects/ab/LOCATION   the blobs, 0444, whole and durable, raw or (LOCATION.zst) in frames; ab: the first byte of the hash
 //! DIR/staging/NAME          on their way in, locked by their writer; NAME: random, or a token by which they are gone on with
 //! ```
 //! Invariants: a file under `objects` is never written to, and gets its name, which never existed before, only after
@@ -17,15 +17,21 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use async_trait::async_trait;
-use rustix::fs::{AtFlags, CWD, Mode, OFlags, openat, unlinkat};
+use provender_core::blob::Form;
+use rustix::fs::{AtFlags, CWD, FlockOperation, Mode, OFlags, flock, openat, unlinkat};
 use rustix::io::Errno;
+use tracing::debug;
 
 use crate::blocking::blocking;
-use crate::{BlobError, Blobs, Location, Page, Reader, ResumeToken, Signature, StageOptions, Staged, Stat, StoreId};
+use crate::{
+    BlobError, Blobs, Claim, Location, Page, Reader, ResumeToken, Signature, StageOptions, Staged, Stat, StoreId,
+};
 
+mod frames;
 mod layout;
 mod listing;
 mod marker;
+mod packed;
 mod reader;
 mod root;
 mod staged;
@@ -102,12 +108,24 @@ impl Blobs for Disk {
 
     async fn open(&self, location: &Location, range: Range<u64>) -> Result<Reader, BlobError> {
         let (location, range) = (*location, location.cut(range)?);
-        self.run(move |store| reader::Cursor::open(store.clone(), location, range)).await.map(reader::stream)
+        match location.form {
+            Form::Raw => {
+                self.run(move |store| reader::Cursor::open(store.clone(), location, range)).await.map(reader::stream)
+            }
+            Form::Frames { .. } => {
+                self.run(move |store| frames::Cursor::open(store.clone(), location, range)).await.map(frames::stream)
+            }
+        }
     }
 
     async fn stage(&self, options: StageOptions) -> Result<Box<dyn Staged>, BlobError> {
-        let staged = self.run(move |store| staged::DiskStaged::begin(store, &options)).await?;
-        Ok(Box::new(staged))
+        Ok(match options.frames {
+            None => Box::new(self.run(move |store| staged::DiskStaged::begin(store, &options)).await?),
+            Some(frames) => {
+                let file = self.run(move |store| staged::StagingFile::create(store)).await?;
+                Box::new(packed::DiskPacked::new(file, &options.aliases, frames)?)
+            }
+        })
     }
 
     async fn remove(&self, location: &Location) -> Result<(), BlobError> {
@@ -131,7 +149,26 @@ impl Blobs for Disk {
         let location = *location;
         self.run(move |store| {
             let (file, metadata) = store.find(&location)?.ok_or(BlobError::NotFound { location })?;
-            Ok(Some((file, Signature::from(&metadata))))
+            // The lock is the open file's: it lasts until the last descriptor of it is closed, wherever that went.
+            let claimed = flock(&file, FlockOperation::NonBlockingLockShared) == Err(Errno::WOULDBLOCK);
+            let is_it = location.form == Form::Raw && !claimed;
+            Ok(is_it.then(|| (file, Signature::from(&metadata))))
+        })
+        .await
+    }
+
+    async fn claim(&self, location: &Location) -> Result<Option<Claim>, BlobError> {
+        let location = *location;
+        self.run(move |store| {
+            let (file, _) = store.find(&location)?.ok_or(BlobError::NotFound { location })?;
+            match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => Ok(Some(Claim { _locked: Some(file) })),
+                // Also where the file system has no such lock, or none on a file that is not writable, as NFS.
+                Err(error) => {
+                    debug!(%location, %error, "a blob is in use");
+                    Ok(None)
+                }
+            }
         })
         .await
     }

@@ -59,6 +59,12 @@ pub enum BlobError {
         /// The bytes that were asked for.
         range: Range<u64>,
     },
+    /// In frames, the blob would take more than was allowed. Nothing was stored.
+    #[error("in frames the blob would take more than {most} bytes: keep it as it is")]
+    Incompressible {
+        /// The bytes that frames could have.
+        most: u64,
+    },
     /// No space or quota is left. Nothing was stored; it works again once there is space.
     #[error("no space is left in the blob store {store}: cannot {doing}")]
     Full {

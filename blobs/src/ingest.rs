@@ -1,14 +1,13 @@
 //! One-pass hashing: the digest of bytes as they go by, and their hashes under other functions.
 //!
-//! Owns [`Ingest`], for blobs of any size, also those that are kept elsewhere. It must not know I/O.
+//! Owns [`Ingest`], for blobs of any size, also those that are kept elsewhere. The outboard comes of the same pass. It must not
+//! know I/O.
 
 use provender_core::Digest;
 use sha2::Digest as _;
 
 use crate::BlobError;
-
-/// From here on BLAKE3 gains from more than one core.
-const MANY_CORES: usize = 256 * 1024;
+use crate::outboard::{Outboard, TreeHasher};
 
 /// A hash function besides BLAKE3 by which other systems name blobs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -42,6 +41,8 @@ pub struct Hashes {
     pub digest: Digest,
     /// Its other hashes, each function once.
     pub aliases: Vec<Alias>,
+    /// What proves its parts, unless it is so small that the digest does.
+    pub outboard: Option<Outboard>,
 }
 
 impl Hashes {
@@ -57,7 +58,7 @@ impl Hashes {
 /// Hashes bytes as they go by.
 #[derive(Debug, Clone)]
 pub struct Ingest {
-    blake3: blake3::Hasher,
+    blake3: TreeHasher,
     sha256: Option<sha2::Sha256>,
 }
 
@@ -65,16 +66,12 @@ impl Ingest {
     /// Computes the digest and, in the same pass, the hashes of `aliases`.
     pub fn new(aliases: &[HashFunction]) -> Ingest {
         let sha256 = aliases.contains(&HashFunction::Sha256).then(sha2::Sha256::new);
-        Ingest { blake3: blake3::Hasher::new(), sha256 }
+        Ingest { blake3: TreeHasher::new(), sha256 }
     }
 
     /// Takes the next bytes; large pieces on several cores. Blocks for about 0.5 ms/MiB.
     pub fn update(&mut self, bytes: &[u8]) {
-        if bytes.len() >= MANY_CORES {
-            self.blake3.update_rayon(bytes);
-        } else {
-            self.blake3.update(bytes);
-        }
+        self.blake3.update(bytes);
         if let Some(sha256) = &mut self.sha256 {
             sha256.update(bytes);
         }
@@ -82,15 +79,15 @@ impl Ingest {
 
     /// How many bytes went by.
     pub fn size(&self) -> u64 {
-        self.blake3.count()
+        self.blake3.size()
     }
 
     /// The hashes of all bytes taken.
     pub fn finish(self) -> Hashes {
-        let digest = Digest { hash: *self.blake3.finalize().as_bytes(), size: self.size() };
+        let (digest, outboard) = self.blake3.finish();
         let sha256 =
             self.sha256.map(|hasher| Alias { function: HashFunction::Sha256, hash: hasher.finalize().to_vec() });
-        Hashes { digest, aliases: sha256.into_iter().collect() }
+        Hashes { digest, aliases: sha256.into_iter().collect(), outboard }
     }
 }
 

@@ -1,7 +1,7 @@
 //! Large blobs: immutable bytes under locations that are never reused.
 //!
-//! Owns the [`Blobs`] seam, its backends ([`Memory`], [`Disk`]), one-pass hashing ([`Ingest`]) and checked reads
-//! ([`open_verified`]). Invariants: what a location names is whole and durable from the moment it can be seen, and a
+//! Owns the [`Blobs`] seam, its backends ([`Memory`], [`Disk`]), one-pass hashing ([`Ingest`], with its [`Outboard`]), checked
+//! reads ([`open_verified`]) and compression ([`recode`]). Invariants: what a location names is whole and durable from the moment it can be seen, and a
 //! location that was removed never names anything again. It must not know metadata or wire: which blobs are wanted,
 //! by whom, and where small ones live, is decided above.
 //!
@@ -26,10 +26,13 @@ mod config;
 mod copy;
 mod disk;
 mod error;
+mod frames;
 mod ingest;
 mod location;
 mod memory;
+mod outboard;
 mod reader;
+mod recode;
 mod signature;
 mod verified;
 
@@ -37,12 +40,16 @@ pub use config::{BlobsConfig, open};
 pub use copy::{copy_range, share};
 pub use disk::Disk;
 pub use error::BlobError;
+pub use frames::Frames;
 pub use ingest::{Alias, HashFunction, Hashes, Ingest};
 pub use location::{Location, ParseLocationError, ParseStoreIdError, StoreId};
 pub use memory::Memory;
+pub use outboard::Outboard;
+pub use provender_core::blob::Form;
 pub use reader::Reader;
+pub use recode::{compresses, recode};
 pub use signature::Signature;
-pub use verified::{open_verified, verified};
+pub use verified::{Learnt, Opened, open_verified, verified};
 
 /// The most bytes of one chunk that a [`Reader`] yields, and the unit in which large blobs are hashed and written.
 pub const CHUNK: usize = 1 << 20;
@@ -65,10 +72,10 @@ pub trait Blobs: Send + Sync + fmt::Debug + 'static {
     /// `None` and [`BlobError::NotFound`] are authoritative: a store that cannot be reached is an error instead.
     async fn stat(&self, locations: &[Location]) -> Result<Vec<Option<Stat>>, BlobError>;
 
-    /// The bytes of `range`, as they are stored, unchecked (see [`open_verified`]). The range is cut at the blob's end.
+    /// The bytes of `range` of the blob, whatever its form, unchecked (see [`open_verified`]). The range is cut at the blob's end.
     ///
     /// Fails with [`BlobError::NotFound`], with [`BlobError::OutOfRange`] if the range begins past the end, and with
-    /// [`BlobError::Corrupt`] if what is stored has not the size of the digest. A blob that is removed while being
+    /// [`BlobError::Corrupt`] if what is stored has not the size that it should have, or is no frames. A blob that is removed while being
     /// read is read to its end.
     async fn open(&self, location: &Location, range: Range<u64>) -> Result<Reader, BlobError>;
 
@@ -81,14 +88,18 @@ pub trait Blobs: Send + Sync + fmt::Debug + 'static {
     /// The locations after `after`, in order, about `limit` of them at most.
     async fn list(&self, after: Option<&Location>, limit: usize) -> Result<Page, BlobError>;
 
-    /// The open local file of a blob, for readers that let the kernel read by itself; `None` where there is none.
+    /// The open local file of a blob, for readers that let the kernel read by itself; `None` where there is none with its bytes
+    /// as they are, or somebody has a [`Claim`] on it.
     ///
-    /// Its bytes are right only if the signature, taken from the open file, equals the one recorded.
+    /// Its bytes are right only if the signature, taken from the open file, equals the one recorded. As long as it is open
+    /// anywhere, nobody else gets a claim.
     async fn file(&self, location: &Location) -> Result<Option<(File, Signature)>, BlobError>;
 
     /// How many bytes are staged under a token, by whoever was cut off; `None` while somebody is writing to it. 0 where there is
     /// nothing, also in stores that keep nothing of what is cut off.
     async fn staged(&self, token: ResumeToken) -> Result<Option<u64>, BlobError>;
+    /// A claim on a blob that nobody has open as a file; `None` if somebody has, or that cannot be told.
+    async fn claim(&self, location: &Location) -> Result<Option<Claim>, BlobError>;
 
     /// Discards what was staged by processes that died, and not written to since `before`. Returns how many.
     async fn sweep(&self, before: SystemTime) -> Result<u64, BlobError>;
@@ -136,7 +147,9 @@ pub struct StageOptions {
     pub size_hint: Option<u64>,
     /// Hash functions to compute in the same pass, for [`Published::aliases`].
     pub aliases: Vec<HashFunction>,
-    /// Keeps what is staged if it is cut off, and goes on with what was kept.
+    /// To be kept in frames; else as it is.
+    pub frames: Option<Frames>,
+    /// Keeps what is staged if it is cut off, and goes on with what was kept. What is to be in frames is not kept.
     pub resume: Option<Resume>,
 }
 
@@ -154,6 +167,12 @@ pub struct Resume {
     pub from: u64,
 }
 
+/// While it is held, [`Blobs::file`] gives nobody the file of a blob.
+#[derive(Debug)]
+pub struct Claim {
+    _locked: Option<File>,
+}
+
 /// A blob that is durable and visible.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Published {
@@ -163,12 +182,15 @@ pub struct Published {
     pub signature: Option<Signature>,
     /// Its other hashes, as [`StageOptions::aliases`] asked.
     pub aliases: Vec<Alias>,
+    /// What proves its parts, for [`open_verified`]; none if it is so small that the digest does. Worth keeping, but can be had
+    /// again.
+    pub outboard: Option<Outboard>,
 }
 
 /// What a store has at a location.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Stat {
-    /// The bytes that are there; other than the digest's size, if they were tampered with.
+    /// The bytes that are there; other than [`Location::stored`], if they were tampered with.
     pub size: u64,
     /// What the file looks like now, if it is a file.
     pub signature: Option<Signature>,

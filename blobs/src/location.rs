@@ -9,25 +9,40 @@ use std::ops::Range;
 use std::str::FromStr;
 
 use provender_core::Digest;
+use provender_core::blob::Form;
 use provender_core::digest::{hex, unhex};
 
 use crate::BlobError;
 
+/// How the names of frames end, so that `zstd -d` takes them.
+const ZST: &str = ".zst";
+
 /// Where one copy of a blob is: unique for ever, never reused.
 ///
-/// Its text, `HASH.SIZE.NONCE` in lower-case hexadecimal digits of fixed width (98 characters), is a file name.
+/// Its text, `HASH.SIZE.NONCE` in lower-case hexadecimal digits of fixed width (98 characters), is a file name. Frames have
+/// `.STORED.zst` behind it, so that a listing tells all there is to know of a blob.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Location {
     /// What the bytes are.
     pub digest: Digest,
     /// Random; tells this copy from every other, earlier and later.
     pub nonce: u64,
+    /// How the bytes are kept there.
+    pub form: Form,
 }
 
 impl Location {
     /// A location that was never used. Fails only where the system has no randomness.
-    pub(crate) fn fresh(digest: Digest) -> io::Result<Location> {
-        Ok(Location { digest, nonce: getrandom::u64()? })
+    pub(crate) fn fresh(digest: Digest, form: Form) -> io::Result<Location> {
+        Ok(Location { digest, nonce: getrandom::u64()?, form })
+    }
+
+    /// How many bytes are stored there.
+    pub fn stored(&self) -> u64 {
+        match self.form {
+            Form::Raw => self.digest.size,
+            Form::Frames { stored } => stored,
+        }
     }
 
     /// `range` cut at the end of the blob.
@@ -45,7 +60,11 @@ impl Location {
 
 impl fmt::Display for Location {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}.{:016x}.{:016x}", self.digest.hex(), self.digest.size, self.nonce)
+        write!(f, "{}.{:016x}.{:016x}", self.digest.hex(), self.digest.size, self.nonce)?;
+        match self.form {
+            Form::Raw => Ok(()),
+            Form::Frames { stored } => write!(f, ".{stored:016x}{ZST}"),
+        }
     }
 }
 
@@ -63,9 +82,13 @@ impl FromStr for Location {
     fn from_str(text: &str) -> Result<Location, ParseLocationError> {
         let parse = || {
             let (hash, rest) = text.split_once('.')?;
-            let (size, nonce) = rest.split_once('.')?;
-            let (size, nonce) = (u64::from_be_bytes(unhex(size)?), u64::from_be_bytes(unhex(nonce)?));
-            Some(Location { digest: Digest { hash: unhex(hash)?, size }, nonce })
+            let number = |text| Some(u64::from_be_bytes(unhex(text)?));
+            let (size, rest) = rest.split_once('.')?;
+            let (nonce, form) = match rest.split_once('.') {
+                None => (rest, Form::Raw),
+                Some((nonce, rest)) => (nonce, Form::Frames { stored: number(rest.strip_suffix(ZST)?)? }),
+            };
+            Some(Location { digest: Digest { hash: unhex(hash)?, size: number(size)? }, nonce: number(nonce)?, form })
         };
         // Upper-case digits are refused, so that two files never read as one location.
         parse().filter(|location| location.to_string() == text).ok_or_else(|| ParseLocationError { text: text.into() })
@@ -120,8 +143,9 @@ mod tests {
     fn locations() -> impl Strategy<Value = Location> {
         // Few values each, so that neighbours differ in one part only.
         let few = || prop_oneof![Just(0), Just(9), Just(10), Just(u64::MAX), any::<u64>()];
-        (prop_oneof![Just([7; 32]), any::<[u8; 32]>()], few(), few())
-            .prop_map(|(hash, size, nonce)| Location { digest: Digest { hash, size }, nonce })
+        let form = prop_oneof![Just(Form::Raw), few().prop_map(|stored| Form::Frames { stored })];
+        (prop_oneof![Just([7; 32]), any::<[u8; 32]>()], few(), few(), form)
+            .prop_map(|(hash, size, nonce, form)| Location { digest: Digest { hash, size }, nonce, form })
     }
 
     proptest! {
@@ -132,7 +156,7 @@ mod tests {
         }
 
         #[test]
-        fn only_the_canonical_text_is_read(location in locations(), at in 0..98usize, with: char, text: String) {
+        fn only_the_canonical_text_is_read(location in locations(), at in 0..119usize, with: char, text: String) {
             let canonical = location.to_string();
             let other: String = canonical.chars().enumerate().map(|(i, c)| if i == at { with } else { c }).collect();
             for text in [other, canonical.to_uppercase(), text] {
@@ -145,7 +169,7 @@ mod tests {
 
     #[test]
     fn ranges_are_cut_at_the_end_and_refused_past_it() {
-        let location = Location { digest: Digest { hash: [0; 32], size: 10 }, nonce: 0 };
+        let location = Location { digest: Digest { hash: [0; 32], size: 10 }, nonce: 0, form: Form::Raw };
         assert_eq!(location.cut(0..u64::MAX).unwrap(), 0..10);
         assert_eq!(location.cut(10..11).unwrap(), 10..10);
         assert!(matches!(location.cut(11..11), Err(BlobError::OutOfRange { .. })));

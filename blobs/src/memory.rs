@@ -10,10 +10,12 @@ use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use futures::stream;
 use provender_core::Digest;
+use provender_core::blob::Form;
 
+use crate::frames::{Encoder, Table, decoder, table_len};
 use crate::{
-    BlobError, Blobs, CHUNK, Ingest, Location, Page, Published, Reader, Resume, ResumeToken, Signature, StageOptions,
-    Staged, Stat, StoreId,
+    BlobError, Blobs, CHUNK, Claim, Ingest, Location, Page, Published, Reader, Resume, ResumeToken, Signature,
+    StageOptions, Staged, Stat, StoreId,
 };
 
 type Objects = BTreeMap<Location, Bytes>;
@@ -60,7 +62,10 @@ impl Blobs for Memory {
         let range = location.cut(range)?;
         let bytes = self.objects().get(location).cloned().ok_or(BlobError::NotFound { location: *location })?;
         // In memory, so it fits.
-        let mut rest = bytes.slice(range.start as usize..range.end as usize);
+        let mut rest = match location.form {
+            Form::Raw => bytes.slice(range.start as usize..range.end as usize),
+            Form::Frames { .. } => unpack(location, &bytes, &range)?,
+        };
         let chunk = move || (!rest.is_empty()).then(|| Ok(rest.split_to(rest.len().min(CHUNK))));
         Ok(Reader::new(None, stream::iter(std::iter::from_fn(chunk))))
     }
@@ -70,7 +75,8 @@ impl Blobs for Memory {
             return Err(BlobError::Behind { from, staged: 0 });
         }
         let (objects, ingest) = (self.objects.clone(), Ingest::new(&options.aliases));
-        Ok(Box::new(MemoryStaged { objects, ingest, bytes: BytesMut::new() }))
+        let frames = options.frames.map(Encoder::new).transpose()?;
+        Ok(Box::new(MemoryStaged { objects, ingest, bytes: Vec::new(), frames }))
     }
 
     async fn remove(&self, location: &Location) -> Result<(), BlobError> {
@@ -98,6 +104,13 @@ impl Blobs for Memory {
         Ok(Some(0))
     }
 
+    async fn claim(&self, location: &Location) -> Result<Option<Claim>, BlobError> {
+        match self.objects().contains_key(location) {
+            true => Ok(Some(Claim { _locked: None })),
+            false => Err(BlobError::NotFound { location: *location }),
+        }
+    }
+
     async fn sweep(&self, _before: SystemTime) -> Result<u64, BlobError> {
         Ok(0)
     }
@@ -106,22 +119,46 @@ impl Blobs for Memory {
 struct MemoryStaged {
     objects: Arc<Mutex<Objects>>,
     ingest: Ingest,
-    bytes: BytesMut,
+    bytes: Vec<u8>,
+    frames: Option<Encoder>,
 }
 
 #[async_trait]
 impl Staged for MemoryStaged {
     async fn write(&mut self, bytes: Bytes) -> Result<(), BlobError> {
         self.ingest.update(&bytes);
-        self.bytes.extend_from_slice(&bytes);
-        Ok(())
+        match &mut self.frames {
+            Some(frames) => frames.push(&bytes, &mut self.bytes),
+            None => {
+                self.bytes.extend_from_slice(&bytes);
+                Ok(())
+            }
+        }
     }
 
-    async fn publish(self: Box<Self>, expected: Option<Digest>) -> Result<Published, BlobError> {
+    async fn publish(mut self: Box<Self>, expected: Option<Digest>) -> Result<Published, BlobError> {
         let hashes = self.ingest.finish();
         hashes.check(expected)?;
-        let location = Location::fresh(hashes.digest).map_err(|error| BlobError::io("memory", "name a blob", error))?;
-        lock(&self.objects).insert(location, self.bytes.freeze());
-        Ok(Published { location, signature: None, aliases: hashes.aliases })
+        let form = match self.frames.take() {
+            Some(frames) => Form::Frames { stored: frames.finish(&mut self.bytes)? },
+            None => Form::Raw,
+        };
+        let location = Location::fresh(hashes.digest, form);
+        let location = location.map_err(|error| BlobError::io("memory", "name a blob", error))?;
+        lock(&self.objects).insert(location, self.bytes.into());
+        Ok(Published { location, signature: None, aliases: hashes.aliases, outboard: hashes.outboard })
     }
+}
+
+/// The bytes of `range` of what is kept in frames.
+fn unpack(location: &Location, stored: &Bytes, range: &Range<u64>) -> Result<Bytes, BlobError> {
+    let begin = stored.len().checked_sub(table_len(location.digest.size) as usize);
+    let table = begin.and_then(|begin| stored.get(begin..)).unwrap_or_default();
+    let (table, mut decoder, mut out) = (Table::parse(*location, table)?, decoder()?, BytesMut::new());
+    for frame in table.covering(range) {
+        let place = table.place(frame);
+        let packed = stored.get(place.start as usize..place.end as usize).unwrap_or_default();
+        out.extend_from_slice(&table.unpack(&mut decoder, frame, packed, range)?);
+    }
+    Ok(out.freeze())
 }

@@ -1,57 +1,98 @@
 //! Checked reads: the only ones whose bytes may leave the store.
 //!
 //! Owns [`verified`] and [`open_verified`]. Invariant: a reader of a whole blob does not give its last chunk before
-//! all bytes are known to be right; a part is given without rehashing only from a file that is as it was published.
+//! all bytes are known to be right; of a part, no byte is given before it is proven, by the file being as it was
+//! published, or by the outboard.
 
+use std::collections::VecDeque;
+use std::mem;
 use std::ops::Range;
 
 use bytes::Bytes;
-use futures::TryStreamExt;
 use futures::stream::try_unfold;
+use futures::{TryStreamExt, stream};
+use provender_core::blob::Form;
 
-use crate::blocking::Lent;
-use crate::{BlobError, Blobs, Ingest, Location, Reader, Signature};
+use crate::blocking::{Lent, blocking};
+use crate::{BlobError, Blobs, Ingest, Location, Outboard, Reader, Signature};
 
 /// Smaller chunks are hashed where they are, in less time than it takes to hand them to another thread.
 const INLINE: usize = 32 * 1024;
 
+/// A checked reader.
+#[derive(Debug)]
+pub struct Opened {
+    /// Its bytes.
+    pub reader: Reader,
+    /// What is worth recording: without it the next part is as slow as this one was.
+    pub learnt: Option<Learnt>,
+}
+
+/// What was learnt of a blob because all of it had to be read for a part, and was found right.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Learnt {
+    /// What its file looked like then, if it is a file.
+    pub signature: Option<Signature>,
+    /// Its outboard, if it has one.
+    pub outboard: Option<Outboard>,
+}
+
 /// Opens `range` of a blob, cut at its end, so that wrong bytes end in [`BlobError::Corrupt`].
 ///
-/// A whole blob is hashed as it is read. A part is read as it is if its file still has the `recorded` signature; if
-/// not, the whole blob is hashed first. Then the reader's [`Reader::signature`] is another than the recorded one, and
-/// worth recording, as the next part would be as slow.
+/// A whole blob is hashed as it is read. A part is read as it is if the blob is kept raw and its file still has the
+/// `recorded` signature. If not, the groups that it lies in are read and held against the `outboard`, which is asked for only
+/// then; and if that is lost, the whole blob is hashed first.
 pub async fn open_verified(
     blobs: &dyn Blobs,
     location: &Location,
     recorded: Option<&Signature>,
+    outboard: impl Future<Output = Option<Outboard>> + Send,
     range: Range<u64>,
-) -> Result<Reader, BlobError> {
+) -> Result<Opened, BlobError> {
     let range = location.cut(range)?;
-    let whole = 0..location.digest.size;
-    if range == whole {
-        return Ok(verified(*location, blobs.open(location, whole).await?));
+    let size = location.digest.size;
+    let opened = |reader, learnt| Ok(Opened { reader, learnt });
+    if range == (0..size) {
+        return opened(verified(*location, blobs.open(location, range).await?), None);
     }
-    let reader = blobs.open(location, range.clone()).await?;
-    if recorded.is_some() && reader.signature() == recorded {
-        return Ok(reader);
+    if location.form == Form::Raw && recorded.is_some() {
+        let reader = blobs.open(location, range.clone()).await?;
+        if reader.signature() == recorded {
+            return opened(reader, None);
+        }
     }
-    drop(reader);
-    let mut whole = verified(*location, blobs.open(location, whole).await?);
-    while whole.try_next().await?.is_some() {}
-    let reader = blobs.open(location, range).await?;
-    if reader.signature() != whole.signature() {
-        return Err(location.corrupt("its file changes while it is being read"));
+    if !Outboard::has(size) {
+        // A group at most.
+        let reader = verified(*location, blobs.open(location, 0..size).await?);
+        let signature = reader.signature().copied();
+        let part = reader.into_bytes().await?.slice(range.start as usize..range.end as usize);
+        let chunks = (!part.is_empty()).then_some(Ok(part));
+        let learnt = Learnt { signature, outboard: None };
+        return opened(Reader::new(signature, stream::iter(chunks)), Some(learnt));
     }
-    Ok(reader)
+    let (outboard, learnt) = match outboard.await.filter(|outboard| *outboard.digest() == location.digest) {
+        Some(outboard) => (outboard, None),
+        None => {
+            let reader = blobs.open(location, 0..size).await?;
+            let signature = reader.signature().copied();
+            let mut check = Check::new(*location, reader);
+            while check.next().await?.is_some() {}
+            let missing = || location.corrupt("it has no outboard");
+            let outboard = check.outboard.ok_or_else(missing)?;
+            (outboard.clone(), Some(Learnt { signature, outboard: Some(outboard) }))
+        }
+    };
+    opened(Groups::open(blobs, location, outboard, range).await?, learnt)
 }
 
 /// Hashes `reader`, which must be of the whole blob, as it goes. The last chunk, and the end, come only if all bytes
 /// are those of the location's digest, no fewer and no more.
 pub fn verified(location: Location, reader: Reader) -> Reader {
     let signature = reader.signature().copied();
-    let check =
-        Check { location, reader, ingest: Lent::new(Ingest::new(&[])), left: location.digest.size, done: false };
-    Reader::new(signature, try_unfold(check, Check::next))
+    let chunks = try_unfold(Check::new(location, reader), |mut check| async {
+        Ok(check.next().await?.map(|chunk| (chunk, check)))
+    });
+    Reader::new(signature, chunks)
 }
 
 struct Check {
@@ -62,10 +103,17 @@ struct Check {
     /// Bytes still to come.
     left: u64,
     done: bool,
+    /// Once it is done.
+    outboard: Option<Outboard>,
 }
 
 impl Check {
-    async fn next(mut self) -> Result<Option<(Bytes, Check)>, BlobError> {
+    fn new(location: Location, reader: Reader) -> Check {
+        let (ingest, left) = (Lent::new(Ingest::new(&[])), location.digest.size);
+        Check { location, reader, ingest, left, done: false, outboard: None }
+    }
+
+    async fn next(&mut self) -> Result<Option<Bytes>, BlobError> {
         if self.done {
             return Ok(None);
         }
@@ -80,7 +128,7 @@ impl Check {
         if self.left == 0 {
             self.finish().await?;
         }
-        Ok((!chunk.is_empty()).then_some((chunk, self)))
+        Ok((!chunk.is_empty()).then_some(chunk))
     }
 
     async fn hash(&mut self, chunk: Bytes) -> Result<(), BlobError> {
@@ -101,12 +149,114 @@ impl Check {
         if self.reader.try_next().await?.is_some() {
             return Err(self.location.corrupt("it is longer than it should be"));
         }
-        let found = self.ingest.settle().await?.clone().finish().digest;
-        if found != self.location.digest {
-            return Err(self.location.corrupt(format_args!("its bytes are those of {found}")));
+        let hashes = mem::replace(&mut self.ingest, Lent::new(Ingest::new(&[]))).take().await?.finish();
+        if hashes.digest != self.location.digest {
+            return Err(self.location.corrupt(format_args!("its bytes are those of {}", hashes.digest)));
         }
+        self.outboard = hashes.outboard;
         Ok(())
     }
+}
+
+/// Gives a part of a blob, each group of it once it was held against the outboard. Of groups up to [`crate::CHUNK`] a few are in memory
+/// at once, of larger ones one.
+struct Groups {
+    location: Location,
+    outboard: Outboard,
+    /// Of the groups, from the begin of the first one to the end of the last.
+    reader: Reader,
+    /// What is read and not yet checked: the begin of `groups`.
+    pieces: VecDeque<Bytes>,
+    gathered: u64,
+    /// The groups still to come.
+    groups: Range<u64>,
+    /// What was asked for.
+    range: Range<u64>,
+    /// What is checked, and lies within that.
+    ready: VecDeque<Bytes>,
+}
+
+impl Groups {
+    async fn open(
+        blobs: &dyn Blobs,
+        location: &Location,
+        outboard: Outboard,
+        range: Range<u64>,
+    ) -> Result<Reader, BlobError> {
+        let groups = outboard.covering(&range);
+        let reader = blobs.open(location, outboard.place(&groups)).await?;
+        let signature = reader.signature().copied();
+        let (pieces, ready) = (VecDeque::new(), VecDeque::new());
+        let groups = Groups { location: *location, outboard, reader, pieces, gathered: 0, groups, range, ready };
+        let chunks = try_unfold(groups, |mut groups| async { Ok(groups.next().await?.map(|chunk| (chunk, groups))) });
+        Ok(Reader::new(signature, chunks))
+    }
+
+    async fn next(&mut self) -> Result<Option<Bytes>, BlobError> {
+        loop {
+            if let Some(chunk) = self.ready.pop_front() {
+                return Ok(Some(chunk));
+            }
+            if self.groups.is_empty() {
+                return Ok(None);
+            }
+            let first = self.groups.start;
+            while self.gathered < len(&self.outboard.place(&(first..first + 1))) {
+                let chunk = self.reader.try_next().await?.ok_or_else(|| self.location.corrupt("it is cut short"))?;
+                self.gathered += chunk.len() as u64;
+                self.pieces.push_back(chunk);
+            }
+            let mut taken = Vec::new();
+            while let Some(group) = self.take() {
+                taken.push(group);
+            }
+            let (location, outboard) = (self.location, self.outboard.clone());
+            let check = move || match taken.iter().find(|(group, pieces)| !outboard.is_right(*group, pieces)) {
+                Some((group, _)) => Err(location.corrupt(format_args!("other bytes are in its part {group}"))),
+                None => Ok(taken),
+            };
+            for (group, pieces) in blocking(check).await? {
+                self.give(group, pieces);
+            }
+        }
+    }
+
+    /// The pieces of the next group, if all of it was read.
+    fn take(&mut self) -> Option<(u64, Vec<Bytes>)> {
+        let group = self.groups.start;
+        let mut left = Some(len(&self.outboard.place(&(group..group + 1))))
+            .filter(|len| *len <= self.gathered && !self.groups.is_empty())?;
+        self.gathered -= left;
+        let mut pieces = Vec::new();
+        while left > 0 {
+            let piece = self.pieces.front_mut()?;
+            let part = match piece.len() as u64 <= left {
+                true => self.pieces.pop_front()?,
+                false => piece.split_to(left as usize),
+            };
+            left -= part.len() as u64;
+            pieces.push(part);
+        }
+        self.groups.start += 1;
+        Some((group, pieces))
+    }
+
+    /// Makes of a right group what was asked for of it ready.
+    fn give(&mut self, group: u64, pieces: Vec<Bytes>) {
+        let mut at = self.outboard.place(&(group..group + 1)).start;
+        for piece in pieces {
+            let end = at + piece.len() as u64;
+            let wanted = self.range.start.clamp(at, end)..self.range.end.clamp(at, end);
+            if !wanted.is_empty() {
+                self.ready.push_back(piece.slice((wanted.start - at) as usize..(wanted.end - at) as usize));
+            }
+            at = end;
+        }
+    }
+}
+
+fn len(range: &Range<u64>) -> u64 {
+    range.end - range.start
 }
 
 #[cfg(test)]
@@ -118,7 +268,7 @@ mod tests {
 
     /// What a verified reader of `stored` in chunks of `step` gives for a blob that should be `right`.
     async fn read(right: &[u8], stored: &[u8], step: usize) -> (Vec<u8>, Result<(), BlobError>) {
-        let location = Location { digest: Digest::of(right), nonce: 1 };
+        let location = Location { digest: Digest::of(right), nonce: 1, form: Form::Raw };
         let chunks: Vec<_> = stored.chunks(step).map(|chunk| Ok(Bytes::copy_from_slice(chunk))).collect();
         let mut reader = verified(location, Reader::new(None, stream::iter(chunks)));
         let mut bytes = Vec::new();

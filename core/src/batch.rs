@@ -59,11 +59,13 @@ pub enum Table {
     Event = 21,
     /// Field and term, newest first -> execution id: what searches go through.
     Index = 22,
+    /// Digest and place -> a piece of the blob's outboard.
+    Outboard = 23,
 }
 
 impl Table {
     /// Every table, in stored order.
-    pub const ALL: [Table; 23] = [
+    pub const ALL: [Table; 24] = [
         Table::Store,
         Table::Key,
         Table::Lease,
@@ -87,6 +89,7 @@ impl Table {
         Table::Lost,
         Table::Event,
         Table::Index,
+        Table::Outboard,
     ];
 
     /// The table stored as `tag`.

@@ -14,6 +14,23 @@ pub enum Place {
     Backend {
         /// What tells whether the file may have changed since it was published, in the backend's own encoding.
         signature: Option<Bytes>,
+        /// How they are kept there.
+        form: Form,
+        /// Whether compressing them was tried, and would have saved too little.
+        incompressible: bool,
+    },
+}
+
+/// How a backend keeps the bytes of a blob.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Form {
+    /// As they are.
+    #[default]
+    Raw,
+    /// Compressed, in frames that can be read one by one.
+    Frames {
+        /// The bytes that they take.
+        stored: u64,
     },
 }
 

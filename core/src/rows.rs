@@ -233,6 +233,11 @@ pub fn inline(digest: &Digest, nonce: u64) -> RowKey {
     shared(Table::Inline, &[&digest.to_bytes(), &nonce.to_be_bytes()])
 }
 
+/// A piece of the outboard of a blob, whichever copies of that there are. Pieces count from 0.
+pub fn outboard(digest: &Digest, piece: u8) -> RowKey {
+    shared(Table::Outboard, &[&digest.to_bytes(), &[piece]])
+}
+
 /// That a space holds a blob.
 pub fn holding(space: &Space, digest: &Digest) -> RowKey {
     row(Table::Holding, space, &[&digest.to_bytes()])

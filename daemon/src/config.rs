@@ -1,6 +1,7 @@
 //! Configuration: flags over `PROVENDER_*` variables over a TOML file over defaults. Unknown keys are refused.
 
 use std::net::SocketAddr;
+use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -9,6 +10,7 @@ use provender_blobs::{BlobsConfig, HashFunction};
 use serde::Deserialize;
 
 use crate::meta::MetaConfig;
+use crate::store::Compression;
 
 /// The provender daemon: keeps the artifacts and records of tasks, and answers executors.
 #[derive(Debug, Default, Parser)]
@@ -70,6 +72,7 @@ struct File {
     meta: MetaConfig,
     blobs: Option<BlobsConfig>,
     aliases: Vec<Alias>,
+    compression: CompressionFile,
 }
 
 /// The certificates of the TCP listener, as PEM files.
@@ -82,6 +85,23 @@ pub struct Tls {
     pub key: PathBuf,
     /// If given, clients must show a certificate of this authority.
     pub client_ca: Option<PathBuf>,
+}
+
+/// Which blobs are compressed, and how.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct CompressionFile {
+    after_seconds: Option<u64>,
+    min_bytes: u64,
+    level: u8,
+    bytes_per_second: NonZeroU64,
+}
+
+impl Default for CompressionFile {
+    fn default() -> CompressionFile {
+        let bytes_per_second = const { NonZeroU64::new(32 << 20).unwrap() };
+        CompressionFile { after_seconds: None, min_bytes: 64 << 10, level: 3, bytes_per_second }
+    }
 }
 
 /// A further hash by which blobs can be found.
@@ -126,6 +146,8 @@ pub struct Config {
     pub blobs: BlobsConfig,
     /// Further hashes to compute of each blob.
     pub aliases: Vec<HashFunction>,
+    /// How cold blobs are compressed, if they are.
+    pub compression: Option<Compression>,
 }
 
 /// Why the configuration is refused.
@@ -147,6 +169,12 @@ pub enum ConfigError {
         /// Where, and what is wrong.
         source: Box<toml::de::Error>,
     },
+    /// No level of zstd.
+    #[error("compression.level is {level}: it must be from 1 (fast) to 19 (small)")]
+    Level {
+        /// As configured.
+        level: u8,
+    },
     /// There is no place for data.
     #[error("there is no place for data: HOME and XDG_DATA_HOME are not set; give --data DIR")]
     NoHome,
@@ -167,6 +195,16 @@ impl Config {
         let aliases = file.aliases.into_iter().map(|alias| match alias {
             Alias::Sha256 => HashFunction::Sha256,
         });
+        let CompressionFile { after_seconds, min_bytes, level, bytes_per_second } = file.compression;
+        if !(1..=19).contains(&level) {
+            return Err(ConfigError::Level { level });
+        }
+        let compression = after_seconds.map(|after| Compression {
+            after: Duration::from_secs(after),
+            min_bytes,
+            level: level.into(),
+            bytes_per_second: bytes_per_second.get(),
+        });
         Ok(Config {
             data,
             listen: flags.listen.or(file.listen),
@@ -184,6 +222,7 @@ impl Config {
             meta: file.meta,
             blobs,
             aliases: aliases.collect(),
+            compression,
         })
     }
 }
@@ -234,6 +273,9 @@ mod tests {
             ("[tls]\ncert = \"a\"\nkey = \"b\"\nciphers = 1", "ciphers"),
             ("[meta]\nengine = \"rocksdb\"\nsize = 1", "size"),
             ("aliases = [\"md5\"]", "md5"),
+            ("[compression]\nlevel = 20", "compression.level"),
+            ("[compression]\nbytes_per_second = 0", "bytes_per_second"),
+            ("[compression]\nafter = 1", "after"),
         ] {
             let error = load(toml, &[]).expect_err("refused").to_string();
             assert!(error.contains(key), "{error}");

@@ -23,6 +23,10 @@ pub struct Metrics {
     pub lost: IntCounter,
     /// Lost digests whose bytes were stored anew.
     pub healed: IntCounter,
+    /// Blobs that were put into frames.
+    pub compressed: IntCounter,
+    /// Bytes that they take less than before.
+    pub saved: IntCounter,
     /// Leases that this daemon watches.
     pub leases: IntGauge,
     /// Executors that wait for another's work.
@@ -68,6 +72,8 @@ impl Metrics {
             bytes_out: counter("provender_blob_bytes_sent_total", "Bytes of blobs sent")?,
             lost: counter("provender_blobs_lost_total", "Blobs that were found missing or damaged")?,
             healed: counter("provender_blobs_healed_total", "Lost blobs whose bytes were stored anew")?,
+            compressed: counter("provender_blobs_compressed_total", "Cold blobs that were compressed")?,
+            saved: counter("provender_blob_bytes_saved_total", "Bytes that compression of cold blobs has saved")?,
             leases: gauge("provender_leases", "Live leases that this daemon watches")?,
             waiting: gauge("provender_waiting", "Executors that wait for another's work")?,
             watching: gauge("provender_watching", "Watches that are being served")?,

@@ -70,6 +70,9 @@ pub async fn run(config: Config, stop: CancellationToken, ready: impl FnOnce()) 
     background.spawn(store.clone().watch());
     background.spawn(store.clone().tidy());
     background.spawn(store.clone().sweep_uploads(config.keep_uploads));
+    if let Some(compression) = config.compression {
+        background.spawn(store.clone().compress(compression));
+    }
 
     // Everything that can fail to start does so before anybody is served.
     let unix = Unix::bind(&socket, config.socket_group.as_deref())?;

@@ -10,6 +10,7 @@ mod catalog;
 mod closure;
 mod commit;
 mod compare;
+mod compress;
 mod diff;
 mod error;
 mod explain;
@@ -25,6 +26,7 @@ mod lineage;
 mod lookup;
 mod lost;
 mod nearest;
+mod outboards;
 mod provenance;
 mod register;
 mod search;
@@ -41,8 +43,9 @@ use provender_core::{RowKey, rows};
 use crate::meta::Meta;
 use crate::metrics::Metrics;
 
-pub use blobs::{Content, INLINE_MAX, Upload};
+pub use blobs::{Content, INLINE_MAX, Upload, located};
 pub use catalog::{Described, Named, Registered};
+pub use compress::{Compressed, Compression};
 pub use error::{StoreError, chain};
 pub use explain::{Explaining, Question};
 pub use invalidate::{Invalidate, Invalidation, Part};
@@ -72,6 +75,8 @@ struct Inner {
     pages: watch::Pages,
     metrics: Arc<Metrics>,
     aliases: Vec<HashFunction>,
+    /// Those that were asked for last.
+    outboards: outboards::Recent,
     /// One loss at a time is entered by this daemon, since each takes the next place in one log.
     noting: tokio::sync::Mutex<()>,
 }
@@ -123,7 +128,8 @@ impl Store {
             });
         }
         let (feed, pages) = (feed::Feed::default(), watch::Pages::default());
-        Ok(Store { inner: Arc::new(Inner { meta, blobs, feed, pages, metrics, aliases, noting: Default::default() }) })
+        let (noting, outboards) = Default::default();
+        Ok(Store { inner: Arc::new(Inner { meta, blobs, feed, pages, metrics, aliases, outboards, noting }) })
     }
 
     /// The counters that this store moves.

@@ -3,14 +3,14 @@
 //! Calls come from kernel threads and block; each ends within [`PATIENCE`], since a process that reads the mount cannot be killed
 //! while it waits.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
 use provender_core::name::{Name, Space};
 use provender_core::provenance::{Branch, Place};
 use provender_core::{Digest, TaskKey, Timestamp, Tree};
-use provender_fuse::{Consumers, Content, Document, Entry, Input, Page, Source, SourceError};
+use provender_fuse::{Consumers, Content, Document, Entry, Input, Page, ReadAt, Source, SourceError};
 use tokio::runtime::Handle;
 
 use crate::store::{self, Store, StoreError};
@@ -19,7 +19,7 @@ use crate::store::{self, Store, StoreError};
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// One space of a store, as files.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct StoreSource {
     store: Store,
     space: Space,
@@ -112,7 +112,44 @@ impl Source for StoreSource {
         Ok(match self.ask(self.store.content(&self.space, &digest))? {
             store::Content::Bytes(bytes) => Content::Bytes(bytes),
             store::Content::File(file) => Content::Fd(file),
+            store::Content::Parts => Content::Reader(Box::new(Parts::new(self.clone(), digest))),
         })
+    }
+}
+
+/// A blob that is asked for in aligned windows; the last one stays at hand, since most readers go on where they were.
+struct Parts {
+    source: StoreSource,
+    digest: Digest,
+    last: Mutex<(u64, Bytes)>,
+}
+
+/// The bytes of a window.
+const WINDOW: u64 = 1 << 20;
+
+impl Parts {
+    fn new(source: StoreSource, digest: Digest) -> Parts {
+        Parts { source, digest, last: Mutex::default() }
+    }
+}
+
+impl ReadAt for Parts {
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<usize, SourceError> {
+        let begin = offset - offset % WINDOW;
+        let known = self.last.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let window = match known {
+            (at, window) if at == begin && !window.is_empty() => window,
+            _ => {
+                let StoreSource { store, space, .. } = &self.source;
+                let window = self.source.ask(store.read_part(space, &self.digest, begin..begin + WINDOW))?;
+                *self.last.lock().unwrap_or_else(PoisonError::into_inner) = (begin, window.clone());
+                window
+            }
+        };
+        let part = window.get((offset - begin) as usize..).unwrap_or_default();
+        let len = part.len().min(buf.len());
+        buf[..len].copy_from_slice(&part[..len]);
+        Ok(len)
     }
 }
 

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use prost::Message;
-use provender_core::blob::{Pin, Place, Stored};
+use provender_core::blob::{Form, Pin, Place, Stored};
 use provender_core::event::{Event, MAX_REASON, Noted};
 use provender_core::lease::Lease;
 use provender_core::lost::{Damage, Loss};
@@ -123,7 +123,14 @@ pub fn blob_to(stored: &Stored) -> Bytes {
     use store::blob_row::{Backend, Inline, Place as Row};
     let place = match &stored.place {
         Place::Inline => Row::Inline(Inline {}),
-        Place::Backend { signature } => Row::Backend(Backend { signature: signature.clone().unwrap_or_default() }),
+        Place::Backend { signature, form, incompressible } => Row::Backend(Backend {
+            signature: signature.clone().unwrap_or_default(),
+            frames: match form {
+                Form::Raw => 0,
+                Form::Frames { stored } => *stored,
+            },
+            incompressible: *incompressible,
+        }),
     };
     let row = store::BlobRow {
         nonce: stored.nonce,
@@ -140,9 +147,14 @@ pub fn blob_from(bytes: Bytes) -> Result<Stored, RowError> {
     let row = store::BlobRow::decode(bytes)?;
     let place = match row.place {
         Some(Row::Inline(_)) => Place::Inline,
-        Some(Row::Backend(backend)) => {
-            Place::Backend { signature: Some(backend.signature).filter(|some| !some.is_empty()) }
-        }
+        Some(Row::Backend(backend)) => Place::Backend {
+            signature: Some(backend.signature).filter(|some| !some.is_empty()),
+            form: match backend.frames {
+                0 => Form::Raw,
+                stored => Form::Frames { stored },
+            },
+            incompressible: backend.incompressible,
+        },
         None => return Err(Invalid::new("blob.place", "is none that this version knows").into()),
     };
     let lost = Some(row.lost).filter(|position| *position > 0);

@@ -69,10 +69,12 @@ fn the_configuration_is_documented_whole() {
         meta: _,
         blobs: _,
         aliases,
+        compression,
     } = Config::load(flags).expect("the example is valid");
     let set =
         listen.is_some() && socket_group.is_some() && mount.is_some() && mount_allow_other && metrics_listen.is_some();
     assert!(set && tls.is_some_and(|tls| tls.client_ca.is_some()) && tokens_file.is_some() && !aliases.is_empty());
+    assert!(compression.is_some());
 
     let listed: BTreeSet<_> =
         table(&document, "All keys").iter().flat_map(|row| quoted(row[0])).map(str::to_owned).collect();

@@ -86,7 +86,7 @@ fn schedules_keep_all_rules() {
 }
 
 /// What must have happened somewhere.
-const KINDS: [&str; 28] = [
+const KINDS: [&str; 29] = [
     "fault: refused",
     "fault: a call lost",
     "fault: an answer lost",
@@ -100,6 +100,7 @@ const KINDS: [&str; 28] = [
     "fault: a wall clock steps",
     "fault: a blob rots",
     "fault: a blob vanishes",
+    "blobs compressed",
     "invalidation",
     "acknowledged commits",
     "commits that lack a blob",

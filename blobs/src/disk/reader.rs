@@ -38,22 +38,29 @@ impl Cursor {
 
     /// Reads the next chunk, which is empty at the end.
     fn advance(mut self) -> Result<Cursor, BlobError> {
-        let want = (self.range.end - self.range.start).min(CHUNK as u64) as usize;
-        let mut bytes = Vec::with_capacity(want);
-        while bytes.len() < want {
-            let at = self.range.start + bytes.len() as u64;
-            match pread(&self.file, spare_capacity(&mut bytes), at) {
-                Ok(0) => return Err(self.location.corrupt("its file is cut short")),
-                Ok(_) | Err(Errno::INTR) => {}
-                Err(error) => return Err(self.store.failed("read a blob", error)),
-            }
-        }
-        // More than `want`, if the allocator gave more room than asked for.
-        bytes.truncate(want);
-        self.range.start += want as u64;
-        self.chunk = bytes.into();
+        let want = (self.range.end - self.range.start).min(CHUNK as u64);
+        let next = self.range.start..self.range.start + want;
+        self.range.start = next.end;
+        self.chunk = read(&self.store, &self.location, &self.file, next)?.into();
         Ok(self)
     }
+}
+
+/// The bytes of `range` of a blob's file, in memory: for ranges that are bounded.
+pub(super) fn read(store: &Store, location: &Location, file: &File, range: Range<u64>) -> Result<Vec<u8>, BlobError> {
+    let want = (range.end - range.start) as usize;
+    let mut bytes = Vec::with_capacity(want);
+    while bytes.len() < want {
+        let at = range.start + bytes.len() as u64;
+        match pread(file, spare_capacity(&mut bytes), at) {
+            Ok(0) => return Err(location.corrupt("its file is cut short")),
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(error) => return Err(store.failed("read a blob", error)),
+        }
+    }
+    // More than `want`, if the allocator gave more room than asked for.
+    bytes.truncate(want);
+    Ok(bytes)
 }
 
 /// The chunks of `cursor`, from the one it has.

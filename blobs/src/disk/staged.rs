@@ -16,6 +16,7 @@ use std::sync::atomic::Ordering::SeqCst;
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use provender_core::Digest;
+use provender_core::blob::Form;
 use provender_core::digest::hex;
 use rustix::fs::{
     AtFlags, FallocateFlags, FlockOperation, Mode, OFlags, RenameFlags, fallocate, fchmod, flock, linkat,
@@ -165,7 +166,7 @@ impl Staged for DiskStaged {
         let unclaimed = blocking(move || {
             let hashes = hash(ingest, &last).finish();
             hashes.check(expected)?;
-            file.append(&last)?.publish(hashes)
+            file.append(&last)?.publish(hashes, Form::Raw)
         });
         Ok(unclaimed.await?.claim())
     }
@@ -298,7 +299,7 @@ impl StagingFile {
         Ok(())
     }
 
-    fn append(mut self, pieces: &[Bytes]) -> Result<StagingFile, BlobError> {
+    pub(super) fn append(mut self, pieces: &[Bytes]) -> Result<StagingFile, BlobError> {
         for piece in pieces {
             if let Err(error) = self.file.write_all(piece) {
                 // A full disk is not to be kept full.
@@ -317,11 +318,13 @@ impl StagingFile {
         }
     }
 
-    fn publish(mut self, hashes: Hashes) -> Result<Unclaimed, BlobError> {
-        self.seal(hashes.digest.size).map_err(|error| self.store.failed("sync a blob", error))?;
-        let (location, signature) =
-            self.rename(hashes.digest).map_err(|error| self.store.failed("publish a blob", error))?;
-        let published = Published { location, signature: Some(signature), aliases: hashes.aliases };
+    pub(super) fn publish(mut self, hashes: Hashes, form: Form) -> Result<Unclaimed, BlobError> {
+        let location = Location::fresh(hashes.digest, form);
+        let location = location.map_err(|error| self.store.failed("publish a blob", error))?;
+        self.seal(location.stored()).map_err(|error| self.store.failed("sync a blob", error))?;
+        let signature = self.rename(&location).map_err(|error| self.store.failed("publish a blob", error))?;
+        let Hashes { aliases, outboard, .. } = hashes;
+        let published = Published { location, signature: Some(signature), aliases, outboard };
         Ok(Unclaimed { file: self, published })
     }
 
@@ -335,13 +338,12 @@ impl StagingFile {
     }
 
     /// Gives the file its name under `objects`, durably.
-    fn rename(&mut self, digest: Digest) -> io::Result<(Location, Signature)> {
-        let location = Location::fresh(digest)?;
-        let to = object(&location);
+    fn rename(&mut self, location: &Location) -> io::Result<Signature> {
+        let to = object(location);
         rename_new(&self.root, self.path.as_deref().unwrap_or_default(), &to)?;
         self.path = Some(to);
-        self.root.sync(&shard(digest.hash[0]))?;
-        Ok((location, Signature::of(&self.file)?))
+        self.root.sync(&shard(location.digest.hash[0]))?;
+        Signature::of(&self.file)
     }
 }
 
@@ -391,13 +393,13 @@ impl Drop for StagingFile {
 }
 
 /// A published blob whose publisher may have gone: unless claimed, it is removed again.
-struct Unclaimed {
+pub(super) struct Unclaimed {
     file: StagingFile,
     published: Published,
 }
 
 impl Unclaimed {
-    fn claim(mut self) -> Published {
+    pub(super) fn claim(mut self) -> Published {
         self.file.path = None;
         self.published
     }

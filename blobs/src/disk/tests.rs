@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::fs;
+use std::future::ready;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::time::Duration;
 
@@ -12,7 +13,8 @@ use tempfile::TempDir;
 use super::marker::Marker;
 use super::staged::COPY;
 use super::*;
-use crate::{CHUNK, open_verified, put};
+use crate::outboard::GROUP;
+use crate::{CHUNK, Frames, Learnt, Opened, Published, compresses, open_verified, put, recode};
 
 async fn disk() -> (TempDir, Disk) {
     let dir = TempDir::new().unwrap();
@@ -90,7 +92,7 @@ async fn what_is_no_blob_is_skipped_and_harms_nothing() {
     let path = file_of(&disk, &published.location);
     let (shard, objects) = (path.parent().unwrap(), disk.store.dir.join("objects"));
     let other = Location { nonce: published.location.nonce ^ 1, ..published.location };
-    let elsewhere = Location { digest: Digest { hash: [0; 32], size: 0 }, nonce: 1 };
+    let elsewhere = Location { digest: Digest { hash: [0; 32], size: 0 }, nonce: 1, form: Form::Raw };
     fs::create_dir(objects.join("64/38")).unwrap();
     fs::write(objects.join("65").join(elsewhere.to_string()), "in a shard that is not its own").unwrap();
     fs::create_dir(objects.join("AB")).unwrap();
@@ -119,12 +121,154 @@ async fn a_part_is_served_again_once_the_touched_file_was_rehashed() {
     let path = file_of(&disk, &published.location);
     fs::set_permissions(&path, fs::Permissions::from_mode(0o400)).unwrap();
 
-    let reader = open_verified(&disk, &published.location, published.signature.as_ref(), 1..9).await.unwrap();
+    let recorded = published.signature.as_ref();
+    let open = |recorded, outboard| open_verified(&disk, &published.location, recorded, ready(outboard), 1..9);
+    let Opened { reader, learnt } = open(recorded, None).await.unwrap();
     let fresh = reader.signature().copied();
     assert_ne!(fresh, published.signature);
+    assert_eq!(learnt, Some(Learnt { signature: fresh, outboard: published.outboard.clone() }));
     assert_eq!(reader.into_bytes().await.unwrap(), bytes[1..9]);
-    let reader = open_verified(&disk, &published.location, fresh.as_ref(), 1..9).await.unwrap();
-    assert_eq!(reader.signature().copied(), fresh);
+    // Known so, it is read as it is; and with its outboard, as far as it must be.
+    let other = put(&disk, Bytes::from(vec![6; 3 << 20]), None).await.unwrap().outboard;
+    for (recorded, outboard, slow) in
+        [(fresh.as_ref(), None, false), (recorded, published.outboard.clone(), false), (recorded, other, true)]
+    {
+        let Opened { reader, learnt } = open(recorded, outboard).await.unwrap();
+        assert_eq!((reader.signature().copied(), learnt.is_some()), (fresh, slow));
+        assert_eq!(reader.into_bytes().await.unwrap(), bytes[1..9]);
+    }
+}
+
+/// Stages bytes in frames that may take any room.
+async fn pack(disk: &Disk, bytes: &[u8]) -> Published {
+    let frames = Some(Frames { size: bytes.len() as u64, level: 3, most: u64::MAX });
+    let mut staged = disk.stage(StageOptions { frames, ..StageOptions::default() }).await.unwrap();
+    for piece in bytes.chunks(300_007) {
+        staged.write(Bytes::copy_from_slice(piece)).await.unwrap();
+    }
+    staged.publish(Some(Digest::of(bytes))).await.unwrap()
+}
+
+/// Text in which no two groups are alike.
+fn text(len: usize) -> Vec<u8> {
+    (0u32..).flat_map(|n| format!("line {n} of {}\n", n.wrapping_mul(2_654_435_761)).into_bytes()).take(len).collect()
+}
+
+#[tokio::test]
+async fn frames_are_files_for_plain_zstd() {
+    let (_dir, disk) = disk().await;
+    for size in [0, 1, GROUP as usize - 1, GROUP as usize, GROUP as usize + 1, 5 * GROUP as usize + 3] {
+        let bytes = text(size);
+        let published = pack(&disk, &bytes).await;
+        let path = file_of(&disk, &published.location);
+        assert!(path.to_str().unwrap().ends_with(".zst"));
+        let stored = fs::read(&path).unwrap();
+        assert_eq!(published.location.stored(), stored.len() as u64);
+        let mut found = vec![1; size];
+        assert_eq!(zstd_safe::decompress(&mut found[..], &stored), Ok(size));
+        assert!(found == bytes);
+        assert_eq!(disk.list(None, 9).await.unwrap().locations, [published.location]);
+        assert!(disk.file(&published.location).await.unwrap().is_none(), "the kernel cannot read frames");
+        disk.remove(&published.location).await.unwrap();
+        assert!(!path.exists());
+    }
+}
+
+#[tokio::test]
+async fn a_flipped_byte_anywhere_in_frames_reaches_nobody() {
+    let (_dir, disk) = disk().await;
+    let bytes = text(3 * GROUP as usize + 100);
+    let published = pack(&disk, &bytes).await;
+    let path = file_of(&disk, &published.location);
+    let right = fs::read(&path).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+    let size = bytes.len() as u64;
+    let (location, whole) = (&published.location, 0..size);
+    let table = right.len() - crate::frames::table_len(size) as usize;
+    let mut harmless = 0;
+    // Each byte of the table, and many of the frames.
+    for at in (0..table).step_by(4_999).chain(table..right.len()).chain([0, 1, 4, 5, table - 1]) {
+        let mut wrong = right.clone();
+        wrong[at] ^= 1 << (at % 8);
+        fs::write(&path, wrong).unwrap();
+        let mut served = 0;
+        for range in [whole.clone(), 0..1, GROUP - 1..GROUP + 1, size - 1..size, 1..size] {
+            for outboard in [published.outboard.clone(), None] {
+                let read = async {
+                    let opened =
+                        open_verified(&disk, location, published.signature.as_ref(), ready(outboard), range.clone());
+                    opened.await?.reader.into_bytes().await
+                };
+                match read.await {
+                    Ok(found) => {
+                        assert!(found == bytes[range.start as usize..range.end as usize], "{at}: {range:?}");
+                        served += 1;
+                    }
+                    Err(error) => assert!(matches!(error, BlobError::Corrupt { .. }), "{at}: {error}"),
+                }
+            }
+        }
+        // What is in other frames can still be read; of a damaged table nothing is believed.
+        assert!(at < table || served == 0, "{at}: {served} reads");
+        harmless += usize::from(served == 10);
+    }
+    // zstd has a bit or two that mean nothing.
+    assert!(harmless < 3, "{harmless} flips were not found");
+    for len in [0, 1, table, right.len() - 1] {
+        fs::write(&path, &right[..len]).unwrap();
+        assert!(matches!(disk.open(location, 0..1).await, Err(BlobError::Corrupt { .. })));
+    }
+}
+
+#[tokio::test]
+async fn what_does_not_pay_is_not_packed() {
+    let (_dir, disk) = disk().await;
+    let bytes = text(1 << 20);
+    let published = put(&disk, bytes.into(), None).await.unwrap();
+    let location = &published.location;
+    assert!(compresses(&disk, location, 3, 95).await.unwrap() && !compresses(&disk, location, 3, 1).await.unwrap());
+    let frames = |most| Some(Frames { size: location.digest.size, level: 3, most });
+    let mut taken = 0;
+    let packed = recode(&disk, location, frames(1 << 19), |len| {
+        taken += len;
+        Duration::ZERO
+    });
+    let packed = packed.await.unwrap();
+    assert_eq!((packed.location.digest, packed.outboard), (location.digest, published.outboard));
+    assert_eq!(taken, 1 << 20);
+    let raw = recode(&disk, &packed.location, None, |_| Duration::ZERO).await.unwrap();
+    assert_eq!((raw.location.form, raw.location.digest), (Form::Raw, location.digest));
+    let refused = recode(&disk, location, frames(1 << 10), |_| Duration::ZERO).await;
+    assert!(matches!(refused, Err(BlobError::Incompressible { most: 1024 })), "{refused:?}");
+    // Neither fewer nor more bytes than were said.
+    for size in [(1 << 20) - 1, (1 << 20) + 1] {
+        let frames = Some(Frames { size, level: 3, most: u64::MAX });
+        assert!(recode(&disk, location, frames, |_| Duration::ZERO).await.is_err());
+    }
+    let mut all = vec![*location, packed.location, raw.location];
+    all.sort();
+    assert_eq!(disk.list(None, 9).await.unwrap().locations, all);
+}
+
+#[tokio::test]
+async fn an_open_file_is_not_claimed_and_a_claimed_one_not_opened() {
+    let (_dir, disk) = disk().await;
+    let location = put(&disk, Bytes::from_static(b"abc"), None).await.unwrap().location;
+    let (first, _) = disk.file(&location).await.unwrap().unwrap();
+    let (second, _) = disk.file(&location).await.unwrap().unwrap();
+    assert!(disk.claim(&location).await.unwrap().is_none());
+    // A duplicate is the same open file.
+    let duplicate = first.try_clone().unwrap();
+    drop((first, second));
+    assert!(disk.claim(&location).await.unwrap().is_none());
+    drop(duplicate);
+    let claim = disk.claim(&location).await.unwrap().unwrap();
+    assert!(disk.file(&location).await.unwrap().is_none() && disk.claim(&location).await.unwrap().is_none());
+    assert!(disk.open(&location, 0..3).await.is_ok());
+    drop(claim);
+    assert!(disk.file(&location).await.unwrap().is_some());
+    disk.remove(&location).await.unwrap();
+    assert!(matches!(disk.claim(&location).await, Err(BlobError::NotFound { .. })));
 }
 
 #[tokio::test]

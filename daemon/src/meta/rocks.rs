@@ -100,7 +100,7 @@ async fn blocking<T: Send + 'static>(
 #[async_trait]
 impl Meta for Rocks {
     async fn get(&self, keys: &[RowKey]) -> Result<Vec<Option<Row>>, MetaError> {
-        if keys.len() <= INLINE_READS && keys.iter().all(|key| key.table != Table::Inline) {
+        if keys.len() <= INLINE_READS && keys.iter().all(|key| !matches!(key.table, Table::Inline | Table::Outboard)) {
             return self.database.get(keys);
         }
         // In place where that can be: to hand them to another thread and back takes as long as many reads.

@@ -14,16 +14,17 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use futures::stream;
 use provender_blobs::{
-    BlobError, Ingest, Location, Reader, Resume, ResumeToken, Signature, StageOptions, Staged, open_verified,
+    BlobError, Ingest, Learnt, Location, Opened, Outboard, Published, Reader, Resume, ResumeToken, Signature,
+    StageOptions, Staged, open_verified,
 };
-use provender_core::blob::{Pin, Place, Stored};
+use provender_core::blob::{Form, Pin, Place, Stored};
 use provender_core::encode::Encoder;
 use provender_core::name::Space;
 use provender_core::{Digest, RowKey, Timestamp, rows};
 use provender_proto::convert::Invalid;
 use provender_proto::rows as values;
 
-use super::{Store, StoreError, lost};
+use super::{Store, StoreError, lost, outboards};
 use crate::clock;
 use crate::meta::Scan;
 
@@ -41,6 +42,10 @@ const CUT_OFF: Duration = Duration::from_secs(2);
 const LOOK: Duration = Duration::from_millis(50);
 /// The longest that a blob is kept for the asking.
 const MAX_KEEP: Duration = Duration::from_secs(7 * 24 * 3600);
+/// How often a reader goes after a blob that is being moved.
+const MOVES: usize = 3;
+/// The largest blob that is handed out from memory where there is no file to hand out.
+const IN_MEMORY: u64 = 4 << 20;
 
 /// The bytes of one blob, for a reader that wants a file.
 #[derive(Debug)]
@@ -49,6 +54,8 @@ pub enum Content {
     Bytes(Bytes),
     /// A file that holds them and nothing else, and has been found unchanged.
     File(File),
+    /// Neither: too many bytes for the memory, and no file of them as they are. [`Store::read`] gives them part by part.
+    Parts,
 }
 
 /// A blob on its way in. Dropping it discards it.
@@ -68,6 +75,7 @@ pub(super) struct Fresh {
     pub(super) stored: Stored,
     pub(super) inline: Option<Bytes>,
     pub(super) aliases: Vec<provender_blobs::Alias>,
+    pub(super) outboard: Option<Outboard>,
 }
 
 impl Store {
@@ -81,7 +89,7 @@ impl Store {
                 continue;
             }
             let stored = stored(nonce(), Place::Inline);
-            fresh.insert(digest, Fresh { digest, stored, inline: Some(bytes), aliases });
+            fresh.insert(digest, Fresh { digest, stored, inline: Some(bytes), aliases, outboard: None });
         }
         let inline: Vec<_> = fresh.keys().copied().collect();
         for digests in inline.chunks(BATCH) {
@@ -164,29 +172,42 @@ impl Store {
             return Err(Invalid::new("offset", format!("{} is past the end of {digest}", range.start)).into());
         }
         let range = range.start..range.end.clamp(range.start, digest.size);
-        match self.place(space, digest).await? {
-            (_, Some(bytes)) => {
+        let mut moves = 0;
+        loop {
+            let (stored, inline) = self.place(space, digest).await?;
+            if let Some(bytes) = inline {
                 let part = bytes.slice(range.start as usize..range.end as usize);
-                Ok(Reader::new(None, stream::iter((!part.is_empty()).then_some(Ok(part)))))
+                return Ok(Reader::new(None, stream::iter((!part.is_empty()).then_some(Ok(part)))));
             }
-            (stored, None) => {
-                let (location, recorded) = located(digest, &stored);
-                let whole = range.end - range.start == digest.size;
-                let opened = open_verified(&*self.inner.blobs, &location, recorded.as_ref(), range).await;
-                let reader = match opened {
-                    Ok(reader) => self.noticing(digest, &stored, reader),
-                    Err(error) => return Err(self.refused(digest, &stored, error).await),
-                };
-                match reader.signature() {
-                    // A part of a file that looks other than it did was found right by reading all of it.
-                    Some(signature) if !whole && recorded.as_ref() != Some(signature) => {
-                        self.remember(digest, &stored, signature).await?;
+            let (location, recorded) = located(digest, &stored);
+            let outboard = self.outboard(digest);
+            let opened = open_verified(&*self.inner.blobs, &location, recorded.as_ref(), outboard, range.clone()).await;
+            match opened {
+                Ok(Opened { reader, learnt }) => {
+                    // All of it was read, and is right.
+                    if let Some(learnt) = learnt {
+                        self.remember(digest, &stored, &learnt).await?;
                     }
-                    _ => {}
+                    return Ok(self.noticing(digest, &stored, reader));
                 }
-                Ok(reader)
+                Err(BlobError::NotFound { .. }) if moves < MOVES && self.has_moved(digest, &stored).await? => {
+                    moves += 1
+                }
+                Err(error) => return Err(self.refused(digest, &stored, error).await),
             }
         }
+    }
+
+    /// Whether a blob that was not found is somewhere else by now, since it was stored in another form.
+    pub(super) async fn has_moved(&self, digest: &Digest, stored: &Stored) -> Result<bool, StoreError> {
+        let there = self.stored(digest).await?;
+        Ok(there.is_some_and(|there| there.nonce != stored.nonce && there.lost.is_none()))
+    }
+
+    /// The bytes of a short range of a blob, in memory.
+    pub async fn read_part(&self, space: &Space, digest: &Digest, range: Range<u64>) -> Result<Bytes, StoreError> {
+        let reader = self.read(space, digest, range).await?;
+        reader.into_bytes().await.map_err(|error| lost(digest, error))
     }
 
     /// All bytes of a blob that is expected to be small: more than `most` is refused.
@@ -228,16 +249,17 @@ impl Store {
         Ok(out)
     }
 
-    /// A blob as bytes or as an open file that is as it was published.
+    /// A blob as bytes or as an open file that is as it was published, if there is one.
     pub async fn content(&self, space: &Space, digest: &Digest) -> Result<Content, StoreError> {
         let (stored, inline) = self.place(space, digest).await?;
         if let Some(bytes) = inline {
             return Ok(Content::Bytes(bytes));
         }
         let (location, recorded) = located(digest, &stored);
-        let blobs = &self.inner.blobs;
-        let opened = match blobs.file(&location).await {
+        let opened = match self.inner.blobs.file(&location).await {
             Ok(opened) => opened,
+            // Where it went, it is in frames.
+            Err(BlobError::NotFound { .. }) if self.has_moved(digest, &stored).await? => None,
             Err(error) => return Err(self.refused(digest, &stored, error).await),
         };
         match opened {
@@ -250,10 +272,11 @@ impl Store {
                 if reader.signature() != Some(&signature) {
                     return Err(StoreError::Lost { digest: *digest, why: "its file changes while it is read".into() });
                 }
-                self.remember(digest, &stored, &signature).await?;
+                self.remember(digest, &stored, &Learnt { signature: Some(signature), outboard: None }).await?;
                 Ok(Content::File(file))
             }
-            None => Ok(Content::Bytes(self.read_whole(space, digest, digest.size).await?)),
+            None if digest.size <= IN_MEMORY => Ok(Content::Bytes(self.read_whole(space, digest, digest.size).await?)),
+            None => Ok(Content::Parts),
         }
     }
 
@@ -300,16 +323,18 @@ impl Store {
         .await
     }
 
-    /// Notes what a file looks like whose bytes have just been found right, as after a reboot that renumbered its device, so that
-    /// it need not be read as a whole again.
-    async fn remember(&self, digest: &Digest, stored: &Stored, signature: &Signature) -> Result<(), StoreError> {
+    /// Notes what a file looks like whose bytes have just been found right, as after a reboot that renumbered its device, and
+    /// the outboard that was lost, so that it need not be read as a whole again.
+    async fn remember(&self, digest: &Digest, stored: &Stored, learnt: &Learnt) -> Result<(), StoreError> {
         let row = &rows::blob(digest);
-        let place = Place::Backend { signature: Some(Bytes::copy_from_slice(&signature.to_bytes())) };
-        let now = &Stored { place, ..stored.clone() };
+        let now = &signed(stored.clone(), learnt.signature.as_ref());
         self.transact(|mut txn| async move {
             let there = txn.get_one(row.clone()).await?.map(|there| values::blob_from(there.value));
             if there.transpose().map_err(StoreError::row(digest))?.as_ref() == Some(stored) {
-                txn.put(row.clone(), values::blob_to(now));
+                learnt.outboard.iter().for_each(|outboard| outboards::put(&mut txn, outboard));
+                if now != stored {
+                    txn.put(row.clone(), values::blob_to(now));
+                }
             }
             Ok((txn, ()))
         })
@@ -413,6 +438,7 @@ impl Upload {
         let options = StageOptions {
             size_hint: self.expected.map(|expected| expected.size),
             aliases: self.store.inner.aliases.clone(),
+            frames: None,
             resume: resumable.map(|digest| Resume { token: token(&self.space, &digest), from: self.taken }),
         };
         Ok(self.staged.insert(self.store.inner.blobs.stage(options).await?))
@@ -429,15 +455,14 @@ impl Upload {
                     return Err(BlobError::Mismatch { expected, found: digest }.into());
                 }
                 let stored = stored(nonce(), Place::Inline);
-                Fresh { digest, stored, inline: Some(bytes), aliases }
+                Fresh { digest, stored, inline: Some(bytes), aliases, outboard: None }
             }
             Some(staged) => {
                 // Whoever was cut off after the last byte finds it stored.
                 let published = tokio::spawn(staged.publish(expected)).await.map_err(|_| StoreError::Draining)??;
-                let signature = published.signature.map(|signature| Bytes::copy_from_slice(&signature.to_bytes()));
-                let Location { digest, nonce } = published.location;
-                let stored = stored(nonce, Place::Backend { signature });
-                Fresh { digest, stored, inline: None, aliases: published.aliases }
+                let Published { location, signature, aliases, outboard } = published;
+                let stored = stored(location.nonce, backend(location.form, signature.as_ref()));
+                Fresh { digest: location.digest, stored, inline: None, aliases, outboard }
             }
         };
         // From here on to the end whatever becomes of the call, so that no file is left that nothing refers to.
@@ -449,6 +474,7 @@ impl Upload {
 impl Store {
     async fn record_upload(&self, space: &Space, fresh: Fresh) -> Result<Digest, StoreError> {
         let (digest, nonce, inline) = (fresh.digest, fresh.stored.nonce, fresh.inline.is_some());
+        let (location, _) = located(&digest, &fresh.stored);
         let fresh = BTreeMap::from([(digest, fresh)]);
         let mut held = self.hold(space, &[digest], &fresh).await;
         // Another copy was there first. Before this one is thrown away, that one must be seen to be there; an error says nothing.
@@ -465,7 +491,7 @@ impl Store {
         };
         if !inline && !ours {
             // Somebody else was first, or it was not recorded: this copy is nobody's.
-            self.inner.blobs.remove(&Location { digest, nonce }).await?;
+            self.inner.blobs.remove(&location).await?;
         }
         held.map(|_| digest)
     }
@@ -495,10 +521,25 @@ fn nonce() -> u64 {
     u64::from_be_bytes(clock::random())
 }
 
-pub(super) fn located(digest: &Digest, stored: &Stored) -> (Location, Option<Signature>) {
-    let signature = match &stored.place {
-        Place::Backend { signature: Some(signature) } => Signature::from_bytes(signature),
-        _ => None,
+/// Where a blob is in the backend, and what its file looked like when it was known to be right.
+pub fn located(digest: &Digest, stored: &Stored) -> (Location, Option<Signature>) {
+    let (form, signature) = match &stored.place {
+        Place::Backend { signature, form, .. } => (*form, signature.as_deref().and_then(Signature::from_bytes)),
+        Place::Inline => (Form::Raw, None),
     };
-    (Location { digest: *digest, nonce: stored.nonce }, signature)
+    (Location { digest: *digest, nonce: stored.nonce, form }, signature)
+}
+
+/// The place of a blob that the backend has just published.
+pub(super) fn backend(form: Form, signature: Option<&Signature>) -> Place {
+    let signature = signature.map(|signature| Bytes::copy_from_slice(&signature.to_bytes()));
+    Place::Backend { signature, form, incompressible: false }
+}
+
+/// The same blob, with what its file looks like now.
+pub(super) fn signed(mut stored: Stored, now: Option<&Signature>) -> Stored {
+    if let (Place::Backend { signature, .. }, Some(now)) = (&mut stored.place, now) {
+        *signature = Some(Bytes::copy_from_slice(&now.to_bytes()));
+    }
+    stored
 }

@@ -12,7 +12,7 @@ use provender_core::{Digest, rows};
 use provender_proto::rows as values;
 
 use super::blobs::{Fresh, located};
-use super::{Store, StoreError, Txn};
+use super::{Store, StoreError, Txn, outboards};
 use crate::clock;
 
 /// An answer "present" renews a holding that was not touched for so long.
@@ -138,11 +138,11 @@ impl Store {
         let places: Vec<_> = blobs.iter().map(|(digest, stored)| located(digest, stored)).collect();
         let locations: Vec<_> = places.iter().map(|(location, _)| *location).collect();
         let mut any = false;
-        for (((digest, stored), (_, signature)), found) in
+        for (((digest, stored), (location, signature)), found) in
             blobs.iter().zip(places).zip(self.inner.blobs.stat(&locations).await?)
         {
             let whole = found.is_some_and(|found| {
-                found.size == digest.size && (signature.is_none() || found.signature == signature)
+                found.size == location.stored() && (signature.is_none() || found.signature == signature)
             });
             if !whole {
                 self.suspect(digest, stored).await;
@@ -154,12 +154,13 @@ impl Store {
 }
 
 fn record(txn: &mut Txn, fresh: &Fresh) {
-    let Fresh { digest, stored, inline, aliases } = fresh;
+    let Fresh { digest, stored, inline, aliases, outboard } = fresh;
     if let Some(bytes) = inline {
         txn.put(rows::inline(digest, stored.nonce), bytes.clone());
     }
     for alias in aliases {
         txn.put(rows::alias(alias.function.name(), &alias.hash, digest.size), digest.to_bytes().to_vec());
     }
+    outboard.iter().for_each(|outboard| outboards::put(txn, outboard));
     txn.put(rows::blob(digest), values::blob_to(stored));
 }

@@ -9,9 +9,9 @@
 
 use std::collections::BTreeMap;
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use futures::{StreamExt, TryStreamExt, stream};
-use provender_blobs::{BlobError, Reader, Signature, open_verified};
+use provender_blobs::{BlobError, Reader, Signature, verified};
 use provender_core::batch::{Row, Table};
 use provender_core::blob::{Place, Stored};
 use provender_core::key::TaskKey;
@@ -21,7 +21,7 @@ use provender_core::transition::{Known, Record, Void};
 use provender_core::{Digest, Verdict, rows};
 use provender_proto::rows as values;
 
-use super::blobs::located;
+use super::blobs::{located, signed};
 use super::{Store, StoreError};
 use crate::clock;
 use crate::meta::Scan;
@@ -108,13 +108,11 @@ impl Store {
         if self.signature(digest, stored).await? != Some(signature) {
             return Ok(());
         }
-        let signature = Some(Bytes::copy_from_slice(&signature.to_bytes()));
-        let signature = &signature;
+        let signature = &Some(signature);
         self.transact(|mut txn| async move {
             let row = txn.get_one(rows::blob(digest)).await?;
             if let Some(there) = is_at(digest, row, stored)? {
-                let place = Place::Backend { signature: signature.clone() };
-                txn.put(rows::blob(digest), values::blob_to(&Stored { place, ..there }));
+                txn.put(rows::blob(digest), values::blob_to(&signed(there, signature.as_ref())));
             }
             Ok((txn, ()))
         })
@@ -135,7 +133,8 @@ impl Store {
         }
         let (location, _) = located(digest, stored);
         let read = async {
-            let mut reader = open_verified(&*self.inner.blobs, &location, None, 0..digest.size).await?;
+            let whole = self.inner.blobs.open(&location, 0..digest.size).await?;
+            let mut reader = verified(location, whole);
             while reader.try_next().await?.is_some() {}
             Ok(())
         };

@@ -62,6 +62,12 @@ pub mod blob_row {
         /// empty if the backend has none
         #[prost(bytes = "bytes", tag = "1")]
         pub signature: ::prost::bytes::Bytes,
+        /// the bytes that its frames take; 0 if it is kept as it is
+        #[prost(uint64, tag = "2")]
+        pub frames: u64,
+        /// frames were tried, and would have saved too little
+        #[prost(bool, tag = "3")]
+        pub incompressible: bool,
     }
     #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
     pub enum Place {

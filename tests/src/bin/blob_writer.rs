@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 use std::path::Path;
 
 use futures::TryStreamExt;
-use provender_blobs::{BlobError, Blobs, CHUNK, StageOptions, open_verified, put};
+use provender_blobs::{BlobError, Blobs, CHUNK, StageOptions, put, verified};
 use provender_tests::conformance::blobs::{bytes, disk};
 
 #[tokio::main]
@@ -68,7 +68,7 @@ async fn stream(blobs: &dyn Blobs, chunks: u64) -> Result<(), BlobError> {
         staged.write(bytes(seed, CHUNK)).await?;
     }
     let location = staged.publish(None).await?.location;
-    let mut reader = open_verified(blobs, &location, None, 0..location.digest.size).await?;
+    let mut reader = verified(location, blobs.open(&location, 0..location.digest.size).await?);
     while reader.try_next().await?.is_some() {}
     blobs.remove(&location).await
 }

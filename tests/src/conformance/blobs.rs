@@ -1,6 +1,7 @@
 //! What every backend of `Blobs` must do: each function takes a fresh, empty store.
 
 use std::collections::BTreeSet;
+use std::future::ready;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,15 +9,34 @@ use bytes::Bytes;
 use futures::future::{join_all, try_join_all};
 use futures::{FutureExt, TryStreamExt};
 use provender_blobs::{
-    Alias, BlobError, Blobs, CHUNK, HashFunction, Location, Published, StageOptions, open_verified, put, verified,
+    Alias, BlobError, Blobs, CHUNK, HashFunction, Location, Opened, Published, Signature, StageOptions, open_verified,
+    put, verified,
 };
 use provender_core::Digest;
 
 pub mod crash;
 pub mod disk;
 pub mod full;
+pub mod packed;
 
-const SIZES: [usize; 6] = [0, 1, CHUNK - 1, CHUNK, CHUNK + 1, 5 * CHUNK];
+/// The bytes that one frame holds, and one group of an outboard proves.
+const GROUP: usize = 256 << 10;
+/// Also at what is the largest row (`INLINE_MAX`), and at what begins another frame.
+const SIZES: [usize; 13] = [
+    0,
+    1,
+    (16 << 10) - 1,
+    16 << 10,
+    (16 << 10) + 1,
+    GROUP - 1,
+    GROUP,
+    GROUP + 1,
+    CHUNK - 1,
+    CHUNK,
+    CHUNK + 1,
+    5 * CHUNK,
+    5 * CHUNK + GROUP + 1,
+];
 
 /// `len` bytes in which no two chunks are alike, different for each `seed`.
 pub fn bytes(seed: u64, len: usize) -> Bytes {
@@ -77,7 +97,8 @@ pub async fn sizes_round_trip(blobs: Arc<dyn Blobs>) {
         assert_eq!(published.location.digest, Digest::of(&bytes));
         assert_eq!(published.aliases, []);
         let stat = blobs.stat(&[published.location]).await.expect("stat")[0].expect("is there");
-        assert_eq!((stat.size, stat.signature), (size as u64, published.signature));
+        assert_eq!((stat.size, stat.signature), (published.location.stored(), published.signature));
+        assert_eq!(published.outboard.is_some(), size > GROUP);
         let mut reader = blobs.open(&published.location, 0..u64::MAX).await.expect("open");
         let mut found = Vec::new();
         while let Some(chunk) = reader.try_next().await.expect("read") {
@@ -92,25 +113,71 @@ pub async fn sizes_round_trip(blobs: Arc<dyn Blobs>) {
     }
 }
 
-/// Every range whose ends are at or beside a chunk's or the blob's end, raw and verified.
+/// Every range whose ends are at or beside a group's, a chunk's or the blob's end, raw and verified in each way that there is.
 pub async fn ranges(blobs: Arc<dyn Blobs>) {
     let bytes = bytes(2, 2 * CHUNK + 5);
     let size = bytes.len() as u64;
-    let Published { location, signature, .. } = ingest(&*blobs, &bytes).await.expect("ingest");
-    let chunk = CHUNK as u64;
-    let ends = [0, 1, chunk - 1, chunk, chunk + 1, 2 * chunk - 1, 2 * chunk, 2 * chunk + 1, size - 1, size];
-    for start in ends {
-        for end in ends.into_iter().chain([size + 1, u64::MAX]).filter(|end| *end >= start) {
+    let Published { location, signature, outboard, .. } = ingest(&*blobs, &bytes).await.expect("ingest");
+    let (group, chunk) = (GROUP as u64, CHUNK as u64);
+    let beside = [group, chunk, 2 * chunk].into_iter().flat_map(|end| [end - 1, end, end + 1]);
+    let ends: Vec<_> = [0, 1, size - 1, size].into_iter().chain(beside).collect();
+    for start in ends.clone() {
+        for end in ends.clone().into_iter().chain([size + 1, u64::MAX]).filter(|end| *end >= start) {
             let expected = &bytes[start as usize..end.min(size) as usize];
             let raw = blobs.open(&location, start..end).await.expect("open").into_bytes().await.expect("read");
             assert!(raw == expected, "{start}..{end}");
-            let checked = open_verified(&*blobs, &location, signature.as_ref(), start..end).await.expect("open");
-            assert!(checked.into_bytes().await.expect("read") == expected, "{start}..{end}, verified");
+            for (recorded, outboard) in [
+                (signature.as_ref(), None),
+                (None, outboard.clone()),
+                (signature.as_ref(), outboard.clone()),
+                (None, None),
+            ] {
+                let opened = open_verified(&*blobs, &location, recorded, ready(outboard), start..end);
+                let checked = opened.await.expect("open").reader;
+                assert!(checked.into_bytes().await.expect("read") == expected, "{start}..{end}, verified");
+            }
         }
     }
     for wrong in [size + 1..size + 1, size + 1..u64::MAX, u64::MAX..u64::MAX] {
         assert!(matches!(blobs.open(&location, wrong).await, Err(BlobError::OutOfRange { .. })));
     }
+}
+
+/// A blob of `chunks` chunks goes in and comes back, whole and in parts, chunk by chunk.
+pub async fn a_large_blob_comes_back(blobs: Arc<dyn Blobs>, chunks: u64) {
+    let size = chunks * CHUNK as u64;
+    let options = StageOptions { size_hint: Some(size), ..StageOptions::default() };
+    let mut staged = blobs.stage(options).await.expect("stage");
+    for seed in 0..chunks {
+        staged.write(bytes(seed, CHUNK)).await.expect("write");
+    }
+    let Published { location, signature, outboard, .. } = staged.publish(None).await.expect("publish");
+    assert_eq!(location.digest.size, size);
+    let mut reader = verified(location, blobs.open(&location, 0..size).await.expect("open"));
+    let (mut at, mut rest) = (0, Bytes::new());
+    while let Some(mut chunk) = reader.try_next().await.expect("read") {
+        while !chunk.is_empty() {
+            if rest.is_empty() {
+                rest = bytes(at, CHUNK);
+                at += 1;
+            }
+            let part = chunk.split_to(chunk.len().min(rest.len()));
+            assert!(part == rest.split_to(part.len()), "chunk {at}");
+        }
+    }
+    assert!(at == chunks && rest.is_empty());
+    for chunk in [1, chunks / 2, chunks - 1] {
+        // Across the begin of that chunk, as if its file had been touched.
+        let (begin, group) = (chunk * CHUNK as u64, GROUP as u64);
+        let range = begin - group - 1..begin + group + 1;
+        let expected = [&bytes(chunk - 1, CHUNK)[CHUNK - GROUP - 1..], &bytes(chunk, CHUNK)[..GROUP + 1]].concat();
+        let other = signature.map(|signature| Signature { ctime: signature.ctime ^ 1, ..signature });
+        let opened = open_verified(&*blobs, &location, other.as_ref(), ready(outboard.clone()), range);
+        let Opened { reader, learnt } = opened.await.expect("open");
+        assert!(learnt.is_none(), "not all of it is read");
+        assert!(reader.into_bytes().await.expect("read") == expected, "chunk {chunk}");
+    }
+    blobs.remove(&location).await.expect("remove");
 }
 
 /// What was never there is told as such, by every method, and can be removed.

@@ -9,7 +9,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::{TryStreamExt, stream};
 use provender_blobs::{
-    BlobError, Blobs, Location, Page, Published, Reader, ResumeToken, Signature, StageOptions, Staged, Stat, StoreId,
+    BlobError, Blobs, Claim, Location, Page, Published, Reader, ResumeToken, Signature, StageOptions, Staged, Stat,
+    StoreId,
 };
 use provender_core::Digest;
 
@@ -63,6 +64,10 @@ impl Blobs for Faulty<dyn Blobs> {
 
     async fn staged(&self, token: ResumeToken) -> Result<Option<u64>, BlobError> {
         self.world.step("blobs.staged", self.inner.staged(token), io("look")).await
+    }
+
+    async fn claim(&self, location: &Location) -> Result<Option<Claim>, BlobError> {
+        self.world.step("blobs.claim", self.inner.claim(location), io("claim")).await
     }
 
     async fn sweep(&self, before: SystemTime) -> Result<u64, BlobError> {

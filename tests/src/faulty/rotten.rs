@@ -12,7 +12,7 @@ use std::time::SystemTime;
 use async_trait::async_trait;
 use futures::StreamExt;
 use provender_blobs::{
-    BlobError, Blobs, Location, Page, Reader, ResumeToken, Signature, StageOptions, Staged, Stat, StoreId,
+    BlobError, Blobs, Claim, Location, Page, Reader, ResumeToken, Signature, StageOptions, Staged, Stat, StoreId,
 };
 
 /// A backend that decays on demand.
@@ -88,6 +88,10 @@ impl Blobs for Rotten {
 
     async fn staged(&self, token: ResumeToken) -> Result<Option<u64>, BlobError> {
         self.inner.staged(token).await
+    }
+
+    async fn claim(&self, location: &Location) -> Result<Option<Claim>, BlobError> {
+        self.inner.claim(location).await
     }
 
     async fn sweep(&self, before: SystemTime) -> Result<u64, BlobError> {

@@ -7,13 +7,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use provender_blobs::BlobsConfig;
+use provender_blobs::{BlobsConfig, Location};
 use provender_core::batch::{Batch, BatchId};
 use provender_core::blob::Place;
 use provender_core::{Digest, Timestamp, rows};
 use provender_daemon::meta::Meta;
 use provender_daemon::metrics::Metrics;
-use provender_daemon::store::{Follower, Store};
+use provender_daemon::store::{Follower, Store, located};
 use provender_proto::rows as values;
 
 use super::step::Harm;
@@ -117,7 +117,7 @@ impl<'a> World<'a> {
             meta.commit(batch).await.unwrap();
             return;
         }
-        let file = self.file(digest, stored.nonce);
+        let file = self.file(&located(digest, &stored).0);
         match how {
             Harm::Deleted => std::fs::remove_file(file).unwrap(),
             Harm::Changed => {
@@ -131,10 +131,10 @@ impl<'a> World<'a> {
         }
     }
 
-    fn file(&self, digest: &Digest, nonce: u64) -> PathBuf {
-        let hex = digest.hex();
+    fn file(&self, location: &Location) -> PathBuf {
+        let hex = location.digest.hex();
         let shard = self.disk.join("objects").join(&hex[..2]).join(&hex[2..4]);
-        shard.join(provender_blobs::Location { digest: *digest, nonce }.to_string())
+        shard.join(location.to_string())
     }
 }
 

@@ -14,6 +14,7 @@ use provender_core::name::{Name, Space};
 use provender_core::search::{Place, facts};
 use provender_core::{Digest, Execution, ExecutionId, rows};
 use provender_daemon::meta::{Meta, Scan};
+use provender_daemon::store::located;
 use provender_proto::rows as values;
 
 /// What an audit came to.
@@ -199,7 +200,8 @@ impl Audit {
         let (mut lost, mut inline, mut files) = (BTreeMap::new(), 0, BTreeSet::new());
         for (key, value) in rows.of(Table::Blob) {
             let digest = rows::parse_blob(key).unwrap();
-            let Stored { nonce, place, lost: at, .. } = values::blob_from(value.clone()).unwrap();
+            let stored = values::blob_from(value.clone()).unwrap();
+            let Stored { nonce, ref place, lost: at, .. } = stored;
             lost.extend(at.map(|at| (at, digest)));
             let bytes = match place {
                 blob::Place::Inline => {
@@ -207,7 +209,7 @@ impl Audit {
                     rows.get(&rows::inline(&digest, nonce)).cloned()
                 }
                 blob::Place::Backend { .. } => {
-                    let location = Location { digest, nonce };
+                    let (location, _) = located(&digest, &stored);
                     files.insert(location);
                     read(blobs, &location).await
                 }

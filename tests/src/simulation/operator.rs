@@ -3,11 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use provender_blobs::{Blobs, Location};
+use provender_blobs::Blobs;
 use provender_core::Digest;
 use provender_core::blob::Place;
 use provender_core::transition::Cause;
-use provender_daemon::store::Invalidate;
+use provender_daemon::store::{Compressed, Compression, Invalidate, located};
 
 use super::Sim;
 use super::rules::told;
@@ -25,6 +25,7 @@ pub(super) async fn operator(sim: Arc<Sim>) {
             Deed::Crash => crash(&sim).await,
             Deed::Cut | Deed::CutAll => cut(&sim, deed == Deed::CutAll),
             Deed::Wall => wall(&sim),
+            Deed::Compress => compress(&sim).await,
         }
         if sim.is_broken() {
             return;
@@ -69,7 +70,7 @@ async fn decay(sim: &Arc<Sim>, rots: bool) {
         let files: Vec<_> = {
             let ledger = sim.ledger();
             let whole = ledger.blobs.iter().filter(|(_, blob)| blob.place != Place::Inline && blob.lost.is_none());
-            whole.map(|(digest, blob)| Location { digest: *digest, nonce: blob.nonce }).collect()
+            whole.map(|(digest, blob)| located(digest, blob).0).collect()
         };
         if files.is_empty() {
             return;
@@ -89,6 +90,21 @@ async fn decay(sim: &Arc<Sim>, rots: bool) {
             tokio::spawn(look_soon(sim.clone()));
             tokio::spawn(look_soon(sim.clone()));
         }
+    }
+}
+
+/// A daemon puts all there is into frames, while others read, lose and heal it.
+async fn compress(sim: &Arc<Sim>) {
+    let daemon = sim.random.index(sim.setting.daemons);
+    let rest = sim.random.chance(5_000);
+    let done = sim.daemons[daemon].call(sim, |store| async move {
+        // At 20,000 bytes a second each blob takes about a second.
+        let bytes_per_second = if rest { 20_000 } else { u64::MAX };
+        let policy = Compression { after: Duration::ZERO, min_bytes: 0, level: 1, bytes_per_second };
+        store.compress_cold(&policy).await
+    });
+    if let Ok(Compressed { packed: 1.., .. }) = done.await {
+        sim.event("blobs compressed", format_args!(""));
     }
 }
 

@@ -7,13 +7,14 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bytes::Bytes;
-use provender_blobs::{Blobs, Location};
+use provender_blobs::Blobs;
 use provender_core::batch::{Batch, Table};
 use provender_core::blob::{Place, Stored};
 use provender_core::execution::{Exit, State};
 use provender_core::lease::Lease;
 use provender_core::transition::KeyRow;
 use provender_core::{Digest, Execution, ExecutionId, TaskKey, Verdict, rows};
+use provender_daemon::store::located;
 use provender_proto::rows as values;
 
 use super::audit::read;
@@ -124,7 +125,7 @@ async fn blob(ledger: &mut Ledger, blobs: &dyn Blobs, digest: Digest, stored: &S
     }
     let bytes = match stored.place {
         Place::Inline => inline.cloned(),
-        Place::Backend { .. } => read(blobs, &Location { digest, nonce: stored.nonce }).await,
+        Place::Backend { .. } => read(blobs, &located(&digest, stored).0).await,
     };
     let right = bytes.is_some_and(|bytes| Digest::of(&bytes) == digest);
     ledger.must(right, "bytes are durable before they are recorded", || format!("{digest}: {stored:?}"));

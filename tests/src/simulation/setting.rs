@@ -48,13 +48,15 @@ pub(super) enum Deed {
     Cut,
     CutAll,
     Wall,
+    Compress,
 }
 
 impl Setting {
     pub(super) fn draw(random: &Random) -> Setting {
         // Every other kind of fault is left out.
         let rate = |most: u64| if random.chance(5_000) { 1 + random.below(most) } else { 0 };
-        let all = [Deed::Invalidate, Deed::Lose, Deed::Rot, Deed::Crash, Deed::Cut, Deed::CutAll, Deed::Wall];
+        let all =
+            [Deed::Invalidate, Deed::Lose, Deed::Rot, Deed::Crash, Deed::Cut, Deed::CutAll, Deed::Wall, Deed::Compress];
         let mut deed: Vec<_> = all.into_iter().filter(|_| random.chance(5_000)).collect();
         deed.push(Deed::Look);
         Setting {

@@ -2,9 +2,12 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use provender_blobs::{Blobs, Memory};
-use provender_tests::conformance::blobs as suite;
+use provender_tests::child::soak;
+use provender_tests::conformance::blobs::{self as suite, packed::Packed};
+use provender_tests::faulty::{Course, Plan, Step, World};
 use tempfile::TempDir;
 
 /// Every test of every backend, in a module by the backend's name.
@@ -21,6 +24,21 @@ macro_rules! every_backend {
             async fn $test() {
                 let dir = super::folder();
                 super::suite::$test(super::suite::disk::open(dir.path(), None).await.unwrap()).await;
+            }
+        )* }
+        mod frames { $(
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $test() {
+                let dir = super::folder();
+                super::suite::$test(super::packed(&dir).await).await;
+            }
+        )* }
+        mod faulty { $(
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $test() {
+                let dir = super::folder();
+                let disk = super::suite::disk::open(dir.path(), None).await.unwrap();
+                super::suite::$test(super::World::new(super::Slow).over::<dyn super::Blobs>(disk)).await;
             }
         )* }
     };
@@ -65,6 +83,38 @@ on_disk! {
 #[test]
 fn a_large_blob_takes_little_memory() {
     suite::crash::a_large_blob_takes_little_memory(writer(), folder().path());
+}
+
+/// 256 MiB, with `PROVENDER_SOAK` 5 GiB.
+fn large() -> u64 {
+    if soak() { 5 << 10 } else { 256 }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_large_blob_comes_back_from_disk() {
+    let dir = folder();
+    suite::a_large_blob_comes_back(suite::disk::open(dir.path(), None).await.unwrap(), large()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_large_blob_comes_back_from_frames() {
+    let dir = folder();
+    suite::a_large_blob_comes_back(packed(&dir).await, large()).await;
+}
+
+async fn packed(dir: &TempDir) -> Arc<dyn Blobs> {
+    Arc::new(Packed(suite::disk::open(dir.path(), None).await.unwrap()))
+}
+
+/// Each call takes its time, some more than others, so that they overtake each other.
+#[derive(Debug)]
+struct Slow;
+
+impl Plan for Slow {
+    fn course(&self, step: &Step) -> Course {
+        let time = |of: u64| Duration::from_micros(step.number * of % 5 * 300);
+        Course { before: time(3), after: time(7), ..Course::default() }
+    }
 }
 
 fn memory_store() -> Arc<dyn Blobs> {

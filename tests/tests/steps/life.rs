@@ -8,7 +8,7 @@ use provender_blobs::Blobs;
 use provender_core::execution::{Executor, State};
 use provender_core::transition::{Cause, Request};
 use provender_core::{Answer, Digest, ExecutionId, Name, Space, Spec, TaskKey, Verdict};
-use provender_daemon::store::{Begin, Invalidate, Store, StoreError};
+use provender_daemon::store::{Begin, Compression, Invalidate, Store, StoreError};
 
 use super::content::Content;
 
@@ -163,6 +163,7 @@ pub(crate) fn lives() -> Vec<Box<dyn Life>> {
         Box::new(Invalidating { running: true }),
         Box::new(Notice),
         Box::new(Heal),
+        Box::new(Compress),
     ]
 }
 
@@ -330,6 +331,39 @@ impl Life for Notice {
 
     fn decayed(&self, round: &Round) -> BTreeSet<Digest> {
         BTreeSet::from([Digest::of(round.content.large())])
+    }
+}
+
+/// A cold blob that is put into frames.
+struct Compress;
+
+const AT_ONCE: Compression = Compression { after: Duration::ZERO, min_bytes: 0, level: 1, bytes_per_second: u64::MAX };
+
+#[async_trait]
+impl Life for Compress {
+    fn name(&self) -> &'static str {
+        "a compression"
+    }
+
+    async fn prepare(&self, store: &Store, _blobs: &dyn Blobs, round: &Round) {
+        round.run(store, 1).await.unwrap();
+    }
+
+    async fn live(&self, store: &Store, round: &Round) -> Result<(), StoreError> {
+        match store.compress_blob(&Digest::of(round.content.large()), &AT_ONCE).await?.left {
+            0 => Ok(()),
+            // For a later pass.
+            _ => Err(StoreError::Draining),
+        }
+    }
+
+    async fn recover(&self, store: &Store, round: &Round, acknowledged: bool, place: &str) {
+        round.is_whole(store, place).await;
+        let again = store.compress_blob(&Digest::of(round.content.large()), &AT_ONCE).await.unwrap();
+        assert!(again.left == 0 && (again.packed == 0 || !acknowledged), "{place}: {again:?}");
+        round.is_whole(store, place).await;
+        // Whatever is left of the old copy, what is lost now can be healed.
+        round.finish(store, 2, place).await;
     }
 }
 

@@ -20,7 +20,7 @@ pub(super) mod fact {
 
 /// Table and key -> row, of every table but one.
 pub(super) const ROWS: &str = "rows";
-/// Rows of [`Table::Inline`]: large values, kept apart from what is read all the time.
+/// Rows of [`Table::Inline`] and [`Table::Outboard`]: large values, kept apart from what is read all the time.
 pub(super) const INLINE: &str = "inline";
 /// Version and place in its batch -> change.
 pub(super) const FEED: &str = "feed";
@@ -29,7 +29,7 @@ pub(super) const FATES: &str = "fates";
 
 /// The column family of a table's rows.
 pub(super) fn family(table: Table) -> &'static str {
-    if table == Table::Inline { INLINE } else { ROWS }
+    if matches!(table, Table::Inline | Table::Outboard) { INLINE } else { ROWS }
 }
 
 pub(super) fn row_key(table: Table, key: &[u8]) -> Vec<u8> {

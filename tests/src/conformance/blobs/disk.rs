@@ -1,6 +1,7 @@
 //! What the disk backend must do besides: tampering, a folder that is not there, several processes.
 
 use std::fs;
+use std::future::ready;
 use std::ops::Range;
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -10,8 +11,8 @@ use std::time::{Duration, SystemTime};
 use futures::TryStreamExt;
 use futures::future::try_join_all;
 use provender_blobs::{
-    BlobError, Blobs, BlobsConfig, CHUNK, Location, Resume, ResumeToken, StageOptions, Staged, StoreId, open_verified,
-    put,
+    BlobError, Blobs, BlobsConfig, CHUNK, Location, Opened, Resume, ResumeToken, StageOptions, Staged, StoreId,
+    open_verified, put,
 };
 use provender_core::Digest;
 
@@ -78,9 +79,9 @@ pub async fn tampering_is_noticed(dir: &Path) {
         tamper(&fs::OpenOptions::new().write(true).open(&path).expect("open"));
 
         let (mut received, mut failed) = (0, None);
-        match open_verified(&*blobs, &location, published.signature.as_ref(), 0..size).await {
+        match open_verified(&*blobs, &location, published.signature.as_ref(), ready(None), 0..size).await {
             Err(error) => failed = Some(error),
-            Ok(mut reader) => loop {
+            Ok(Opened { mut reader, .. }) => loop {
                 match reader.try_next().await {
                     Ok(Some(chunk)) => received += chunk.len(),
                     Ok(None) => break,
@@ -91,15 +92,19 @@ pub async fn tampering_is_noticed(dir: &Path) {
         assert!(matches!(failed, Some(BlobError::Corrupt { .. })), "{how}: {failed:?}");
         assert!(received <= 2 * CHUNK, "{how}: the last chunk was given");
         for range in [0..1, 1..2, size - 1..size] {
-            let part = open_verified(&*blobs, &location, published.signature.as_ref(), range).await;
+            let part = open_verified(&*blobs, &location, published.signature.as_ref(), ready(None), range).await;
             assert!(matches!(part, Err(BlobError::Corrupt { .. })), "{how}: {part:?}");
         }
         let stat = blobs.stat(&[location]).await.expect("stat")[0].expect("is there");
         assert_ne!(stat.signature, published.signature, "{how}");
 
         fs::write(&path, bytes(20, size as usize)).expect("repair");
-        let part = open_verified(&*blobs, &location, published.signature.as_ref(), 1..9).await.expect("open");
-        assert!(part.into_bytes().await.expect("read") == bytes(20, size as usize)[1..9], "{how}, then repaired");
+        let part =
+            open_verified(&*blobs, &location, published.signature.as_ref(), ready(None), 1..9).await.expect("open");
+        assert!(
+            part.reader.into_bytes().await.expect("read") == bytes(20, size as usize)[1..9],
+            "{how}, then repaired"
+        );
         blobs.remove(&location).await.expect("remove");
     }
 }

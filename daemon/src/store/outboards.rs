@@ -1,0 +1,85 @@
+//! Outboards: what proves parts of large blobs, kept as rows beside the blob's.
+//!
+//! Invariants: they are written in the batch that records the blob, or later by whoever had to read all of it because they were
+//! missing; they belong to the digest, whichever copy there is. Whatever the rows hold, an [`Outboard`] is right: one that
+//! cannot be had costs time, and no blob is lost for it.
+
+use std::collections::VecDeque;
+use std::sync::{Mutex, PoisonError};
+
+use provender_blobs::Outboard;
+use provender_core::{Digest, RowKey, rows};
+
+use super::{Store, Txn};
+use crate::meta::MetaError;
+
+/// The bytes of a row: so there are at most 32 for a blob.
+const PIECE: usize = 64 << 10;
+/// How many are kept in memory, of at most 2 MiB each: a file that is read part by part needs its own again and again.
+const RECENT: usize = 8;
+
+/// The outboards that were asked for last, the newest first.
+#[derive(Debug, Default)]
+pub(super) struct Recent(Mutex<VecDeque<Outboard>>);
+
+impl Recent {
+    fn get(&self, digest: &Digest) -> Option<Outboard> {
+        let recent = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        recent.iter().find(|outboard| outboard.digest() == digest).cloned()
+    }
+
+    fn put(&self, outboard: &Outboard) {
+        let mut recent = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        recent.retain(|other| other.digest() != outboard.digest());
+        recent.push_front(outboard.clone());
+        recent.truncate(RECENT);
+    }
+}
+
+/// Writes the outboard of a blob.
+pub(super) fn put(txn: &mut Txn, outboard: &Outboard) {
+    let bytes = outboard.to_bytes();
+    for (key, piece) in keys(outboard.digest()).into_iter().zip(bytes.chunks(PIECE)) {
+        txn.put(key, bytes.slice_ref(piece));
+    }
+}
+
+/// The rows of a blob's outboard.
+fn keys(digest: &Digest) -> Vec<RowKey> {
+    let pieces = Outboard::len(digest.size).div_ceil(PIECE);
+    (0..u8::try_from(pieces).unwrap_or(u8::MAX)).map(|piece| rows::outboard(digest, piece)).collect()
+}
+
+impl Store {
+    /// The outboard of a blob, if it is there and whole; why not is told to the log.
+    pub(super) async fn outboard(&self, digest: &Digest) -> Option<Outboard> {
+        if let Some(outboard) = self.inner.outboards.get(digest) {
+            return Some(outboard);
+        }
+        match self.read_outboard(digest).await {
+            Ok(Some(outboard)) => {
+                self.inner.outboards.put(&outboard);
+                Some(outboard)
+            }
+            Ok(None) => {
+                tracing::warn!(%digest, "the outboard of a blob is missing or damaged; all of the blob is read instead");
+                None
+            }
+            Err(error) => {
+                tracing::warn!(%digest, error = %super::error::chain(&error), "the outboard of a blob cannot be read");
+                None
+            }
+        }
+    }
+
+    async fn read_outboard(&self, digest: &Digest) -> Result<Option<Outboard>, MetaError> {
+        let pieces = self.inner.meta.get(&keys(digest)).await?;
+        let bytes: Vec<u8> = pieces.into_iter().flatten().flat_map(|row| row.value).collect();
+        let digest = *digest;
+        if bytes.len() <= PIECE {
+            return Ok(Outboard::from_bytes(&digest, &bytes));
+        }
+        // Some milliseconds of hashing.
+        Ok(tokio::task::spawn_blocking(move || Outboard::from_bytes(&digest, &bytes)).await.unwrap_or_default())
+    }
+}
