@@ -14,7 +14,8 @@ pub mod run;
 pub mod transfer;
 
 pub use client::{
-    Begin, Begun, Client, Described, Download, Heard, Invalidate, Named, Registered, Task, Voided, Watch, Watching,
+    BackupPhase, BackupProgress, BackupSummary, Begin, Begun, Client, Described, Download, Heard, Invalidate, Named,
+    Registered, Task, Voided, Watch, Watching,
 };
 pub use error::ClientError;
 pub use remote::Remote;
