@@ -148,12 +148,12 @@ impl Store {
     pub async fn outgrown(&self) -> StoreError {
         loop {
             tokio::time::sleep(LOOK).await;
-            match layout::check(&*self.inner.meta).await {
-                Err(error @ (StoreError::Layout { .. } | StoreError::Migrating { .. } | StoreError::Restoring)) => {
-                    return error;
-                }
-                // Whether it can be read is told by all else that reads it.
-                _ => {}
+            let grown = layout::check(&*self.inner.meta).await;
+            // Whether it can be read is told by all else that reads it.
+            if let Err(error @ (StoreError::Layout { .. } | StoreError::Migrating { .. } | StoreError::Restoring)) =
+                grown
+            {
+                return error;
             }
         }
     }
