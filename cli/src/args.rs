@@ -96,6 +96,9 @@ pub(crate) enum Command {
     Mount(Mount),
     /// Take such a view away
     Umount(Umount),
+    /// Keep the store: backups
+    #[command(subcommand)]
+    Admin(Admin),
     /// Print completions for a shell
     Completions {
         /// Which shell
@@ -419,6 +422,24 @@ pub(crate) struct Mount {
     /// Say on standard output when it is mounted, then let go of the caller
     #[arg(long, hide = true, requires = "foreground")]
     pub(crate) ready: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Admin {
+    /// Write a backup of the whole store into a folder of the daemon's machine, while it serves
+    ///
+    /// It holds the state of one moment, and writes only what the backups before it in that folder have not. `provenderd restore` makes a store out
+    /// of it, on any metadata engine. If it is interrupted the backups before stay whole, and the next one goes on from there.
+    Backup(Backup),
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Backup {
+    /// The folder: empty, new, or with backups of this store
+    pub(crate) dir: PathBuf,
+    /// How many backups to keep in it, this one included [default: 7]
+    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub(crate) keep: Option<u32>,
 }
 
 #[derive(Debug, clap::Args)]

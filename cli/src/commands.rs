@@ -1,5 +1,6 @@
 //! The commands, one file each.
 
+pub(crate) mod admin;
 pub(crate) mod annotate;
 pub(crate) mod cat;
 mod check;

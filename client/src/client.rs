@@ -3,6 +3,7 @@
 //! Owns [`Client`]: one method a call, with the wire's types converted and statuses turned into [`ClientError`]; each room has those
 //! of one service. The connection is made again by itself when it breaks. It must not know rules or files.
 
+mod admin;
 mod blobs;
 mod catalog;
 mod diff;
@@ -18,6 +19,7 @@ use std::time::Duration;
 
 use hyper_util::rt::TokioIo;
 use provender_core::name::Space;
+use provender_proto::v1::admin_client::AdminClient;
 use provender_proto::v1::blobs_client::BlobsClient;
 use provender_proto::v1::catalog_client::CatalogClient;
 use provender_proto::v1::tasks_client::TasksClient;
@@ -32,6 +34,7 @@ use tonic::{Request, Status};
 use crate::error::{ClientError, causes};
 use crate::remote::{Address, Remote};
 
+pub use admin::{BackupPhase, BackupProgress, BackupSummary};
 pub use blobs::Download;
 pub use catalog::{Described, Lineage, Named, Registered, Task};
 pub use invalidate::Invalidate;
@@ -53,6 +56,7 @@ pub struct Client {
     blobs: BlobsClient<Authorized>,
     catalog: CatalogClient<Authorized>,
     view: ViewClient<Authorized>,
+    admin: AdminClient<Authorized>,
 }
 
 type Authorized = InterceptedService<Channel, Token>;
@@ -119,7 +123,8 @@ impl Client {
             tasks: TasksClient::with_interceptor(channel.clone(), token.clone()).max_decoding_message_size(max),
             blobs: BlobsClient::with_interceptor(channel.clone(), token.clone()).max_decoding_message_size(max),
             catalog: CatalogClient::with_interceptor(channel.clone(), token.clone()).max_decoding_message_size(max),
-            view: ViewClient::with_interceptor(channel, token).max_decoding_message_size(max),
+            view: ViewClient::with_interceptor(channel.clone(), token.clone()).max_decoding_message_size(max),
+            admin: AdminClient::with_interceptor(channel, token).max_decoding_message_size(max),
         })
     }
 

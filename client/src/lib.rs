@@ -15,7 +15,8 @@ pub mod run;
 pub mod transfer;
 
 pub use client::{
-    Begin, Begun, Client, Described, Download, Heard, Invalidate, Lineage, Named, Registered, Task, Watch, Watching,
+    BackupPhase, BackupProgress, BackupSummary, Begin, Begun, Client, Described, Download, Heard, Invalidate, Lineage,
+    Named, Registered, Task, Watch, Watching,
 };
 pub use error::ClientError;
 pub use remote::Remote;

@@ -90,6 +90,13 @@ pub fn execution(space: &Space, id: ExecutionId) -> RowKey {
     row(Table::Execution, space, &[&id.0])
 }
 
+/// The space and id that a row of [`Table::Execution`] stands under.
+pub fn parse_execution(row: &[u8]) -> Option<(Space, ExecutionId)> {
+    let (len, rest) = row.split_first()?;
+    let (space, id) = rest.split_at_checked(usize::from(*len))?;
+    Some((Space::new(std::str::from_utf8(space).ok()?).ok()?, ExecutionId(id.try_into().ok()?)))
+}
+
 /// A spec.
 pub fn spec(space: &Space, spec: &Digest) -> RowKey {
     row(Table::Spec, space, &[&spec.to_bytes()])
@@ -327,6 +334,8 @@ mod tests {
             prop_assert_eq!(in_b.key.starts_with(&prefix(&space(&a), &[])), a == b);
             prop_assert!(!blob(&Digest::of(id.as_bytes())).key.starts_with(&prefix(&space(&a), &[])));
             prop_assert_eq!(parse_key(&in_b.key), Some((space(&b), task)));
+            let execution = execution(&space(&b), ExecutionId([7; 16]));
+            prop_assert_eq!(parse_execution(&execution.key), Some((space(&b), ExecutionId([7; 16]))));
             let told = event(&space(&b), 1, id.as_bytes());
             prop_assert_eq!(parse_event(&told.key), Some((space(&b), Bytes::from(id.clone()))));
             prop_assert!(told < event(&space(&b), 2, b"") && parse_event(&told.key.slice(..1 + b.len())).is_none());

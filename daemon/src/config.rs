@@ -5,7 +5,7 @@ use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use clap::{Parser, ValueEnum};
+use clap::{Parser, Subcommand, ValueEnum};
 use provender_blobs::{BlobsConfig, HashFunction};
 use serde::Deserialize;
 
@@ -17,10 +17,10 @@ use crate::store::Compression;
 #[command(name = "provenderd", version, about, max_term_width = 100)]
 pub struct Flags {
     /// Read this TOML file; docs/configuration.md lists its keys
-    #[arg(long, env = "PROVENDER_CONFIG", value_name = "FILE")]
+    #[arg(long, env = "PROVENDER_CONFIG", value_name = "FILE", global = true)]
     pub config: Option<PathBuf>,
     /// Keep data here [default: /var/lib/provender for root, else $XDG_DATA_HOME/provender]
-    #[arg(long, env = "PROVENDER_DATA", value_name = "DIR")]
+    #[arg(long, env = "PROVENDER_DATA", value_name = "DIR", global = true)]
     pub data: Option<PathBuf>,
     /// Listen on TCP too; takes TLS and tokens, or --insecure on a loopback address
     #[arg(long, env = "PROVENDER_LISTEN", value_name = "ADDR")]
@@ -35,11 +35,40 @@ pub struct Flags {
     #[arg(long, env = "PROVENDER_METRICS_LISTEN", value_name = "ADDR")]
     pub metrics_listen: Option<SocketAddr>,
     /// How logs are written to standard error
-    #[arg(long, env = "PROVENDER_LOG_FORMAT", value_name = "FORMAT")]
+    #[arg(long, env = "PROVENDER_LOG_FORMAT", value_name = "FORMAT", global = true)]
     pub log_format: Option<LogFormat>,
     /// What is logged, for example `info` or `provender_daemon=debug`
-    #[arg(long, env = "PROVENDER_LOG", value_name = "FILTER")]
+    #[arg(long, env = "PROVENDER_LOG", value_name = "FILTER", global = true)]
     pub log: Option<String>,
+    /// What to do instead of serving.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+}
+
+/// What the program does instead of serving.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Make a store out of a backup, in an empty data folder or database; then start provenderd as usual
+    ///
+    /// Every byte is verified on its way. The store's incarnation is raised, so whoever began a task before is fenced out. If it is
+    /// interrupted, ask again: until it is through nothing is served.
+    Restore(Restore),
+}
+
+/// What to restore.
+#[derive(Debug, clap::Args)]
+pub struct Restore {
+    /// The folder that holds backups: of `provender admin backup`, or of the metadata alone as a migration keeps it
+    pub dir: PathBuf,
+    /// Which backup, by its number [default: the newest]
+    #[arg(long, value_name = "NUMBER")]
+    pub at: Option<u64>,
+    /// List the backups that are there
+    #[arg(long, conflicts_with_all = ["at", "check"])]
+    pub list: bool,
+    /// Read and verify all that a restore would, and restore nothing
+    #[arg(long)]
+    pub check: bool,
 }
 
 /// How logs are written.

@@ -1,4 +1,7 @@
 //! The data folder: its layout version, and the lock that keeps a second daemon out.
+//!
+//! Invariant: its layout's number is never ahead of what is in it: it is written when a folder is made, after a migration, and at the
+//! end of a restore.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -11,13 +14,20 @@ use crate::store::LAYOUT;
 
 /// What the layout file begins with; the number follows.
 const MARK: &str = "provender data ";
+const LAYOUT_FILE: &str = "layout";
+const LOCK: &str = "lock";
 /// The layout file before it is whole.
 const FRESH: &str = "layout.new";
+/// That a restore has begun here, and not come to its end.
+const RESTORING: &str = "restoring";
+/// Where metadata is kept as it was before a migration.
+const SNAPSHOTS: &str = "snapshots";
 
 /// The data folder, locked for as long as this lives.
 #[derive(Debug)]
 pub struct DataDir {
     path: PathBuf,
+    layout: Option<u32>,
     _lock: File,
 }
 
@@ -44,14 +54,26 @@ pub enum DataError {
     },
     /// A newer version made it.
     #[error(
-        "the data folder {} has layout {found}, and this provenderd knows layouts up to {LAYOUT}: use the newer version that wrote it, or another folder with --data",
-        path.display()
+        "the data folder {} has layout {found}, and this provenderd knows layouts up to {LAYOUT}: use the newer version that wrote it, or another folder with --data. What was in it before it was migrated may stand in {}: `provenderd restore` restores that",
+        path.display(), path.join(SNAPSHOTS).display()
     )]
     Newer {
         /// The folder.
         path: PathBuf,
         /// Its layout.
         found: u32,
+    },
+    /// A restore was cut off in it.
+    #[error("a restore into the data folder {} has not come to its end: run `provenderd restore` again, which goes on from there", path.display())]
+    Restoring {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// There is a store, where one is to be restored.
+    #[error("the data folder {} holds a store already: restore into an empty or new one, with --data", path.display())]
+    Taken {
+        /// The folder.
+        path: PathBuf,
     },
     /// It holds something else.
     #[error("{} is not empty and is no data folder of provenderd: choose an empty or new folder with --data", path.display())]
@@ -64,35 +86,92 @@ pub enum DataError {
 impl DataDir {
     /// Opens the folder, making it where there is none, and takes its lock.
     pub fn open(path: &Path, group: bool) -> Result<DataDir, DataError> {
-        let failed = |doing| move |source| DataError::Io { path: path.into(), doing, source };
-        let mut builder = fs::DirBuilder::new();
-        builder.recursive(true).mode(0o700).create(path).map_err(failed("make it"))?;
-        let names = fs::read_dir(path).map_err(failed("list it"))?.filter_map(|entry| Some(entry.ok()?.file_name()));
-        let ours =
-            |name: &std::ffi::OsString| name == "layout" || name == "lock" || name == FRESH || name == "lost+found";
-        let names: Vec<_> = names.collect();
-        if !names.iter().any(|name| name == "layout") && !names.iter().all(ours) {
+        let names = make(path)?;
+        let ours = [LAYOUT_FILE, LOCK, FRESH, RESTORING, "lost+found"];
+        if !names.iter().any(|name| name == LAYOUT_FILE || name == RESTORING)
+            && !names.iter().all(|name| ours.iter().any(|ours| name == ours))
+        {
             return Err(DataError::Foreign { path: path.into() });
         }
-
-        let mut options = OpenOptions::new();
-        options.read(true).write(true).create(true).truncate(false).mode(0o600);
-        let mut lock = options.open(path.join("lock")).map_err(failed("open its lock"))?;
-        if let Err(error) = rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-            if error != rustix::io::Errno::WOULDBLOCK {
-                return Err(failed("take its lock")(error.into()));
-            }
-            let mut pid = String::new();
-            _ = lock.read_to_string(&mut pid);
-            let pid = if pid.is_empty() { pid } else { format!(" (process {})", pid.trim()) };
-            return Err(DataError::Locked { path: path.into(), pid });
+        let lock = lock(path)?;
+        if path.join(RESTORING).exists() {
+            return Err(DataError::Restoring { path: path.into() });
         }
-        lock.set_len(0).and_then(|()| writeln!(lock, "{}", std::process::id())).map_err(failed("write its lock"))?;
-        check_layout(path)?;
+        let layout = read_layout(path)?;
+        let data = DataDir { path: path.into(), layout, _lock: lock };
+        if layout.is_none() {
+            data.write_layout()?;
+        }
         // Members of a socket_group pass through to the socket; nobody else comes in.
-        let mode = if group { 0o711 } else { 0o700 };
-        fs::set_permissions(path, fs::Permissions::from_mode(mode)).map_err(failed("set its mode"))?;
-        Ok(DataDir { path: path.into(), _lock: lock })
+        data.set_mode(if group { 0o711 } else { 0o700 })?;
+        Ok(data)
+    }
+
+    /// Opens a folder for a restore: one without a store, or in which a restore was cut off. What else is in it stays: blobs, say,
+    /// beside which metadata alone is restored.
+    pub fn restore(path: &Path) -> Result<DataDir, DataError> {
+        let failed = |doing| move |source| DataError::Io { path: path.into(), doing, source };
+        let names = make(path)?;
+        let known = [LOCK, FRESH, RESTORING, SNAPSHOTS, "lost+found", "blobs"];
+        if names.iter().any(|name| name == LAYOUT_FILE) && !names.iter().any(|name| name == RESTORING) {
+            return Err(DataError::Taken { path: path.into() });
+        }
+        let strange = |name: &std::ffi::OsString| !known.iter().any(|known| name == known);
+        if !names.iter().any(|name| name == RESTORING) && names.iter().any(strange) {
+            return Err(DataError::Foreign { path: path.into() });
+        }
+        let lock = lock(path)?;
+        File::create(path.join(RESTORING)).and_then(|file| file.sync_all()).map_err(failed("mark it"))?;
+        File::open(path).and_then(|dir| dir.sync_all()).map_err(failed("mark it"))?;
+        let data = DataDir { path: path.into(), layout: None, _lock: lock };
+        data.set_mode(0o700)?;
+        Ok(data)
+    }
+
+    /// The restore is through: from now on the folder can be served. Its rows are of this layout.
+    pub fn restored(&self, layout: u32) -> Result<(), DataError> {
+        let failed = |doing| move |source| DataError::Io { path: self.path.clone(), doing, source };
+        self.write(layout)?;
+        fs::remove_file(self.path.join(RESTORING)).map_err(failed("take its mark away"))?;
+        File::open(&self.path).and_then(|dir| dir.sync_all()).map_err(failed("take its mark away"))
+    }
+
+    /// Writes the layout of this version, if another stands there.
+    pub fn settle(&mut self) -> Result<(), DataError> {
+        if self.layout != Some(LAYOUT) {
+            self.write_layout()?;
+            self.layout = Some(LAYOUT);
+        }
+        Ok(())
+    }
+
+    fn write_layout(&self) -> Result<(), DataError> {
+        // A new folder has nothing in it that is of another layout.
+        self.write(LAYOUT)
+    }
+
+    fn write(&self, layout: u32) -> Result<(), DataError> {
+        let path = &self.path;
+        // Written whole or not at all, so that a crash leaves no folder that seems foreign.
+        let write = || {
+            let fresh = path.join(FRESH);
+            let mut out = File::create(&fresh)?;
+            writeln!(out, "{MARK}{layout}")?;
+            out.sync_all()?;
+            fs::rename(&fresh, path.join(LAYOUT_FILE))?;
+            File::open(path)?.sync_all()
+        };
+        write().map_err(|source| DataError::Io { path: path.clone(), doing: "write its layout", source })
+    }
+
+    fn set_mode(&self, mode: u32) -> Result<(), DataError> {
+        let failed = |source| DataError::Io { path: self.path.clone(), doing: "set its mode", source };
+        fs::set_permissions(&self.path, fs::Permissions::from_mode(mode)).map_err(failed)
+    }
+
+    /// Where metadata is kept as it was before a migration.
+    pub fn snapshots(&self) -> PathBuf {
+        self.path.join(SNAPSHOTS)
     }
 
     /// Where it is.
@@ -106,28 +185,42 @@ impl DataDir {
     }
 }
 
-fn check_layout(path: &Path) -> Result<(), DataError> {
+/// Makes the folder if it is missing; what is in it.
+fn make(path: &Path) -> Result<Vec<std::ffi::OsString>, DataError> {
     let failed = |doing| move |source| DataError::Io { path: path.into(), doing, source };
-    let file = path.join("layout");
-    match fs::read_to_string(&file) {
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(failed("make it"))?;
+    let names = fs::read_dir(path).map_err(failed("list it"))?;
+    Ok(names.filter_map(|entry| Some(entry.ok()?.file_name())).collect())
+}
+
+fn lock(path: &Path) -> Result<File, DataError> {
+    let failed = |doing| move |source| DataError::Io { path: path.into(), doing, source };
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(false).mode(0o600);
+    let mut lock = options.open(path.join(LOCK)).map_err(failed("open its lock"))?;
+    if let Err(error) = rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+        if error != rustix::io::Errno::WOULDBLOCK {
+            return Err(failed("take its lock")(error.into()));
+        }
+        let mut pid = String::new();
+        _ = lock.read_to_string(&mut pid);
+        let pid = if pid.is_empty() { pid } else { format!(" (process {})", pid.trim()) };
+        return Err(DataError::Locked { path: path.into(), pid });
+    }
+    lock.set_len(0).and_then(|()| writeln!(lock, "{}", std::process::id())).map_err(failed("write its lock"))?;
+    Ok(lock)
+}
+
+/// The layout of what is in the folder; `None` if there is nothing yet.
+fn read_layout(path: &Path) -> Result<Option<u32>, DataError> {
+    match fs::read_to_string(path.join(LAYOUT_FILE)) {
         Ok(text) => match text.trim().strip_prefix(MARK).and_then(|number| number.parse().ok()) {
-            Some(LAYOUT) => Ok(()),
-            Some(found) => Err(DataError::Newer { path: path.into(), found }),
+            Some(found) if found > LAYOUT => Err(DataError::Newer { path: path.into(), found }),
+            Some(found) => Ok(Some(found)),
             None => Err(DataError::Foreign { path: path.into() }),
         },
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            // Written whole or not at all, so that a crash leaves no folder that seems foreign.
-            let fresh = path.join(FRESH);
-            let write = || {
-                let mut out = File::create(&fresh)?;
-                writeln!(out, "{MARK}{LAYOUT}")?;
-                out.sync_all()?;
-                fs::rename(&fresh, &file)?;
-                File::open(path)?.sync_all()
-            };
-            write().map_err(failed("write its layout"))
-        }
-        Err(error) => Err(failed("read its layout")(error)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(DataError::Io { path: path.into(), doing: "read its layout", source }),
     }
 }
 
@@ -143,6 +236,26 @@ mod tests {
         assert!(second.contains(&format!("process {}", std::process::id())), "{second}");
         drop(first);
         DataDir::open(folder.path(), false).expect("free again");
+    }
+
+    #[test]
+    fn a_restore_leaves_a_mark_until_it_is_through() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path();
+        drop(DataDir::restore(path).expect("empty"));
+        fs::create_dir(path.join("meta")).expect("made");
+        assert!(matches!(DataDir::open(path, false), Err(DataError::Restoring { .. })));
+        let again = DataDir::restore(path).expect("goes on");
+        again.restored(1).expect("written");
+        drop(again);
+        assert!(matches!(DataDir::restore(path), Err(DataError::Taken { .. })));
+        let mut data = DataDir::open(path, false).expect("a store");
+        assert_eq!(fs::read_to_string(path.join("layout")).expect("there"), "provender data 1\n");
+        data.settle().expect("written");
+        assert_eq!(fs::read_to_string(path.join("layout")).expect("there"), format!("provender data {LAYOUT}\n"));
+        fs::remove_file(path.join("layout")).expect("removed");
+        drop(data);
+        assert!(matches!(DataDir::restore(path), Err(DataError::Foreign { .. })), "metadata of somebody's");
     }
 
     #[test]

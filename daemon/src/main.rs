@@ -4,9 +4,9 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use clap::Parser;
-use provender_daemon::config::{Config, Flags, LogFormat};
-use provender_daemon::run;
+use provender_daemon::config::{Command, Config, Flags, LogFormat};
 use provender_daemon::store::chain;
+use provender_daemon::{restore, run};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
@@ -16,7 +16,8 @@ use tracing_subscriber::EnvFilter;
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 fn main() -> ExitCode {
-    let flags = Flags::parse();
+    let mut flags = Flags::parse();
+    let command = flags.command.take();
     let config = match Config::load(flags) {
         Ok(config) => config,
         Err(error) => return fail(&error),
@@ -37,6 +38,11 @@ fn main() -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return fail(&error),
     };
+    if let Some(Command::Restore(asked)) = command {
+        let restored = runtime.block_on(restore::restore(&config, &asked));
+        runtime.shutdown_background();
+        return restored.map_or_else(|error| fail(&error), |()| ExitCode::SUCCESS);
+    }
     let result = runtime.block_on(async {
         let stop = CancellationToken::new();
         let on_signal = |kind| signal(kind).map_err(|error| run::RunError::Server(error.to_string()));

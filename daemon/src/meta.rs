@@ -59,6 +59,23 @@ pub trait Meta: Debug + Send + Sync + 'static {
 
     /// The version of the last commit; 0 if there was none.
     async fn head(&self) -> Result<Version, MetaError>;
+
+    /// All rows as they are now, to be read at leisure while commits go on. It costs the engine something for as long as it is
+    /// kept (what is overwritten stays on its disk), and may become unavailable when the engine does.
+    async fn snapshot(&self) -> Result<Box<dyn Snapshot>, MetaError>;
+}
+
+/// The rows of one moment. Dropping it lets go of them.
+#[async_trait]
+pub trait Snapshot: Debug + Send + Sync + 'static {
+    /// The last commit that it sees.
+    fn version(&self) -> Version;
+
+    /// As [`Meta::get`], at that moment.
+    async fn get(&self, keys: &[RowKey]) -> Result<Vec<Option<Row>>, MetaError>;
+
+    /// As [`Meta::scan`], at that moment.
+    async fn scan(&self, scan: &Scan) -> Result<Page, MetaError>;
 }
 
 /// A page of the change feed.
@@ -80,6 +97,13 @@ pub enum MetaConfig {
     Postgres(PostgresConfig),
     /// Gone with the process; for tests.
     Memory {},
+}
+
+impl MetaConfig {
+    /// Whether several daemons may be at it at once.
+    pub fn is_shared(&self) -> bool {
+        matches!(self, MetaConfig::Postgres(_))
+    }
 }
 
 impl Default for MetaConfig {

@@ -14,6 +14,7 @@ use crate::config::{Config, Tls};
 use crate::data::{DataDir, DataError};
 use crate::meta::{self, MetaError};
 use crate::metrics::Metrics;
+use crate::migrate::{self, MigrateError};
 use crate::serve::{self, Handover, ListenError, Tcp, Tokens, Unix};
 use crate::store::{Store, StoreError};
 use crate::view::StoreSource;
@@ -33,6 +34,9 @@ pub enum RunError {
     /// The store.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// Bringing it to this version's layout.
+    #[error(transparent)]
+    Migrate(#[from] MigrateError),
     /// A listener.
     #[error(transparent)]
     Listen(#[from] ListenError),
@@ -62,10 +66,13 @@ pub enum RunError {
 pub async fn run(config: Config, stop: CancellationToken, ready: impl FnOnce()) -> Result<(), RunError> {
     let socket = DataDir::socket(&config.data);
     Unix::check(&socket)?;
-    let data = DataDir::open(&config.data, config.socket_group.is_some())?;
+    let mut data = DataDir::open(&config.data, config.socket_group.is_some())?;
     let metrics = Arc::new(Metrics::new()?);
     let meta = meta::open(&config.meta, data.path()).await?;
+    let patience = config.meta.is_shared().then_some(migrate::PATIENCE);
+    migrate::migrate(&meta, &data.snapshots(), patience).await?;
     let store = Store::open(meta, &config.blobs, config.aliases.clone(), metrics.clone()).await?;
+    data.settle()?;
     let mut background = JoinSet::new();
     background.spawn(store.clone().watch());
     background.spawn(store.clone().tidy());
@@ -90,10 +97,15 @@ pub async fn run(config: Config, stop: CancellationToken, ready: impl FnOnce()) 
     let (draining, stopped) = (CancellationToken::new(), CancellationToken::new());
     let mut servers = JoinSet::new();
     let failed = |error: tonic::transport::Error| RunError::Server(crate::store::chain(&error));
-    let routes = serve::routes(&store, &draining).await;
+    let own = own_folders(&config);
+    let routes = serve::routes(&store, &own, &draining, true).await;
     if let Some(tcp) = tcp {
         tracing::info!(address = %tcp.address, "listening on TCP");
-        let (routes, draining) = (routes.clone(), draining.clone());
+        let draining = draining.clone();
+        let routes = match tcp.is_protected() {
+            true => routes.clone(),
+            false => serve::routes(&store, &own, &draining, false).await,
+        };
         servers.spawn(async move { tcp.serve(routes, draining).await.map_err(failed) });
     }
     if let Some(listener) = http {
@@ -120,6 +132,7 @@ pub async fn run(config: Config, stop: CancellationToken, ready: impl FnOnce()) 
         Some(ended) = servers.join_next() => {
             result = ended.unwrap_or_else(|error| Err(RunError::Server(error.to_string())));
         }
+        error = store.outgrown(), if config.meta.is_shared() => result = Err(error.into()),
         // It never ends by itself; without it no lease would expire and nobody who waits be woken.
         Some(_) = background.join_next() => result = Err(RunError::Server("a background task has died".into())),
     }
@@ -142,6 +155,15 @@ pub async fn run(config: Config, stop: CancellationToken, ready: impl FnOnce()) 
     stopped.cancel();
     tracing::info!("stopped");
     result
+}
+
+/// Where the store itself is: no place for its backups.
+fn own_folders(config: &Config) -> Vec<PathBuf> {
+    let blobs = match &config.blobs {
+        provender_blobs::BlobsConfig::Disk { dir } => Some(dir.clone()),
+        _ => None,
+    };
+    [config.data.clone()].into_iter().chain(blobs).collect()
 }
 
 async fn bind_tcp(config: &Config) -> Result<Option<Tcp>, RunError> {

@@ -3,6 +3,7 @@
 //! Owns listening, who may connect, and draining. Fronts translate and hold no rules: [`status`] is the one place for error -> gRPC
 //! status. It must not know metadata engines or blob backends.
 
+mod admin;
 mod auth;
 mod blobs;
 mod catalog;
@@ -18,8 +19,10 @@ mod tasks;
 mod view;
 mod watch;
 
+use std::path::PathBuf;
 use std::time::Duration;
 
+use provender_proto::v1::admin_server::AdminServer;
 use provender_proto::v1::blobs_server::BlobsServer;
 use provender_proto::v1::catalog_server::CatalogServer;
 use provender_proto::v1::tasks_server::TasksServer;
@@ -42,14 +45,17 @@ pub struct Front {
     draining: CancellationToken,
 }
 
-/// The services of one server, and what tells its health.
-pub async fn routes(store: &Store, draining: &CancellationToken) -> Routes {
+/// The services of one server, and what tells its health. `own` is where the store itself is; `admin` says whether upkeep is among them.
+pub async fn routes(store: &Store, own: &[PathBuf], draining: &CancellationToken, admin: bool) -> Routes {
     let front = || Front { store: store.clone(), draining: draining.clone() };
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_serving::<TasksServer<Front>>().await;
     health.set_serving::<BlobsServer<Front>>().await;
     health.set_serving::<CatalogServer<Front>>().await;
     health.set_serving::<ViewServer<Front>>().await;
+    if admin {
+        health.set_serving::<AdminServer<admin::Upkeep>>().await;
+    }
     let stopping = draining.clone();
     tokio::spawn(async move {
         stopping.cancelled().await;
@@ -58,6 +64,9 @@ pub async fn routes(store: &Store, draining: &CancellationToken) -> Routes {
         health.set_not_serving::<BlobsServer<Front>>().await;
         health.set_not_serving::<CatalogServer<Front>>().await;
         health.set_not_serving::<ViewServer<Front>>().await;
+        if admin {
+            health.set_not_serving::<AdminServer<admin::Upkeep>>().await;
+        }
     });
     let max = provender_proto::MAX_MESSAGE;
     let reflection = || {
@@ -66,14 +75,18 @@ pub async fn routes(store: &Store, draining: &CancellationToken) -> Routes {
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
     };
     let valid = "the committed descriptors are valid: a test reads them";
-    Routes::new(TasksServer::new(front()).max_decoding_message_size(max))
+    let routes = Routes::new(TasksServer::new(front()).max_decoding_message_size(max))
         .add_service(BlobsServer::new(front()).max_decoding_message_size(max))
         .add_service(CatalogServer::new(front()).max_decoding_message_size(max))
         .add_service(ViewServer::new(front()).max_decoding_message_size(max))
         .add_service(health_service)
         .add_service(reflection().build_v1().expect(valid))
         // What older tools ask for.
-        .add_service(reflection().build_v1alpha().expect(valid))
+        .add_service(reflection().build_v1alpha().expect(valid));
+    match admin {
+        true => routes.add_service(AdminServer::new(admin::Upkeep { front: front(), own: own.into() })),
+        false => routes,
+    }
 }
 
 /// A server with the settings that all listeners share.

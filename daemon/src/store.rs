@@ -21,6 +21,7 @@ mod hold;
 mod index;
 mod invalidate;
 mod latest;
+mod layout;
 mod leases;
 mod lineage;
 mod lookup;
@@ -48,16 +49,21 @@ pub use catalog::{Described, Named, Registered};
 pub use compress::{Compressed, Compression};
 pub use error::{StoreError, chain};
 pub use explain::{Explaining, Question};
+pub(crate) use index::postings;
 pub use invalidate::{Invalidate, Invalidation, Part};
+pub use layout::LAYOUT;
+pub(crate) use layout::{Moving, Standing, layout_of, standing};
 pub use leases::Follower;
 pub use lineage::{Asked, Piece, Walk};
 pub use lost::lost;
+pub(crate) use lost::lost_head;
 pub use tasks::Begin;
 pub use transact::Txn;
+pub(crate) use transact::{Settled, settle};
 pub use watch::{Heard, Watching};
 
-/// The layout that this version reads and writes; one number for rows and files.
-pub const LAYOUT: u32 = 1;
+/// How often a daemon looks whether a newer one has come.
+const LOOK: std::time::Duration = std::time::Duration::from_secs(2);
 /// The tier in which an acknowledged write is durable.
 pub const TIER: &str = "local";
 
@@ -90,12 +96,7 @@ impl Store {
         aliases: Vec<HashFunction>,
         metrics: Arc<Metrics>,
     ) -> Result<Store, StoreError> {
-        let layout = fact(&*meta, "layout").await?;
-        match layout.as_deref().map(str::parse::<u32>) {
-            None => {}
-            Some(Ok(LAYOUT)) => {}
-            Some(found) => return Err(StoreError::Layout { found: found.unwrap_or(u32::MAX), known: LAYOUT }),
-        }
+        layout::check(&*meta).await?;
         let damaged =
             |what: &str| StoreError::Row { what: format!("the store's {what}"), why: "it is unreadable".into() };
         let known = fact(&*meta, "blobs").await?.map(|id| id.parse::<StoreId>().map_err(|_| damaged("blob store id")));
@@ -110,6 +111,7 @@ impl Store {
         aliases: Vec<HashFunction>,
         metrics: Arc<Metrics>,
     ) -> Result<Store, StoreError> {
+        layout::check(&*meta).await?;
         // Another daemon may be making the same facts now: the first one's stay.
         let (id, incarnation) = (provender_core::digest::hex(&crate::clock::random::<16>()), "1".to_owned());
         for (name, value) in [
@@ -130,6 +132,36 @@ impl Store {
         let (feed, pages) = (feed::Feed::default(), watch::Pages::default());
         let (noting, outboards) = Default::default();
         Ok(Store { inner: Arc::new(Inner { meta, blobs, feed, pages, metrics, aliases, outboards, noting }) })
+    }
+
+    /// Its metadata, as whoever backs it up reads it.
+    pub(crate) fn meta(&self) -> &Arc<dyn Meta> {
+        &self.inner.meta
+    }
+
+    /// The same of its blobs.
+    pub(crate) fn blobs(&self) -> &Arc<dyn Blobs> {
+        &self.inner.blobs
+    }
+
+    /// Its id, which a restore does not change.
+    pub async fn id(&self) -> Result<String, StoreError> {
+        let id = fact(&*self.inner.meta, "id").await?;
+        id.ok_or_else(|| StoreError::Row { what: "the store's id".into(), why: "it is missing".into() })
+    }
+
+    /// Returns once this version may serve it no longer, since a newer one has begun to migrate it.
+    pub async fn outgrown(&self) -> StoreError {
+        loop {
+            tokio::time::sleep(LOOK).await;
+            let grown = layout::check(&*self.inner.meta).await;
+            // Whether it can be read is told by all else that reads it.
+            if let Err(error @ (StoreError::Layout { .. } | StoreError::Migrating { .. } | StoreError::Restoring)) =
+                grown
+            {
+                return error;
+            }
+        }
     }
 
     /// The counters that this store moves.
@@ -158,4 +190,4 @@ async fn first(meta: &dyn Meta, name: &str, value: String) -> Result<(), StoreEr
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -3,14 +3,16 @@
 use std::fs;
 use std::path::Path;
 
-const FILES: [&str; 7] = [
+const FILES: [&str; 9] = [
     "provender/v1/types.proto",
     "provender/v1/tasks.proto",
     "provender/v1/blobs.proto",
     "provender/v1/catalog.proto",
     "provender/v1/view.proto",
     "provender/v1/handover.proto",
+    "provender/v1/admin.proto",
     "provender/store/v1/rows.proto",
+    "provender/store/v1/backup.proto",
 ];
 
 fn generate(into: &Path) {

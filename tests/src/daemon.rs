@@ -40,8 +40,18 @@ impl Daemon {
 
     /// Runs one that is expected to refuse its start.
     pub fn refused(data: &Path, flags: &[&str]) -> Ran {
+        Daemon::once(data, flags)
+    }
+
+    /// Runs one that does something else than serving.
+    pub fn once(data: &Path, flags: &[&str]) -> Ran {
+        Daemon::begin(data, flags).wait()
+    }
+
+    /// The same, under way.
+    pub fn begin(data: &Path, flags: &[&str]) -> Running {
         let flags: Vec<OsString> = flags.iter().map(OsString::from).collect();
-        Running::start(command(data, &flags)).wait()
+        Running::start(command(data, &flags))
     }
 
     /// Its process.

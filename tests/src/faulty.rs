@@ -5,6 +5,7 @@
 //! could; from the moment a world stands still, no call of it returns or takes effect. It must not know what is tested with it.
 
 mod blobs;
+mod files;
 mod meta;
 mod rotten;
 
@@ -243,7 +244,18 @@ impl Plan for Arc<Once> {
 
 /// Whether a step of this name can change what is stored.
 pub fn changes(name: &'static str) -> bool {
-    matches!(name, "meta.commit" | "meta.resolve" | "blobs.stage" | "staged.write" | "staged.publish" | "blobs.remove")
+    matches!(
+        name,
+        "meta.commit"
+            | "meta.resolve"
+            | "blobs.stage"
+            | "staged.write"
+            | "staged.publish"
+            | "blobs.remove"
+            | "files.stage"
+            | "files.publish"
+            | "files.remove"
+    )
 }
 
 #[cfg(test)]

@@ -3,6 +3,8 @@
 // Also in what tests call: a failed expectation is a failed test.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+#[path = "e2e/backup.rs"]
+mod backup;
 #[path = "e2e/check.rs"]
 mod check;
 #[path = "e2e/clock.rs"]

@@ -10,6 +10,8 @@
 
 #[path = "steps/content.rs"]
 mod content;
+#[path = "steps/keeping.rs"]
+mod keeping;
 #[path = "steps/life.rs"]
 mod life;
 #[path = "steps/storage.rs"]

@@ -12,7 +12,7 @@ use provender_core::time::Timestamp;
 
 use super::feed::{self, Feed};
 use super::group::refused;
-use super::{Changes, CommitError, Meta, MetaError, Page, Scan};
+use super::{Changes, CommitError, Meta, MetaError, Page, Scan, Snapshot};
 
 /// The engine, and a handle on it.
 #[derive(Debug, Clone)]
@@ -82,10 +82,7 @@ impl Meta for Memory {
     }
 
     async fn scan(&self, scan: &Scan) -> Result<Page, MetaError> {
-        let first = RowKey { table: scan.table, key: scan.first() };
-        let rows = |(key, row): (&RowKey, &Row)| Ok::<(Bytes, Row), MetaError>((key.key.clone(), row.clone()));
-        let inside = |(key, _): &(&RowKey, &Row)| key.table == scan.table && key.key.starts_with(&scan.prefix);
-        scan.page(self.state().rows.range(first..).take_while(inside).map(rows))
+        page(&self.state().rows, scan)
     }
 
     async fn commit(&self, batch: Batch) -> Result<Version, CommitError> {
@@ -137,5 +134,39 @@ impl Meta for Memory {
 
     async fn head(&self) -> Result<Version, MetaError> {
         Ok(self.state().head)
+    }
+
+    async fn snapshot(&self) -> Result<Box<dyn Snapshot>, MetaError> {
+        let state = self.state();
+        Ok(Box::new(Frozen { version: state.head, rows: state.rows.clone() }))
+    }
+}
+
+fn page(rows: &BTreeMap<RowKey, Row>, scan: &Scan) -> Result<Page, MetaError> {
+    let first = RowKey { table: scan.table, key: scan.first() };
+    let each = |(key, row): (&RowKey, &Row)| Ok::<(Bytes, Row), MetaError>((key.key.clone(), row.clone()));
+    let inside = |(key, _): &(&RowKey, &Row)| key.table == scan.table && key.key.starts_with(&scan.prefix);
+    scan.page(rows.range(first..).take_while(inside).map(each))
+}
+
+/// A copy of all rows, whose bytes are shared.
+#[derive(Debug)]
+struct Frozen {
+    version: Version,
+    rows: BTreeMap<RowKey, Row>,
+}
+
+#[async_trait]
+impl Snapshot for Frozen {
+    fn version(&self) -> Version {
+        self.version
+    }
+
+    async fn get(&self, keys: &[RowKey]) -> Result<Vec<Option<Row>>, MetaError> {
+        Ok(keys.iter().map(|key| self.rows.get(key).cloned()).collect())
+    }
+
+    async fn scan(&self, scan: &Scan) -> Result<Page, MetaError> {
+        page(&self.rows, scan)
     }
 }

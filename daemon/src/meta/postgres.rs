@@ -5,6 +5,7 @@
 //! stand in. Invariant: every commit locks the one head row first, so commits are serial over all daemons.
 
 mod connect;
+mod frozen;
 mod parameters;
 mod schema;
 mod writer;
@@ -14,7 +15,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use deadpool_postgres::{Client, Object, Pool};
+use deadpool_postgres::{Client, ClientWrapper, Object, Pool};
 use provender_core::batch::{Batch, BatchId, Change, Fate, Row, RowKey, Table, Version};
 use provender_core::time::Timestamp;
 use tokio::sync::Notify;
@@ -25,7 +26,7 @@ use self::connect::within;
 use super::feed::{self, Feed};
 use super::group::{self, Queue};
 use super::scan::PAGE_BYTES;
-use super::{Changes, CommitError, Meta, MetaError, Page, Scan};
+use super::{Changes, CommitError, Meta, MetaError, Page, Scan, Snapshot};
 
 /// How often followers look for other daemons' commits. The seam allows 1 s.
 const POLL: Duration = Duration::from_millis(400);
@@ -94,14 +95,14 @@ async fn poll(shared: Arc<Shared>) {
     }
 }
 
-async fn head(client: &Client) -> Result<(Version, Version), MetaError> {
+async fn head(client: &ClientWrapper) -> Result<(Version, Version), MetaError> {
     let failed = |error| failed("reading the head", error);
     let statement = client.prepare_cached("SELECT version, fed FROM provender_head WHERE one").await.map_err(failed)?;
     let row = client.query_one(&statement, &[]).await.map_err(failed)?;
     Ok((version(row.get(0))?, version(row.get(1))?))
 }
 
-async fn get(client: &Client, keys: &[RowKey]) -> Result<Vec<Option<Row>>, MetaError> {
+async fn get(client: &ClientWrapper, keys: &[RowKey]) -> Result<Vec<Option<Row>>, MetaError> {
     // The limit keeps every planner at one index lookup for each key, whatever it thinks of the table.
     const GET: &str = "SELECT k.place, r.version, r.value \
         FROM unnest($1::smallint[], $2::bytea[]) WITH ORDINALITY AS k(tbl, key, place), \
@@ -119,7 +120,7 @@ async fn get(client: &Client, keys: &[RowKey]) -> Result<Vec<Option<Row>>, MetaE
     Ok(rows)
 }
 
-async fn scan(client: &Client, scan: &Scan) -> Result<Page, MetaError> {
+async fn scan(client: &ClientWrapper, scan: &Scan) -> Result<Page, MetaError> {
     // `found` tells whether there is more; `before` bounds the bytes that the server sends.
     const SCAN: &str = "SELECT key, version, value, found FROM ( \
             SELECT key, version, value, count(*) OVER () AS found, \
@@ -250,5 +251,9 @@ impl Meta for Postgres {
 
     async fn head(&self) -> Result<Version, MetaError> {
         Ok(self.shared.read_head().await?.0)
+    }
+
+    async fn snapshot(&self) -> Result<Box<dyn Snapshot>, MetaError> {
+        Ok(Box::new(frozen::Frozen::take(self.shared.client("beginning a snapshot").await?).await?))
     }
 }

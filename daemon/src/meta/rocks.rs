@@ -5,6 +5,7 @@
 
 mod database;
 mod format;
+mod frozen;
 mod options;
 
 use std::path::Path;
@@ -19,7 +20,7 @@ use tokio::runtime::{Handle, RuntimeFlavor};
 
 use self::database::Database;
 use super::group::{self, Groups, Queue};
-use super::{Changes, CommitError, Meta, MetaError, Page, Scan};
+use super::{Changes, CommitError, Meta, MetaError, Page, Scan, Snapshot};
 
 /// Up to so many point reads are made on the calling thread: handing them over would cost more than they do.
 const INLINE_READS: usize = 8;
@@ -141,5 +142,9 @@ impl Meta for Rocks {
 
     async fn head(&self) -> Result<Version, MetaError> {
         Ok(self.database.feed.head())
+    }
+
+    async fn snapshot(&self) -> Result<Box<dyn Snapshot>, MetaError> {
+        Ok(Box::new(frozen::Frozen::take(Arc::clone(&self.database)).await?))
     }
 }

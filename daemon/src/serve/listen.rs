@@ -122,9 +122,15 @@ pub struct Tcp {
     pub address: SocketAddr,
     tls: Option<ServerTlsConfig>,
     tokens: Option<Tokens>,
+    protected: bool,
 }
 
 impl Tcp {
+    /// Whether only those are heard whom the configuration knows.
+    pub fn is_protected(&self) -> bool {
+        self.protected
+    }
+
     /// Binds an address. Protection is TLS with tokens, or TLS with client certificates (`client_ca`).
     pub async fn bind(
         address: SocketAddr,
@@ -145,7 +151,7 @@ impl Tcp {
         let failed = |source| ListenError::Io { on: address.to_string(), source };
         let listener = TcpListener::bind(address).await.map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
-        Ok(Tcp { listener, address, tls, tokens })
+        Ok(Tcp { listener, address, tls, tokens, protected })
     }
 
     /// Serves until `stop`, then finishes what is under way.

@@ -6,10 +6,33 @@ use provender_core::transition::Refused;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
+use crate::backup::BackupError;
 use crate::meta::MetaError;
 use crate::metrics::Metrics;
 use crate::store::StoreError;
 use provender_blobs::BlobError;
+
+/// The status that a backup's error becomes.
+pub(super) fn backup_status(error: &BackupError) -> Status {
+    let code = match error {
+        BackupError::Store(error) => return status(error),
+        BackupError::Relative { .. } | BackupError::Inside { .. } => Code::InvalidArgument,
+        BackupError::Full { .. } => Code::ResourceExhausted,
+        BackupError::Busy { .. } => Code::Unavailable,
+        BackupError::Damaged { .. } => Code::DataLoss,
+        BackupError::Io { .. } | BackupError::Blobs(_) => Code::Unavailable,
+        _ => Code::FailedPrecondition,
+    };
+    let text = cut(error.to_string());
+    let mut details = ErrorDetails::new();
+    match code {
+        Code::InvalidArgument => _ = details.add_bad_request_violation("dir", text.clone()),
+        Code::ResourceExhausted => _ = details.add_quota_failure_violation("disk", text.clone()),
+        _ => {}
+    }
+    tracing::warn!(?code, error = %text, "a backup failed");
+    Status::with_error_details(code, text, details)
+}
 
 /// The status that a store's error becomes.
 pub(super) fn status(error: &StoreError) -> Status {
@@ -64,7 +87,10 @@ pub(super) fn status(error: &StoreError) -> Status {
         StoreError::Blobs(BlobError::NotFound { .. }) => Code::NotFound,
         StoreError::Cursor { .. } | StoreError::Blobs(BlobError::OutOfRange { .. }) => Code::OutOfRange,
         StoreError::Blobs(BlobError::Layout { .. }) => Code::FailedPrecondition,
-        StoreError::Layout { .. } | StoreError::OtherBlobs { .. } => Code::FailedPrecondition,
+        StoreError::Layout { .. }
+        | StoreError::Migrating { .. }
+        | StoreError::Restoring
+        | StoreError::OtherBlobs { .. } => Code::FailedPrecondition,
         StoreError::Meta(MetaError::Corrupt { .. }) => Code::DataLoss,
         StoreError::Meta(_) | StoreError::Blobs(_) => Code::Unavailable,
     };

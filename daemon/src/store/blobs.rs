@@ -499,7 +499,7 @@ impl Store {
 
 impl Store {
     /// What the metadata says of a blob, whoever holds it.
-    pub(super) async fn stored(&self, digest: &Digest) -> Result<Option<Stored>, StoreError> {
+    pub(crate) async fn stored(&self, digest: &Digest) -> Result<Option<Stored>, StoreError> {
         let row = self.inner.meta.get(&[rows::blob(digest)]).await?.pop().flatten();
         row.map(|row| values::blob_from(row.value)).transpose().map_err(StoreError::row(digest))
     }

@@ -77,7 +77,7 @@ pub enum StoreError {
     Draining,
     /// The store was written by another version.
     #[error(
-        "the store has layout {found}, and this version knows {known}: use the version that wrote it, or a newer one"
+        "the store has layout {found}, and this version knows {known}: use the version that wrote it, or a newer one; what it was before it was migrated is in the folder `snapshots` of the data folder of the provenderd that did it, for this version's `provenderd restore`"
     )]
     Layout {
         /// What is stored.
@@ -85,6 +85,21 @@ pub enum StoreError {
         /// What is known.
         known: u32,
     },
+    /// It is on its way to another layout.
+    #[error(
+        "the store is being migrated from layout {from} to {to} by another provenderd: wait for its end, then start this one with the same version"
+    )]
+    Migrating {
+        /// Where it is.
+        from: u32,
+        /// Where it goes.
+        to: u32,
+    },
+    /// A restore has not come to its end.
+    #[error(
+        "the store is being restored, or that was cut off: run `provenderd restore` again, which goes on from there"
+    )]
+    Restoring,
     /// The metadata belongs to another blob store.
     #[error(
         "the metadata belongs to the blob store {expected}, but the configured folder holds {found}: configure the folder that it was used with"
@@ -126,7 +141,7 @@ impl StoreError {
     }
 
     /// A row that cannot be decoded.
-    pub(super) fn row(what: impl ToString) -> impl FnOnce(RowError) -> StoreError {
+    pub(crate) fn row(what: impl ToString) -> impl FnOnce(RowError) -> StoreError {
         move |error| StoreError::Row { what: what.to_string(), why: chain(&error) }
     }
 }

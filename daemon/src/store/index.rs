@@ -25,6 +25,18 @@ fn row_of<'a>(space: &'a Space, execution: &Execution) -> impl Fn(&Term) -> RowK
     move |(field, term)| rows::posting(space, field, term, place)
 }
 
+/// All rows by which an execution is found, as it is now.
+pub(crate) fn postings(space: &Space, execution: &Execution, spec: &Spec) -> Vec<RowKey> {
+    let terms = [
+        facts::begin_terms(execution, spec),
+        facts::result_terms(execution),
+        facts::label_terms(execution),
+        facts::metric_terms(&execution.outcome.metrics),
+    ];
+    let all = rows::posting_of_all(space, Place::new(execution.began, execution.id));
+    terms.iter().flatten().map(row_of(space, execution)).chain([all]).collect()
+}
+
 impl Store {
     /// Who begins what. Rows that come before the batch stand at the time that it will have begun, which `ahead` keeps from then on.
     pub(super) async fn index_begin(&self, txn: &mut Txn, beginning: &Beginning<'_>) -> Result<(), StoreError> {

@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use bytes::BytesMut;
 use futures::{StreamExt, TryStreamExt, stream};
 use provender_blobs::{BlobError, Reader, Signature, verified};
-use provender_core::batch::{Row, Table};
+use provender_core::batch::{Row, Table, Version};
 use provender_core::blob::{Place, Stored};
 use provender_core::key::TaskKey;
 use provender_core::lost::{self as rule, Damage, Hits, Loss, Losses};
@@ -69,7 +69,7 @@ impl Store {
 
     /// Looks at bytes that seem lost, and enters them into the log if they are. Goes on when the caller is dropped; a failure is
     /// no news of the bytes, and the next reader suspects them again.
-    pub(super) async fn suspect(&self, digest: &Digest, stored: &Stored) {
+    pub(crate) async fn suspect(&self, digest: &Digest, stored: &Stored) {
         let (store, digest, stored) = (self.clone(), *digest, stored.clone());
         let noted = tokio::spawn(async move {
             // Of many that read the same, most come after it was noted.
@@ -346,6 +346,11 @@ pub fn lost(digest: &Digest, error: BlobError) -> StoreError {
         BlobError::Corrupt { why, .. } => StoreError::Lost { digest: *digest, why },
         other => other.into(),
     }
+}
+
+/// The same out of a backup.
+pub(crate) fn lost_head(row: Option<&Bytes>) -> Result<u64, StoreError> {
+    head(row.map(|value| Row { version: Version(0), value: value.clone() }))
 }
 
 /// The position in the row of the log's head.

@@ -37,7 +37,7 @@ pub(super) async fn stores() -> [(Store, Option<tempfile::TempDir>); 2] {
     [(store().await, None), (over(rocks).await, Some(folder))]
 }
 
-pub(super) fn request(n: u16) -> Request {
+pub(crate) fn request(n: u16) -> Request {
     let mut id = [0; 16];
     id[..2].copy_from_slice(&n.to_be_bytes());
     Request {
@@ -51,11 +51,11 @@ pub(super) fn request(n: u16) -> Request {
     }
 }
 
-pub(super) fn outcome(code: i32) -> Outcome {
+pub(crate) fn outcome(code: i32) -> Outcome {
     Outcome { exit: Some(Exit::Code(code)), ..Outcome::default() }
 }
 
-pub(super) async fn begin(store: &Store, request: &Request) {
+pub(crate) async fn begin(store: &Store, request: &Request) {
     let begun = store.begin(&Space::default(), request, None).await.unwrap();
     assert!(matches!(begun, Begin::Lease(..)), "{begun:?}");
 }

@@ -109,13 +109,13 @@ impl Store {
 }
 
 /// What became of a batch.
-pub(super) enum Settled {
+pub(crate) enum Settled {
     Committed,
     Conflict,
 }
 
 /// Commits a batch, and finds out what became of it where the engine cannot tell.
-pub(super) async fn settle(meta: &dyn Meta, batch: Batch) -> Result<Settled, StoreError> {
+pub(crate) async fn settle(meta: &dyn Meta, batch: Batch) -> Result<Settled, StoreError> {
     let id = batch.id;
     match meta.commit(batch).await {
         Ok(_) => Ok(Settled::Committed),

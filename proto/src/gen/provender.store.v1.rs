@@ -133,3 +133,75 @@ pub struct PinRow {
     #[prost(uint64, tag = "5")]
     pub expires_ms: u64,
 }
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Manifest {
+    /// of the rows
+    #[prost(uint32, tag = "1")]
+    pub layout: u32,
+    /// the store's id
+    #[prost(string, tag = "2")]
+    pub store: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "3")]
+    pub incarnation: u64,
+    /// the id of the blob store that the rows' locations are of
+    #[prost(string, tag = "4")]
+    pub source: ::prost::alloc::string::String,
+    /// the id of the blob store within the backup; empty if the bytes stayed in `source`
+    #[prost(string, tag = "5")]
+    pub blobs: ::prost::alloc::string::String,
+    /// the commit at which the rows were read
+    #[prost(uint64, tag = "6")]
+    pub version: u64,
+    #[prost(uint64, tag = "7")]
+    pub taken_ms: u64,
+    /// in order of tables and keys
+    #[prost(message, repeated, tag = "8")]
+    pub rows: ::prost::alloc::vec::Vec<Piece>,
+    /// bytes of small blobs, as they came; some may be of no blob any more
+    #[prost(message, repeated, tag = "9")]
+    pub inline: ::prost::alloc::vec::Vec<Piece>,
+    /// blobs that the rows name, and whose bytes could not be had any more
+    #[prost(message, repeated, tag = "10")]
+    pub missing: ::prost::alloc::vec::Vec<super::super::v1::Digest>,
+    #[prost(message, optional, tag = "11")]
+    pub totals: ::core::option::Option<Totals>,
+    /// the program's version
+    #[prost(string, tag = "12")]
+    pub made_by: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Piece {
+    #[prost(uint32, tag = "1")]
+    pub table: u32,
+    /// BLAKE3 of the piece before it was compressed; its file's name
+    #[prost(bytes = "bytes", tag = "2")]
+    pub hash: ::prost::bytes::Bytes,
+    /// before it was compressed
+    #[prost(uint64, tag = "3")]
+    pub bytes: u64,
+    /// in its file
+    #[prost(uint64, tag = "4")]
+    pub stored: u64,
+    #[prost(uint64, tag = "5")]
+    pub rows: u64,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Totals {
+    #[prost(uint64, tag = "1")]
+    pub rows: u64,
+    #[prost(uint64, tag = "2")]
+    pub row_bytes: u64,
+    /// small blobs
+    #[prost(uint64, tag = "3")]
+    pub inline: u64,
+    #[prost(uint64, tag = "4")]
+    pub inline_bytes: u64,
+    /// large blobs
+    #[prost(uint64, tag = "5")]
+    pub blobs: u64,
+    #[prost(uint64, tag = "6")]
+    pub blob_bytes: u64,
+    /// blobs that were known to be lost
+    #[prost(uint64, tag = "7")]
+    pub lost: u64,
+}

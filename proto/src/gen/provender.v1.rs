@@ -1601,9 +1601,6 @@ pub mod upload_request {
         /// if known: what the bytes must come to
         #[prost(message, optional, tag = "2")]
         pub digest: ::core::option::Option<super::Digest>,
-        /// the first byte that follows, as QueryUpload said; takes a digest
-        #[prost(uint64, tag = "3")]
-        pub offset: u64,
     }
     #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
     pub enum Request {
@@ -1622,22 +1619,6 @@ pub struct UploadReply {
     /// the tier
     #[prost(string, tag = "2")]
     pub durable_in: ::prost::alloc::string::String,
-}
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct QueryUploadRequest {
-    #[prost(string, tag = "1")]
-    pub space: ::prost::alloc::string::String,
-    #[prost(message, optional, tag = "2")]
-    pub digest: ::core::option::Option<Digest>,
-}
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct QueryUploadReply {
-    /// the space holds the blob: nothing is to be sent
-    #[prost(bool, tag = "1")]
-    pub held: bool,
-    /// from where to go on; 0 if nothing is kept
-    #[prost(uint64, tag = "2")]
-    pub offset: u64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct DownloadRequest {
@@ -1851,31 +1832,6 @@ pub mod blobs_client {
             req.extensions_mut().insert(GrpcMethod::new("provender.v1.Blobs", "Upload"));
             self.inner.client_streaming(req, path, codec).await
         }
-        /// How much of an upload that was cut off is kept, so that it can go on from there.
-        pub async fn query_upload(
-            &mut self,
-            request: impl tonic::IntoRequest<super::QueryUploadRequest>,
-        ) -> std::result::Result<
-            tonic::Response<super::QueryUploadReply>,
-            tonic::Status,
-        > {
-            self.inner
-                .ready()
-                .await
-                .map_err(|e| {
-                    tonic::Status::unknown(
-                        format!("Service was not ready: {}", e.into()),
-                    )
-                })?;
-            let codec = tonic_prost::ProstCodec::default();
-            let path = http::uri::PathAndQuery::from_static(
-                "/provender.v1.Blobs/QueryUpload",
-            );
-            let mut req = request.into_request();
-            req.extensions_mut()
-                .insert(GrpcMethod::new("provender.v1.Blobs", "QueryUpload"));
-            self.inner.unary(req, path, codec).await
-        }
         /// One blob or a range of it, in pieces; bytes that do not match their digest are never completed (DATA_LOSS).
         pub async fn download(
             &mut self,
@@ -1992,14 +1948,6 @@ pub mod blobs_server {
             &self,
             request: tonic::Request<tonic::Streaming<super::UploadRequest>>,
         ) -> std::result::Result<tonic::Response<super::UploadReply>, tonic::Status>;
-        /// How much of an upload that was cut off is kept, so that it can go on from there.
-        async fn query_upload(
-            &self,
-            request: tonic::Request<super::QueryUploadRequest>,
-        ) -> std::result::Result<
-            tonic::Response<super::QueryUploadReply>,
-            tonic::Status,
-        >;
         /// Server streaming response type for the Download method.
         type DownloadStream: tonic::codegen::tokio_stream::Stream<
                 Item = std::result::Result<super::DownloadReply, tonic::Status>,
@@ -2189,49 +2137,6 @@ pub mod blobs_server {
                                 max_encoding_message_size,
                             );
                         let res = grpc.client_streaming(method, req).await;
-                        Ok(res)
-                    };
-                    Box::pin(fut)
-                }
-                "/provender.v1.Blobs/QueryUpload" => {
-                    #[allow(non_camel_case_types)]
-                    struct QueryUploadSvc<T: Blobs>(pub Arc<T>);
-                    impl<T: Blobs> tonic::server::UnaryService<super::QueryUploadRequest>
-                    for QueryUploadSvc<T> {
-                        type Response = super::QueryUploadReply;
-                        type Future = BoxFuture<
-                            tonic::Response<Self::Response>,
-                            tonic::Status,
-                        >;
-                        fn call(
-                            &mut self,
-                            request: tonic::Request<super::QueryUploadRequest>,
-                        ) -> Self::Future {
-                            let inner = Arc::clone(&self.0);
-                            let fut = async move {
-                                <T as Blobs>::query_upload(&inner, request).await
-                            };
-                            Box::pin(fut)
-                        }
-                    }
-                    let accept_compression_encodings = self.accept_compression_encodings;
-                    let send_compression_encodings = self.send_compression_encodings;
-                    let max_decoding_message_size = self.max_decoding_message_size;
-                    let max_encoding_message_size = self.max_encoding_message_size;
-                    let inner = self.inner.clone();
-                    let fut = async move {
-                        let method = QueryUploadSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
-                        let mut grpc = tonic::server::Grpc::new(codec)
-                            .apply_compression_config(
-                                accept_compression_encodings,
-                                send_compression_encodings,
-                            )
-                            .apply_max_message_size_config(
-                                max_decoding_message_size,
-                                max_encoding_message_size,
-                            );
-                        let res = grpc.unary(method, req).await;
                         Ok(res)
                     };
                     Box::pin(fut)
@@ -2580,16 +2485,11 @@ pub struct LineageRequest {
     /// how many steps away at most; 0: any
     #[prost(uint32, tag = "4")]
     pub depth: u32,
-    /// at most so many nodes that did not come before; 0: 10,000; at most 1,000,000
+    /// at most so many nodes; 0: 10,000; at most 1,000,000
     #[prost(uint32, tag = "5")]
     pub limit: u32,
-    /// what comes behind so many arrivals: `next` of the page before; 0: from the beginning; at most 20,000,000
-    #[prost(uint32, tag = "6")]
-    pub skip: u32,
 }
-/// A walk is a row of arrivals: where it begins, then one over each edge, at a node that is new or known. A page is a part of that row, so
-/// pages hold each node and each edge once, as long as nothing is recorded between them.
-/// Nodes are numbered from 0, on the first page the one that was asked for, in the order of their coming.
+/// Nodes are numbered from 0, the one that was asked for, in the order of their coming.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct LineageReply {
     #[prost(message, repeated, tag = "1")]
@@ -2600,12 +2500,6 @@ pub struct LineageReply {
     /// there is more than the limit
     #[prost(bool, tag = "3")]
     pub truncated: bool,
-    /// if so, the `skip` of the next page; 0 where no walk goes further
-    #[prost(uint32, tag = "4")]
-    pub next: u32,
-    /// in the first message, as asked for; a daemon that knows of no pages says 0
-    #[prost(uint32, tag = "5")]
-    pub skipped: u32,
 }
 /// Nested message and enum types in `LineageReply`.
 pub mod lineage_reply {
@@ -2642,9 +2536,6 @@ pub mod lineage_reply {
         /// of bytes
         #[prost(uint64, optional, tag = "11")]
         pub size: ::core::option::Option<u64>,
-        /// it came on a page before, and is here for an edge's sake
-        #[prost(bool, tag = "12")]
-        pub earlier: bool,
     }
     #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
     pub struct Edge {
@@ -4917,67 +4808,402 @@ pub mod view_server {
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct HandoverRequest {
-    #[prost(oneof = "handover_request::Request", tags = "1, 2")]
-    pub request: ::core::option::Option<handover_request::Request>,
-}
-/// Nested message and enum types in `HandoverRequest`.
-pub mod handover_request {
-    /// With the descriptor of a regular file that is open for reading alone: its bytes are to be stored.
-    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
-    pub struct Give {
-        #[prost(string, tag = "1")]
-        pub space: ::prost::alloc::string::String,
-        /// what they come to
-        #[prost(message, optional, tag = "2")]
-        pub digest: ::core::option::Option<super::Digest>,
-    }
-    /// A descriptor of a file that holds a blob and nothing else is wanted. Whoever gets it checks what it reads.
-    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
-    pub struct Lend {
-        #[prost(string, tag = "1")]
-        pub space: ::prost::alloc::string::String,
-        #[prost(message, optional, tag = "2")]
-        pub digest: ::core::option::Option<super::Digest>,
-    }
-    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
-    pub enum Request {
-        #[prost(message, tag = "1")]
-        Give(Give),
-        #[prost(message, tag = "2")]
-        Lend(Lend),
-    }
+pub struct BackupRequest {
+    /// absolute
+    #[prost(string, tag = "1")]
+    pub dir: ::prost::alloc::string::String,
+    /// how many backups to keep in it; 0: the default
+    #[prost(uint32, tag = "2")]
+    pub keep: u32,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct HandoverReply {
-    #[prost(oneof = "handover_reply::Reply", tags = "1, 2, 3")]
-    pub reply: ::core::option::Option<handover_reply::Reply>,
+pub struct BackupReply {
+    #[prost(enumeration = "BackupPhase", tag = "1")]
+    pub phase: i32,
+    /// read so far
+    #[prost(uint64, tag = "2")]
+    pub rows: u64,
+    /// blobs looked at so far
+    #[prost(uint64, tag = "3")]
+    pub blobs: u64,
+    /// of these; 0 while it is not known
+    #[prost(uint64, tag = "4")]
+    pub blobs_total: u64,
+    /// bytes of blobs looked at so far
+    #[prost(uint64, tag = "5")]
+    pub bytes: u64,
+    #[prost(uint64, tag = "6")]
+    pub bytes_total: u64,
+    /// once it is done
+    #[prost(message, optional, tag = "7")]
+    pub summary: ::core::option::Option<BackupSummary>,
 }
-/// Nested message and enum types in `HandoverReply`.
-pub mod handover_reply {
-    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
-    pub struct Given {
-        /// the tier
-        #[prost(string, tag = "1")]
-        pub durable_in: ::prost::alloc::string::String,
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct BackupSummary {
+    /// of this backup in its folder
+    #[prost(uint64, tag = "1")]
+    pub number: u64,
+    /// the moment whose state it holds
+    #[prost(uint64, tag = "2")]
+    pub taken_ms: u64,
+    #[prost(uint64, tag = "3")]
+    pub rows: u64,
+    #[prost(uint64, tag = "4")]
+    pub blobs: u64,
+    /// of blobs
+    #[prost(uint64, tag = "5")]
+    pub bytes: u64,
+    /// by this run
+    #[prost(uint64, tag = "6")]
+    pub copied_blobs: u64,
+    /// by this run, rows included
+    #[prost(uint64, tag = "7")]
+    pub written_bytes: u64,
+    /// blobs without bytes: they are LOST in the store, and will be in what is restored
+    #[prost(uint64, tag = "8")]
+    pub lost: u64,
+    /// the backups that the folder holds now
+    #[prost(uint64, repeated, tag = "9")]
+    pub kept: ::prost::alloc::vec::Vec<u64>,
+}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum BackupPhase {
+    Unspecified = 0,
+    Rows = 1,
+    Blobs = 2,
+    Pruning = 3,
+    Done = 4,
+}
+impl BackupPhase {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "BACKUP_PHASE_UNSPECIFIED",
+            Self::Rows => "BACKUP_PHASE_ROWS",
+            Self::Blobs => "BACKUP_PHASE_BLOBS",
+            Self::Pruning => "BACKUP_PHASE_PRUNING",
+            Self::Done => "BACKUP_PHASE_DONE",
+        }
     }
-    #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
-    pub struct Lent {}
-    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
-    pub struct Refused {
-        /// google.rpc.Code
-        #[prost(int32, tag = "1")]
-        pub code: i32,
-        #[prost(string, tag = "2")]
-        pub message: ::prost::alloc::string::String,
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "BACKUP_PHASE_UNSPECIFIED" => Some(Self::Unspecified),
+            "BACKUP_PHASE_ROWS" => Some(Self::Rows),
+            "BACKUP_PHASE_BLOBS" => Some(Self::Blobs),
+            "BACKUP_PHASE_PRUNING" => Some(Self::Pruning),
+            "BACKUP_PHASE_DONE" => Some(Self::Done),
+            _ => None,
+        }
     }
-    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
-    pub enum Reply {
-        #[prost(message, tag = "1")]
-        Given(Given),
-        #[prost(message, tag = "2")]
-        Lent(Lent),
-        #[prost(message, tag = "3")]
-        Refused(Refused),
+}
+/// Generated client implementations.
+pub mod admin_client {
+    #![allow(
+        unused_variables,
+        dead_code,
+        missing_docs,
+        clippy::wildcard_imports,
+        clippy::let_unit_value,
+    )]
+    use tonic::codegen::*;
+    use tonic::codegen::http::Uri;
+    #[derive(Debug, Clone)]
+    pub struct AdminClient<T> {
+        inner: tonic::client::Grpc<T>,
+    }
+    impl AdminClient<tonic::transport::Channel> {
+        /// Attempt to create a new client by connecting to a given endpoint.
+        pub async fn connect<D>(dst: D) -> Result<Self, tonic::transport::Error>
+        where
+            D: TryInto<tonic::transport::Endpoint>,
+            D::Error: Into<StdError>,
+        {
+            let conn = tonic::transport::Endpoint::new(dst)?.connect().await?;
+            Ok(Self::new(conn))
+        }
+    }
+    impl<T> AdminClient<T>
+    where
+        T: tonic::client::GrpcService<tonic::body::Body>,
+        T::Error: Into<StdError>,
+        T::ResponseBody: Body<Data = Bytes> + std::marker::Send + 'static,
+        <T::ResponseBody as Body>::Error: Into<StdError> + std::marker::Send,
+    {
+        pub fn new(inner: T) -> Self {
+            let inner = tonic::client::Grpc::new(inner);
+            Self { inner }
+        }
+        pub fn with_origin(inner: T, origin: Uri) -> Self {
+            let inner = tonic::client::Grpc::with_origin(inner, origin);
+            Self { inner }
+        }
+        pub fn with_interceptor<F>(
+            inner: T,
+            interceptor: F,
+        ) -> AdminClient<InterceptedService<T, F>>
+        where
+            F: tonic::service::Interceptor,
+            T::ResponseBody: Default,
+            T: tonic::codegen::Service<
+                http::Request<tonic::body::Body>,
+                Response = http::Response<
+                    <T as tonic::client::GrpcService<tonic::body::Body>>::ResponseBody,
+                >,
+            >,
+            <T as tonic::codegen::Service<
+                http::Request<tonic::body::Body>,
+            >>::Error: Into<StdError> + std::marker::Send + std::marker::Sync,
+        {
+            AdminClient::new(InterceptedService::new(inner, interceptor))
+        }
+        /// Compress requests with the given encoding.
+        ///
+        /// This requires the server to support it otherwise it might respond with an
+        /// error.
+        #[must_use]
+        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.inner = self.inner.send_compressed(encoding);
+            self
+        }
+        /// Enable decompressing responses.
+        #[must_use]
+        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.inner = self.inner.accept_compressed(encoding);
+            self
+        }
+        /// Limits the maximum size of a decoded message.
+        ///
+        /// Default: `4MB`
+        #[must_use]
+        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
+            self.inner = self.inner.max_decoding_message_size(limit);
+            self
+        }
+        /// Limits the maximum size of an encoded message.
+        ///
+        /// Default: `usize::MAX`
+        #[must_use]
+        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
+            self.inner = self.inner.max_encoding_message_size(limit);
+            self
+        }
+        /// Writes a backup into a folder of the daemon's machine, while it serves. Progress, then the summary as the last message.
+        /// Who goes away stops it; the next one goes on from there.
+        pub async fn backup(
+            &mut self,
+            request: impl tonic::IntoRequest<super::BackupRequest>,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::BackupReply>>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/provender.v1.Admin/Backup",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("provender.v1.Admin", "Backup"));
+            self.inner.server_streaming(req, path, codec).await
+        }
+    }
+}
+/// Generated server implementations.
+pub mod admin_server {
+    #![allow(
+        unused_variables,
+        dead_code,
+        missing_docs,
+        clippy::wildcard_imports,
+        clippy::let_unit_value,
+    )]
+    use tonic::codegen::*;
+    /// Generated trait containing gRPC methods that should be implemented for use with AdminServer.
+    #[async_trait]
+    pub trait Admin: std::marker::Send + std::marker::Sync + 'static {
+        /// Server streaming response type for the Backup method.
+        type BackupStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::BackupReply, tonic::Status>,
+            >
+            + std::marker::Send
+            + 'static;
+        /// Writes a backup into a folder of the daemon's machine, while it serves. Progress, then the summary as the last message.
+        /// Who goes away stops it; the next one goes on from there.
+        async fn backup(
+            &self,
+            request: tonic::Request<super::BackupRequest>,
+        ) -> std::result::Result<tonic::Response<Self::BackupStream>, tonic::Status>;
+    }
+    #[derive(Debug)]
+    pub struct AdminServer<T> {
+        inner: Arc<T>,
+        accept_compression_encodings: EnabledCompressionEncodings,
+        send_compression_encodings: EnabledCompressionEncodings,
+        max_decoding_message_size: Option<usize>,
+        max_encoding_message_size: Option<usize>,
+    }
+    impl<T> AdminServer<T> {
+        pub fn new(inner: T) -> Self {
+            Self::from_arc(Arc::new(inner))
+        }
+        pub fn from_arc(inner: Arc<T>) -> Self {
+            Self {
+                inner,
+                accept_compression_encodings: Default::default(),
+                send_compression_encodings: Default::default(),
+                max_decoding_message_size: None,
+                max_encoding_message_size: None,
+            }
+        }
+        pub fn with_interceptor<F>(
+            inner: T,
+            interceptor: F,
+        ) -> InterceptedService<Self, F>
+        where
+            F: tonic::service::Interceptor,
+        {
+            InterceptedService::new(Self::new(inner), interceptor)
+        }
+        /// Enable decompressing requests with the given encoding.
+        #[must_use]
+        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.accept_compression_encodings.enable(encoding);
+            self
+        }
+        /// Compress responses with the given encoding, if the client supports it.
+        #[must_use]
+        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.send_compression_encodings.enable(encoding);
+            self
+        }
+        /// Limits the maximum size of a decoded message.
+        ///
+        /// Default: `4MB`
+        #[must_use]
+        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
+            self.max_decoding_message_size = Some(limit);
+            self
+        }
+        /// Limits the maximum size of an encoded message.
+        ///
+        /// Default: `usize::MAX`
+        #[must_use]
+        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
+            self.max_encoding_message_size = Some(limit);
+            self
+        }
+    }
+    impl<T, B> tonic::codegen::Service<http::Request<B>> for AdminServer<T>
+    where
+        T: Admin,
+        B: Body + std::marker::Send + 'static,
+        B::Error: Into<StdError> + std::marker::Send + 'static,
+    {
+        type Response = http::Response<tonic::body::Body>;
+        type Error = std::convert::Infallible;
+        type Future = BoxFuture<Self::Response, Self::Error>;
+        fn poll_ready(
+            &mut self,
+            _cx: &mut Context<'_>,
+        ) -> Poll<std::result::Result<(), Self::Error>> {
+            Poll::Ready(Ok(()))
+        }
+        fn call(&mut self, req: http::Request<B>) -> Self::Future {
+            match req.uri().path() {
+                "/provender.v1.Admin/Backup" => {
+                    #[allow(non_camel_case_types)]
+                    struct BackupSvc<T: Admin>(pub Arc<T>);
+                    impl<
+                        T: Admin,
+                    > tonic::server::ServerStreamingService<super::BackupRequest>
+                    for BackupSvc<T> {
+                        type Response = super::BackupReply;
+                        type ResponseStream = T::BackupStream;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::BackupRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Admin>::backup(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = BackupSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.server_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                _ => {
+                    Box::pin(async move {
+                        let mut response = http::Response::new(
+                            tonic::body::Body::default(),
+                        );
+                        let headers = response.headers_mut();
+                        headers
+                            .insert(
+                                tonic::Status::GRPC_STATUS,
+                                (tonic::Code::Unimplemented as i32).into(),
+                            );
+                        headers
+                            .insert(
+                                http::header::CONTENT_TYPE,
+                                tonic::metadata::GRPC_CONTENT_TYPE,
+                            );
+                        Ok(response)
+                    })
+                }
+            }
+        }
+    }
+    impl<T> Clone for AdminServer<T> {
+        fn clone(&self) -> Self {
+            let inner = self.inner.clone();
+            Self {
+                inner,
+                accept_compression_encodings: self.accept_compression_encodings,
+                send_compression_encodings: self.send_compression_encodings,
+                max_decoding_message_size: self.max_decoding_message_size,
+                max_encoding_message_size: self.max_encoding_message_size,
+            }
+        }
+    }
+    /// Generated gRPC service name
+    pub const SERVICE_NAME: &str = "provender.v1.Admin";
+    impl<T> tonic::server::NamedService for AdminServer<T> {
+        const NAME: &'static str = SERVICE_NAME;
     }
 }

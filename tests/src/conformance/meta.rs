@@ -11,6 +11,7 @@ mod feed;
 pub mod full;
 mod preconditions;
 mod rows;
+mod snapshot;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -25,6 +26,7 @@ pub use fates::*;
 pub use feed::*;
 pub use preconditions::*;
 pub use rows::*;
+pub use snapshot::*;
 
 /// One storage, empty at first.
 #[async_trait]
@@ -65,6 +67,8 @@ macro_rules! meta_suite {
             an_event_is_in_the_feed_and_no_row
             followers_are_woken
             a_trimmed_feed_refuses_old_cursors
+            a_snapshot_stays_as_it_was
+            a_snapshot_is_of_one_commit
         }
     };
     ($storage:expr => $($case:ident)*) => {

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use provender_core::batch::{Batch, BatchId, Fate, Row, RowKey, Version};
 use provender_core::time::Timestamp;
-use provender_daemon::meta::{Changes, CommitError, Meta, MetaError, Page, Scan};
+use provender_daemon::meta::{Changes, CommitError, Meta, MetaError, Page, Scan, Snapshot};
 
-use super::{Failure, Faulty, Planned};
+use super::{Failure, Faulty, Planned, World};
 
 fn unavailable(doing: &'static str) -> impl FnOnce(Failure) -> MetaError {
     move |_| MetaError::Unavailable { doing, source: Arc::new(Planned) }
@@ -67,5 +67,31 @@ impl Meta for Faulty<dyn Meta> {
 
     async fn head(&self) -> Result<Version, MetaError> {
         self.world.step("meta.head", self.inner.head(), unavailable("reading the head")).await
+    }
+
+    async fn snapshot(&self) -> Result<Box<dyn Snapshot>, MetaError> {
+        let inner = self.world.step("meta.snapshot", self.inner.snapshot(), unavailable("taking a snapshot")).await?;
+        Ok(Box::new(FaultySnapshot { inner, world: self.world.clone() }))
+    }
+}
+
+#[derive(Debug)]
+struct FaultySnapshot {
+    inner: Box<dyn Snapshot>,
+    world: World,
+}
+
+#[async_trait]
+impl Snapshot for FaultySnapshot {
+    fn version(&self) -> Version {
+        self.inner.version()
+    }
+
+    async fn get(&self, keys: &[RowKey]) -> Result<Vec<Option<Row>>, MetaError> {
+        self.world.step("snapshot.get", self.inner.get(keys), unavailable("reading rows")).await
+    }
+
+    async fn scan(&self, scan: &Scan) -> Result<Page, MetaError> {
+        self.world.step("snapshot.scan", self.inner.scan(scan), unavailable("scanning rows")).await
     }
 }

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use futures::FutureExt;
 use provender_core::batch::{Batch, BatchId, Fate, Row, RowKey, Version};
 use provender_core::time::Timestamp;
-use provender_daemon::meta::{Changes, CommitError, Memory, Meta, MetaError, Page, Scan};
+use provender_daemon::meta::{Changes, CommitError, Memory, Meta, MetaError, Page, Scan, Snapshot};
 
 use super::{Sim, rules};
 
@@ -78,5 +78,9 @@ impl Meta for Observed {
 
     async fn head(&self) -> Result<Version, MetaError> {
         self.inner().head().await
+    }
+
+    async fn snapshot(&self) -> Result<Box<dyn Snapshot>, MetaError> {
+        self.inner().snapshot().await
     }
 }

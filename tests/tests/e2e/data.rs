@@ -136,6 +136,31 @@ fn full_disk_is_told_and_survived() {
 }
 
 #[test]
+fn full_disk_of_backups_is_told_and_survived() {
+    let place = folder();
+    let disk = SmallDisk::mount(place.path(), 64);
+    let world = World::new();
+    let dir = disk.0.join("backups");
+    let dir = dir.to_str().unwrap();
+    for (n, name) in [(1, "first"), (2, "second")] {
+        world.write(name, vec![n; 3 << 20]);
+        world.cli(&["put", name, "--name", name]).ok();
+        let filler = disk.0.join("filler");
+        if n == 2 {
+            fill(&filler);
+            world.cli(&["admin", "backup", dir]).code(125).says(&["no space is left", "backups before are whole"]);
+            let checked = Daemon::once(&world.data(), &["restore", dir, "--check"]).ok();
+            assert!(checked.out().starts_with("whole: backup 1"), "{}", checked.out());
+            std::fs::remove_file(&filler).unwrap();
+        }
+        world.cli(&["admin", "backup", dir]).ok();
+    }
+    let checked = Daemon::once(&world.data(), &["restore", dir, "--check"]).ok();
+    assert!(checked.out().starts_with("whole: backup 2"), "{}", checked.out());
+    world.cli(&["cat", "second", "second"]).ok();
+}
+
+#[test]
 fn full_disk_of_records_is_told_and_survived() {
     let place = folder();
     let disk = SmallDisk::mount(place.path(), 64);

@@ -23,6 +23,9 @@ use crate::meta::{Changes, MetaError, Page, Scan};
 /// How long a write waits for RocksDB to take writes again.
 const STALL: Duration = Duration::from_secs(60);
 
+/// All rows at one moment.
+pub(super) type Moment<'a> = rocksdb::Snapshot<'a>;
+
 #[derive(Debug)]
 pub(super) struct Database {
     db: DB,
@@ -67,11 +70,26 @@ impl Database {
     }
 
     pub(super) fn get(&self, keys: &[RowKey]) -> Result<Vec<Option<Row>>, MetaError> {
-        let mut options = ReadOptions::default();
         // One read is of one moment anyway, and a snapshot takes a lock that everybody shares.
-        let snapshot = (keys.len() > 1).then(|| self.db.snapshot());
-        if let Some(snapshot) = &snapshot {
-            options.set_snapshot(snapshot);
+        let snapshot = (keys.len() > 1).then(|| self.moment());
+        self.get_at(keys, snapshot.as_ref())
+    }
+
+    /// The rows as they are now, for as long as this is kept.
+    pub(super) fn moment(&self) -> Moment<'_> {
+        self.db.snapshot()
+    }
+
+    /// The last commit that a moment sees.
+    pub(super) fn head_at(&self, moment: &Moment<'_>) -> Result<Version, MetaError> {
+        let stored = moment.get(fact::HEAD).map_err(|error| failed("reading the metadata's head", error))?;
+        stored.map_or(Ok(Version(0)), |stored| format::read_version(&stored))
+    }
+
+    pub(super) fn get_at(&self, keys: &[RowKey], moment: Option<&Moment<'_>>) -> Result<Vec<Option<Row>>, MetaError> {
+        let mut options = ReadOptions::default();
+        if let Some(moment) = moment {
+            options.set_snapshot(moment);
         }
         let one = |key: &RowKey| {
             let stored = self.read(format::family(key.table), &format::row_key(key.table, &key.key), &options)?;
@@ -81,8 +99,15 @@ impl Database {
     }
 
     pub(super) fn scan(&self, scan: &Scan) -> Result<Page, MetaError> {
+        self.scan_at(scan, None)
+    }
+
+    pub(super) fn scan_at(&self, scan: &Scan, moment: Option<&Moment<'_>>) -> Result<Page, MetaError> {
         let table = scan.table;
         let mut options = ReadOptions::default();
+        if let Some(moment) = moment {
+            options.set_snapshot(moment);
+        }
         let end = scan.end().map_or_else(|| vec![table.tag() + 1], |end| format::row_key(table, &end));
         options.set_iterate_upper_bound(end);
         // A long scan must not push out what lookups need.

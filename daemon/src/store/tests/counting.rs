@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use provender_core::batch::{Batch, BatchId, Fate, Row, RowKey, Version};
 use provender_core::time::Timestamp;
 
-use crate::meta::{Changes, CommitError, Meta, MetaError, Page, Scan};
+use crate::meta::{Changes, CommitError, Meta, MetaError, Page, Scan, Snapshot};
 
 #[derive(Debug)]
 pub(in crate::store) struct Counting {
@@ -87,5 +87,9 @@ impl Meta for Counting {
 
     async fn head(&self) -> Result<Version, MetaError> {
         self.inner.head().await
+    }
+
+    async fn snapshot(&self) -> Result<Box<dyn Snapshot>, MetaError> {
+        self.inner.snapshot().await
     }
 }

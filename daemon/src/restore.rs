@@ -1,0 +1,122 @@
+//! `provenderd restore`: a store out of a backup, while no daemon is at it.
+//!
+//! Invariant: a data folder in which a restore began is not served before one has come to its end.
+
+use std::io::Write;
+use std::time::Duration;
+
+use provender_core::Timestamp;
+
+use crate::backup::{self, BackupError, Folder, Listed, Manifest, Progress, Telling};
+use crate::config::{Config, Restore};
+use crate::data::{DataDir, DataError};
+use crate::meta::{self, MetaError};
+use crate::store::{StoreError, chain};
+
+/// How often progress is logged.
+const TELL: Duration = Duration::from_secs(5);
+
+/// Why nothing was restored.
+#[derive(Debug, thiserror::Error)]
+pub enum RestoreError {
+    /// The backup, or what is restored into.
+    #[error(transparent)]
+    Backup(#[from] BackupError),
+    /// The data folder.
+    #[error(transparent)]
+    Data(#[from] DataError),
+    /// The metadata engine.
+    #[error(transparent)]
+    Meta(#[from] MetaError),
+    /// It cannot be restored as a whole.
+    #[error("the backup {number} is damaged in {count} places")]
+    Damaged {
+        /// Which.
+        number: u64,
+        /// In how many, as far as they are told.
+        count: usize,
+    },
+    /// Standard output.
+    #[error("cannot write to standard output: {0}")]
+    Output(#[from] std::io::Error),
+}
+
+/// Restores, lists or checks, as is asked.
+pub async fn restore(config: &Config, asked: &Restore) -> Result<(), RestoreError> {
+    let folder = Folder::open(&asked.dir).await?;
+    if asked.list {
+        return list(&folder).await;
+    }
+    let (number, manifest) = folder.choose(asked.at).await?;
+    let (telling, _) = tokio::sync::watch::channel(Progress::default());
+    if asked.check {
+        return check(&folder, number, &manifest, &telling).await;
+    }
+    let data = DataDir::restore(&config.data)?;
+    let meta = meta::open(&config.meta, data.path()).await?;
+    // Metadata alone belongs to the very blob store that it was written with.
+    let known = manifest.blobs.is_none().then_some(manifest.source);
+    let blobs =
+        provender_blobs::open(&config.blobs, known).await.map_err(StoreError::from).map_err(BackupError::from)?;
+    let restored = told(&telling, backup::restore(&folder, Some(number), meta, blobs, &telling)).await?;
+    data.restored(manifest.layout)?;
+    let mut out = std::io::stdout().lock();
+    writeln!(
+        out,
+        "restored backup {}; the store's incarnation is {} now",
+        line(number, &manifest),
+        restored.incarnation
+    )?;
+    Ok(())
+}
+
+async fn list(folder: &Folder) -> Result<(), RestoreError> {
+    let backups = folder.backups().await?;
+    let mut out = std::io::stdout().lock();
+    for Listed { number, manifest } in &backups {
+        match manifest {
+            Ok(manifest) => writeln!(out, "{}", line(*number, manifest))?,
+            Err(error) => writeln!(out, "{number}  {}", chain(error))?,
+        }
+    }
+    match backups.is_empty() {
+        true => Err(BackupError::Empty { dir: folder.dir().into() }.into()),
+        false => Ok(()),
+    }
+}
+
+async fn check(folder: &Folder, number: u64, manifest: &Manifest, telling: &Telling) -> Result<(), RestoreError> {
+    let faults = told(telling, backup::check(folder, manifest, telling)).await?;
+    let mut out = std::io::stdout().lock();
+    for fault in &faults {
+        writeln!(out, "{}", chain(fault))?;
+    }
+    match faults.len() {
+        0 => Ok(writeln!(out, "whole: backup {}", line(number, manifest))?),
+        count => Err(RestoreError::Damaged { number, count }),
+    }
+}
+
+fn line(number: u64, manifest: &Manifest) -> String {
+    let taken: Timestamp = manifest.taken;
+    let totals = manifest.totals;
+    let (blobs, bytes) = totals.all_blobs();
+    let alone = if manifest.blobs.is_none() { "  (metadata alone)" } else { "" };
+    let lost = totals.lost + manifest.missing.len() as u64;
+    let lost = if lost > 0 { format!("  {lost} lost") } else { String::new() };
+    format!("{number}  {taken}  {} rows  {blobs} blobs, {bytes} bytes{lost}{alone}", totals.rows)
+}
+
+/// Logs how far it is while it goes on.
+async fn told<T>(telling: &Telling, work: impl Future<Output = T>) -> T {
+    tokio::pin!(work);
+    loop {
+        tokio::select! {
+            done = &mut work => return done,
+            () = tokio::time::sleep(TELL) => {
+                let Progress { phase, rows, blobs, blobs_total, bytes, bytes_total } = *telling.borrow();
+                tracing::info!(?phase, rows, blobs, blobs_total, bytes, bytes_total, "still at it");
+            }
+        }
+    }
+}

@@ -1,0 +1,114 @@
+//! `provender.v1.Admin`: upkeep, for the daemon's own user.
+//!
+//! Invariant: over the unix socket only its owner (and root) is heard, whoever else may use the socket; over TCP the service stands
+//! on protected listeners alone, which `routes` sees to.
+
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::Stream;
+use provender_proto::convert::Invalid;
+use provender_proto::v1;
+use provender_proto::v1::admin_server::Admin;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::server::UdsConnectInfo;
+use tonic::{Request, Response, Status};
+
+use super::Front;
+use super::status::{backup_status, invalid};
+use crate::backup::{self, BackupError, KEEP, Phase, Progress, Summary, Telling};
+
+/// How often progress is told at most.
+const TELL: Duration = Duration::from_millis(200);
+/// The most backups that can be asked to be kept.
+const MOST_KEPT: u32 = 10_000;
+
+type Reply = Result<v1::BackupReply, Status>;
+
+/// What upkeep needs beyond the store.
+#[derive(Debug, Clone)]
+pub(super) struct Upkeep {
+    pub(super) front: Front,
+    /// Where the store itself is: no place for its backups.
+    pub(super) own: Arc<[PathBuf]>,
+}
+
+#[tonic::async_trait]
+impl Admin for Upkeep {
+    type BackupStream = Pin<Box<dyn Stream<Item = Reply> + Send>>;
+
+    async fn backup(&self, request: Request<v1::BackupRequest>) -> Result<Response<Self::BackupStream>, Status> {
+        owner(&request)?;
+        let v1::BackupRequest { dir, keep } = request.into_inner();
+        if keep > MOST_KEPT {
+            return Err(invalid(Invalid::new("keep", format!("{keep} is more than {MOST_KEPT}"))));
+        }
+        let keep = if keep == 0 { KEEP } else { keep as usize };
+        let store = self.front.store.clone();
+        let own = self.own.clone();
+        let failed = |error: BackupError| backup_status(&error);
+        let id = store.id().await.map_err(|error| failed(error.into()))?;
+        let target = backup::open(&PathBuf::from(dir), &id, &own).await.map_err(failed)?;
+        let (replies, stream) = mpsc::channel(2);
+        let draining = self.front.draining.clone();
+        tokio::spawn(async move {
+            let told = Telling::default();
+            let taken = backup::take(&store, &target.folder, &target.blobs, keep, &told);
+            tokio::pin!(taken);
+            let ended = loop {
+                tokio::select! {
+                    // Who asked has gone: the next one goes on from here.
+                    () = replies.closed() => return,
+                    () = draining.cancelled() => break Err(crate::store::StoreError::Draining.into()),
+                    taken = &mut taken => break taken,
+                    () = tokio::time::sleep(TELL) => {
+                        // A reader that is slow misses some.
+                        _ = replies.try_send(Ok(progress(*told.borrow())));
+                    }
+                }
+            };
+            let last = ended.map(|summary| done(&summary, *told.borrow())).map_err(|error| backup_status(&error));
+            _ = replies.send(last).await;
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
+    }
+}
+
+/// Refuses those who reach the socket by their group.
+fn owner<T>(request: &Request<T>) -> Result<(), Status> {
+    let Some(peer) = request.extensions().get::<UdsConnectInfo>() else { return Ok(()) };
+    let own = rustix::process::geteuid().as_raw();
+    match peer.peer_cred.map(|peer| peer.uid()) {
+        Some(uid) if uid == own || uid == 0 => Ok(()),
+        _ => Err(Status::permission_denied("upkeep is for the daemon's own user: ask as that one, or as root")),
+    }
+}
+
+fn progress(progress: Progress) -> v1::BackupReply {
+    let phase = match progress.phase {
+        Phase::Rows => v1::BackupPhase::Rows,
+        Phase::Blobs => v1::BackupPhase::Blobs,
+        Phase::Pruning => v1::BackupPhase::Pruning,
+    };
+    let Progress { rows, blobs, blobs_total, bytes, bytes_total, .. } = progress;
+    v1::BackupReply { phase: phase.into(), rows, blobs, blobs_total, bytes, bytes_total, summary: None }
+}
+
+fn done(summary: &Summary, last: Progress) -> v1::BackupReply {
+    let (blobs, bytes) = summary.manifest.totals.all_blobs();
+    let told = v1::BackupSummary {
+        number: summary.number,
+        taken_ms: summary.taken().millis(),
+        rows: summary.manifest.totals.rows,
+        blobs,
+        bytes,
+        copied_blobs: summary.copied,
+        written_bytes: summary.written,
+        lost: summary.lost(),
+        kept: summary.kept.clone(),
+    };
+    v1::BackupReply { phase: v1::BackupPhase::Done.into(), summary: Some(told), ..progress(last) }
+}
