@@ -1601,6 +1601,9 @@ pub mod upload_request {
         /// if known: what the bytes must come to
         #[prost(message, optional, tag = "2")]
         pub digest: ::core::option::Option<super::Digest>,
+        /// the first byte that follows, as QueryUpload said; takes a digest
+        #[prost(uint64, tag = "3")]
+        pub offset: u64,
     }
     #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
     pub enum Request {
@@ -1619,6 +1622,22 @@ pub struct UploadReply {
     /// the tier
     #[prost(string, tag = "2")]
     pub durable_in: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct QueryUploadRequest {
+    #[prost(string, tag = "1")]
+    pub space: ::prost::alloc::string::String,
+    #[prost(message, optional, tag = "2")]
+    pub digest: ::core::option::Option<Digest>,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct QueryUploadReply {
+    /// the space holds the blob: nothing is to be sent
+    #[prost(bool, tag = "1")]
+    pub held: bool,
+    /// from where to go on; 0 if nothing is kept
+    #[prost(uint64, tag = "2")]
+    pub offset: u64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct DownloadRequest {
@@ -1832,6 +1851,31 @@ pub mod blobs_client {
             req.extensions_mut().insert(GrpcMethod::new("provender.v1.Blobs", "Upload"));
             self.inner.client_streaming(req, path, codec).await
         }
+        /// How much of an upload that was cut off is kept, so that it can go on from there.
+        pub async fn query_upload(
+            &mut self,
+            request: impl tonic::IntoRequest<super::QueryUploadRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::QueryUploadReply>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/provender.v1.Blobs/QueryUpload",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("provender.v1.Blobs", "QueryUpload"));
+            self.inner.unary(req, path, codec).await
+        }
         /// One blob or a range of it, in pieces; bytes that do not match their digest are never completed (DATA_LOSS).
         pub async fn download(
             &mut self,
@@ -1948,6 +1992,14 @@ pub mod blobs_server {
             &self,
             request: tonic::Request<tonic::Streaming<super::UploadRequest>>,
         ) -> std::result::Result<tonic::Response<super::UploadReply>, tonic::Status>;
+        /// How much of an upload that was cut off is kept, so that it can go on from there.
+        async fn query_upload(
+            &self,
+            request: tonic::Request<super::QueryUploadRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::QueryUploadReply>,
+            tonic::Status,
+        >;
         /// Server streaming response type for the Download method.
         type DownloadStream: tonic::codegen::tokio_stream::Stream<
                 Item = std::result::Result<super::DownloadReply, tonic::Status>,
@@ -2137,6 +2189,49 @@ pub mod blobs_server {
                                 max_encoding_message_size,
                             );
                         let res = grpc.client_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/provender.v1.Blobs/QueryUpload" => {
+                    #[allow(non_camel_case_types)]
+                    struct QueryUploadSvc<T: Blobs>(pub Arc<T>);
+                    impl<T: Blobs> tonic::server::UnaryService<super::QueryUploadRequest>
+                    for QueryUploadSvc<T> {
+                        type Response = super::QueryUploadReply;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::QueryUploadRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Blobs>::query_upload(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = QueryUploadSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
                         Ok(res)
                     };
                     Box::pin(fut)
@@ -2485,11 +2580,16 @@ pub struct LineageRequest {
     /// how many steps away at most; 0: any
     #[prost(uint32, tag = "4")]
     pub depth: u32,
-    /// at most so many nodes; 0: 10,000; at most 1,000,000
+    /// at most so many nodes that did not come before; 0: 10,000; at most 1,000,000
     #[prost(uint32, tag = "5")]
     pub limit: u32,
+    /// what comes behind so many arrivals: `next` of the page before; 0: from the beginning; at most 20,000,000
+    #[prost(uint32, tag = "6")]
+    pub skip: u32,
 }
-/// Nodes are numbered from 0, the one that was asked for, in the order of their coming.
+/// A walk is a row of arrivals: where it begins, then one over each edge, at a node that is new or known. A page is a part of that row, so
+/// pages hold each node and each edge once, as long as nothing is recorded between them.
+/// Nodes are numbered from 0, on the first page the one that was asked for, in the order of their coming.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct LineageReply {
     #[prost(message, repeated, tag = "1")]
@@ -2500,6 +2600,12 @@ pub struct LineageReply {
     /// there is more than the limit
     #[prost(bool, tag = "3")]
     pub truncated: bool,
+    /// if so, the `skip` of the next page; 0 where no walk goes further
+    #[prost(uint32, tag = "4")]
+    pub next: u32,
+    /// in the first message, as asked for; a daemon that knows of no pages says 0
+    #[prost(uint32, tag = "5")]
+    pub skipped: u32,
 }
 /// Nested message and enum types in `LineageReply`.
 pub mod lineage_reply {
@@ -2536,6 +2642,9 @@ pub mod lineage_reply {
         /// of bytes
         #[prost(uint64, optional, tag = "11")]
         pub size: ::core::option::Option<u64>,
+        /// it came on a page before, and is here for an edge's sake
+        #[prost(bool, tag = "12")]
+        pub earlier: bool,
     }
     #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
     pub struct Edge {
@@ -4805,6 +4914,71 @@ pub mod view_server {
     pub const SERVICE_NAME: &str = "provender.v1.View";
     impl<T> tonic::server::NamedService for ViewServer<T> {
         const NAME: &'static str = SERVICE_NAME;
+    }
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct HandoverRequest {
+    #[prost(oneof = "handover_request::Request", tags = "1, 2")]
+    pub request: ::core::option::Option<handover_request::Request>,
+}
+/// Nested message and enum types in `HandoverRequest`.
+pub mod handover_request {
+    /// With the descriptor of a regular file that is open for reading alone: its bytes are to be stored.
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+    pub struct Give {
+        #[prost(string, tag = "1")]
+        pub space: ::prost::alloc::string::String,
+        /// what they come to
+        #[prost(message, optional, tag = "2")]
+        pub digest: ::core::option::Option<super::Digest>,
+    }
+    /// A descriptor of a file that holds a blob and nothing else is wanted. Whoever gets it checks what it reads.
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+    pub struct Lend {
+        #[prost(string, tag = "1")]
+        pub space: ::prost::alloc::string::String,
+        #[prost(message, optional, tag = "2")]
+        pub digest: ::core::option::Option<super::Digest>,
+    }
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Request {
+        #[prost(message, tag = "1")]
+        Give(Give),
+        #[prost(message, tag = "2")]
+        Lend(Lend),
+    }
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct HandoverReply {
+    #[prost(oneof = "handover_reply::Reply", tags = "1, 2, 3")]
+    pub reply: ::core::option::Option<handover_reply::Reply>,
+}
+/// Nested message and enum types in `HandoverReply`.
+pub mod handover_reply {
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+    pub struct Given {
+        /// the tier
+        #[prost(string, tag = "1")]
+        pub durable_in: ::prost::alloc::string::String,
+    }
+    #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+    pub struct Lent {}
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+    pub struct Refused {
+        /// google.rpc.Code
+        #[prost(int32, tag = "1")]
+        pub code: i32,
+        #[prost(string, tag = "2")]
+        pub message: ::prost::alloc::string::String,
+    }
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Reply {
+        #[prost(message, tag = "1")]
+        Given(Given),
+        #[prost(message, tag = "2")]
+        Lent(Lent),
+        #[prost(message, tag = "3")]
+        Refused(Refused),
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
