@@ -122,7 +122,7 @@ impl Blobs for Disk {
         Ok(match options.frames {
             None => Box::new(self.run(move |store| staged::DiskStaged::begin(store, &options)).await?),
             Some(frames) => {
-                let file = self.run(move |store| staged::StagingFile::create(store)).await?;
+                let file = self.run(staged::StagingFile::create).await?;
                 Box::new(packed::DiskPacked::new(file, &options.aliases, frames)?)
             }
         })

@@ -44,6 +44,7 @@ use provender_core::{RowKey, rows};
 use crate::meta::Meta;
 use crate::metrics::Metrics;
 
+pub(crate) use blobs::backend;
 pub use blobs::{Content, INLINE_MAX, Upload, located};
 pub use catalog::{Described, Named, Registered};
 pub use compress::{Compressed, Compression};

@@ -381,7 +381,15 @@ async fn a_store_of_an_older_layout_is_migrated_from_wherever_that_stopped() {
             assert_eq!(opened.list(None, 100).await.unwrap().locations, locations);
         }
         for location in &locations {
-            assert!(open_verified(&disk, location, None, 1..9).await.unwrap().into_bytes().await.is_ok());
+            assert!(
+                open_verified(&disk, location, None, std::future::ready(None), 1..9)
+                    .await
+                    .unwrap()
+                    .reader
+                    .into_bytes()
+                    .await
+                    .is_ok()
+            );
         }
         assert!(stray.exists() && !old[1].parent().unwrap().exists());
         assert_eq!(fs::read_dir(disk.store.dir.join("objects")).unwrap().count(), 256);

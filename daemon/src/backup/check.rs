@@ -7,7 +7,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use futures::{StreamExt, TryStreamExt, stream};
-use provender_blobs::{BlobError, Blobs, Location, open_verified};
+use provender_blobs::{BlobError, Blobs, Location, verified};
 use provender_core::Digest;
 use provender_core::batch::Table;
 use provender_core::blob::Place;
@@ -136,7 +136,7 @@ async fn large(
 
 async fn read(folder: &Folder, blobs: &dyn Blobs, location: &Location) -> Result<(), BackupError> {
     let read = async {
-        let mut reader = open_verified(blobs, location, None, 0..location.digest.size).await?;
+        let mut reader = verified(*location, blobs.open(location, 0..location.digest.size).await?);
         while reader.try_next().await?.is_some() {}
         Ok(())
     };

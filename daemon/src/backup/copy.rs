@@ -9,14 +9,14 @@ use std::sync::Arc;
 use futures::{StreamExt, TryStreamExt, stream};
 use provender_blobs::{BlobError, Blobs, Location, StageOptions};
 use provender_core::batch::Table;
-use provender_core::blob::{Place, Stored};
+use provender_core::blob::{Form, Place, Stored};
 use provender_core::{Digest, rows};
 
 use super::manifest::Manifest;
 use super::rows::blob;
 use super::take::Telling;
 use super::{BackupError, Folder, Phase};
-use crate::store::{Store, StoreError};
+use crate::store::{Store, StoreError, located};
 
 /// How many blobs are copied at once, so that syncing one and reading another overlap.
 pub(super) const AT_ONCE: usize = 4;
@@ -110,7 +110,7 @@ impl Copying {
         for _ in 0..LOOKS {
             let brought = match stored.place {
                 Place::Inline => self.bring_row(&digest, &stored).await?,
-                Place::Backend { .. } => self.bring(&Location { digest, nonce: stored.nonce }).await?,
+                Place::Backend { .. } => self.bring(&located(&digest, &stored).0).await?,
             };
             match brought {
                 Ok(()) => return Ok(Fate::Copied(digest.size)),
@@ -189,7 +189,7 @@ impl<'a> Present<'a> {
     /// Passes over what comes before this digest; before anything was asked for.
     pub(super) fn begin_at(&mut self, digest: &Digest) {
         // What is listed comes after it; nonces are random, so none is 0.
-        self.next = Some(Location { digest: *digest, nonce: 0 });
+        self.next = Some(Location { digest: *digest, nonce: 0, form: Form::Raw });
     }
 
     /// A copy of a blob. Digests must be asked for in order.

@@ -154,7 +154,7 @@ async fn lent(store: &Store, lend: &Lend) -> Result<Option<File>, StoreError> {
             store.metrics().bytes_out.inc_by(digest.size);
             Ok(Some(file))
         }
-        Content::Bytes(_) => Err(StoreError::NoFile { digest }),
+        Content::Bytes(_) | Content::Parts => Err(StoreError::NoFile { digest }),
     }
 }
 

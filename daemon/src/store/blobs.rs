@@ -531,7 +531,7 @@ pub fn located(digest: &Digest, stored: &Stored) -> (Location, Option<Signature>
 }
 
 /// The place of a blob that the backend has just published.
-pub(super) fn backend(form: Form, signature: Option<&Signature>) -> Place {
+pub(crate) fn backend(form: Form, signature: Option<&Signature>) -> Place {
     let signature = signature.map(|signature| Bytes::copy_from_slice(&signature.to_bytes()));
     Place::Backend { signature, form, incompressible: false }
 }

@@ -10,7 +10,7 @@ use provender_core::execution::{Outcome, State};
 use provender_core::name::Space;
 use provender_core::search::Place;
 use provender_core::search::facts::{self, Term};
-use provender_core::{Execution, RowKey, rows};
+use provender_core::{Execution, RowKey, Spec, rows};
 
 use super::history::Beginning;
 use super::{Store, StoreError, Txn};

@@ -9,7 +9,7 @@
 
 use std::collections::BTreeMap;
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use futures::{StreamExt, TryStreamExt, stream};
 use provender_blobs::{BlobError, Reader, Signature, verified};
 use provender_core::batch::{Row, Table, Version};

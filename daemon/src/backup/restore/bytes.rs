@@ -24,7 +24,7 @@ use crate::backup::rows::blob;
 use crate::backup::take::Telling;
 use crate::backup::{BackupError, Phase};
 use crate::clock;
-use crate::store::StoreError;
+use crate::store::{StoreError, backend};
 
 pub(super) struct Restoring<'a> {
     folder: &'a Folder,
@@ -179,8 +179,8 @@ impl<'a> Restoring<'a> {
 /// A blob that an earlier restore has verified and published.
 async fn as_left(into: &dyn Blobs, location: Location) -> Result<(u64, Place), BackupError> {
     let stat = into.stat(&[location]).await.map_err(StoreError::from)?.pop().flatten();
-    let signature = stat.and_then(|stat| stat.signature).map(|signature| Bytes::copy_from_slice(&signature.to_bytes()));
-    Ok((location.nonce, Place::Backend { signature }))
+    let signature = stat.and_then(|stat| stat.signature);
+    Ok((location.nonce, backend(location.form, signature.as_ref())))
 }
 
 async fn copy(
@@ -202,6 +202,5 @@ async fn copy(
         Err(error @ BlobError::Mismatch { .. }) => return Err(of_backup(error)),
         Err(error) => return Err(StoreError::from(error).into()),
     };
-    let signature = published.signature.map(|signature| Bytes::copy_from_slice(&signature.to_bytes()));
-    Ok((published.location.nonce, Place::Backend { signature }))
+    Ok((published.location.nonce, backend(published.location.form, published.signature.as_ref())))
 }

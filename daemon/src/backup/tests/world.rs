@@ -8,7 +8,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use provender_blobs::BlobsConfig;
 use provender_core::batch::{Batch, RowKey, Table};
-use provender_core::blob::Place;
+use provender_core::blob::{Form, Place};
 use provender_core::execution::{Log, Outcome, State};
 use provender_core::tree::{Node, Tree};
 use provender_core::{Digest, Verdict, rows};
@@ -20,8 +20,8 @@ use super::space;
 use crate::clock;
 use crate::meta::{self, Memory, Meta, MetaConfig, Scan};
 use crate::metrics::Metrics;
-use crate::store::Store;
 use crate::store::tests::{begin, outcome, request};
+use crate::store::{Store, backend};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Engine {
@@ -236,7 +236,7 @@ pub(super) async fn dump(meta: &dyn Meta) -> BTreeMap<RowKey, Bytes> {
         if key.table == Table::Blob {
             let mut stored = values::blob_from(value.clone()).unwrap();
             if stored.place != Place::Inline {
-                (stored.nonce, stored.place) = (0, Place::Backend { signature: None });
+                (stored.nonce, stored.place) = (0, backend(Form::Raw, None));
             }
             *value = values::blob_to(&stored);
         }

@@ -9,7 +9,9 @@ use std::time::SystemTime;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use provender_blobs::{Blobs, BlobsConfig, Claim, Page, Reader, Signature, StageOptions, Staged, Stat, StoreId};
+use provender_blobs::{
+    Blobs, BlobsConfig, Claim, Page, Reader, ResumeToken, Signature, StageOptions, Staged, Stat, StoreId,
+};
 use tempfile::TempDir;
 use tokio::sync::Notify;
 
@@ -337,6 +339,9 @@ impl Blobs for Late {
     }
     async fn claim(&self, location: &Location) -> Result<Option<Claim>, BlobError> {
         self.inner.claim(location).await
+    }
+    async fn staged(&self, token: ResumeToken) -> Result<Option<u64>, BlobError> {
+        self.inner.staged(token).await
     }
     async fn sweep(&self, before: SystemTime) -> Result<u64, BlobError> {
         self.inner.sweep(before).await

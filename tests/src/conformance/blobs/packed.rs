@@ -8,8 +8,8 @@ use std::time::{Duration, SystemTime};
 use async_trait::async_trait;
 use bytes::Bytes;
 use provender_blobs::{
-    BlobError, Blobs, Claim, Frames, Location, Page, Published, Reader, Signature, StageOptions, Staged, Stat, StoreId,
-    recode,
+    BlobError, Blobs, Claim, Frames, Location, Page, Published, Reader, ResumeToken, Signature, StageOptions, Staged,
+    Stat, StoreId, recode,
 };
 use provender_core::Digest;
 
@@ -75,6 +75,10 @@ impl Blobs for Packed {
 
     async fn claim(&self, location: &Location) -> Result<Option<Claim>, BlobError> {
         self.0.claim(location).await
+    }
+
+    async fn staged(&self, token: ResumeToken) -> Result<Option<u64>, BlobError> {
+        self.0.staged(token).await
     }
 
     async fn sweep(&self, before: SystemTime) -> Result<u64, BlobError> {
