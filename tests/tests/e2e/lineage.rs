@@ -124,7 +124,10 @@ fn pages(world: &World, args: &[&str]) -> Vec<Value> {
         let page = world.cli(&[&["--json"], args, &["--skip", &at]].concat()).ok().out();
         pages.push(serde_json::from_str(&page).unwrap());
         match pages.last().unwrap()["next"].as_u64() {
-            Some(next) => skip = next,
+            Some(next) => {
+                assert!(next > skip, "the page behind {skip} ends at {next}");
+                skip = next;
+            }
             None => return pages,
         }
     }
