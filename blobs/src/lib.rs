@@ -47,7 +47,7 @@ pub use memory::Memory;
 pub use outboard::Outboard;
 pub use provender_core::blob::Form;
 pub use reader::Reader;
-pub use recode::{compresses, recode};
+pub use recode::{SAMPLED, compresses, recode};
 pub use signature::Signature;
 pub use verified::{Learnt, Opened, open_verified, verified};
 

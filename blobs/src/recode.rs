@@ -14,10 +14,13 @@ use crate::{BlobError, Blobs, Frames, Location, Published, StageOptions, verifie
 
 /// How many places of a blob are looked at, a group each.
 const SAMPLES: u64 = 8;
+/// The most bytes that [`compresses`] reads.
+pub const SAMPLED: u64 = SAMPLES * GROUP;
 /// Fewer bytes are packed where they are, in less time than it takes to hand them to another thread.
 const INLINE: u64 = 32 * 1024;
 
-/// Whether parts of a blob come to at most `percent` of their size in frames of this level: an estimate that reads 2 MiB at most.
+/// Whether parts of a blob come to at most `percent` of their size in frames of this level: an estimate that reads
+/// [`SAMPLED`] bytes at most.
 pub async fn compresses(blobs: &dyn Blobs, location: &Location, level: i32, percent: u64) -> Result<bool, BlobError> {
     let size = location.digest.size;
     // Spread evenly, from the begin to the end.

@@ -11,6 +11,8 @@ mod check;
 mod clock;
 #[path = "e2e/cluster.rs"]
 mod cluster;
+#[path = "e2e/compressed.rs"]
+mod compressed;
 #[path = "e2e/concurrency.rs"]
 mod concurrency;
 #[path = "e2e/crash.rs"]

@@ -7,7 +7,7 @@
 
 use std::time::Duration;
 
-use provender_blobs::{BlobError, Form, Frames, Location, Published, compresses, recode};
+use provender_blobs::{BlobError, Form, Frames, Location, Published, SAMPLED, compresses, recode};
 use provender_core::batch::{RowKey, Table};
 use provender_core::blob::{Place, Stored};
 use provender_core::name::Space;
@@ -211,7 +211,10 @@ impl Store {
         }
         let (size, level) = (location.digest.size, policy.level);
         let most = size / 100 * PERCENT;
-        if !compresses(blobs, location, level, PERCENT).await? {
+        let shrinks = compresses(blobs, location, level, PERCENT).await?;
+        // What was looked at counts as well.
+        tokio::time::sleep(policy.rest(size.min(SAMPLED) as usize)).await;
+        if !shrinks {
             return Err(BlobError::Incompressible { most });
         }
         recode(blobs, location, Some(Frames { size, level, most }), |bytes| policy.rest(bytes)).await.map(Some)

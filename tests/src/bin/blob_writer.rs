@@ -1,10 +1,11 @@
-//! The process that the blob conformance suite kills or measures: `blob_writer hold|publish|through DIR`.
+//! The process that the blob conformance suite kills or measures: `blob_writer hold|publish|through|packed DIR`.
 
 use std::io::{Read, Write};
 use std::path::Path;
 
 use futures::TryStreamExt;
 use provender_blobs::{BlobError, Blobs, CHUNK, StageOptions, put, verified};
+use provender_tests::conformance::blobs::packed::Packed;
 use provender_tests::conformance::blobs::{bytes, disk};
 
 #[tokio::main]
@@ -21,12 +22,13 @@ async fn main() -> Result<(), BlobError> {
         "hold" => hold(&*blobs).await,
         "publish" => publish(&*blobs).await,
         "through" => through(&*blobs).await,
+        "packed" => through(&Packed(blobs)).await,
         _ => usage(),
     }
 }
 
 fn usage() -> ! {
-    eprintln!("usage: blob_writer hold|publish|through DIR");
+    eprintln!("usage: blob_writer hold|publish|through|packed DIR");
     std::process::exit(2);
 }
 

@@ -220,6 +220,12 @@ impl Audit {
             });
         }
         self.must(inline == rows.of(Table::Inline).count(), || "there are bytes of no blob".into());
+        for (key, _) in rows.of(Table::Outboard) {
+            let digest = Digest::from_bytes(&key[1..41]).unwrap();
+            self.must(rows.get(&rows::blob(&digest)).is_some(), || {
+                format!("{digest} has an outboard, and is not there")
+            });
+        }
         for (key, _) in rows.of(Table::Holding) {
             let digest = Digest::from_bytes(&key[key.len() - 40..]).unwrap();
             self.must(rows.get(&rows::blob(&digest)).is_some(), || format!("{digest} is held, and not there"));

@@ -15,7 +15,7 @@ use provender_blobs::{
 use tempfile::TempDir;
 use tokio::sync::Notify;
 
-use super::super::Content;
+use super::super::{Content, INLINE_MAX};
 use super::*;
 use crate::meta::{self, Memory, Meta, MetaConfig};
 use crate::metrics::Metrics;
@@ -127,16 +127,17 @@ fn packed(packed: u64, incompressible: u64, left: u64) -> Compressed {
 async fn cold_blobs_are_compressed_and_read_as_before() {
     for world in worlds().await {
         let a = world.daemon().await;
-        let texts = [text(1, 20_000), text(2, GROUP), text(3, GROUP + 1), text(4, 5 * GROUP + 77)];
-        let (noise, row) = (noise(3 << 19), text(5, 1_000));
-        for bytes in texts.iter().chain([&noise, &row]) {
+        let sizes = [INLINE_MAX + 1, GROUP - 1, GROUP, GROUP + 1, 5 * GROUP + 77];
+        let texts: Vec<_> = (0..).zip(sizes).map(|(seed, size)| text(seed, size)).collect();
+        let (noise, rows) = (noise(3 << 19), [Bytes::new(), text(7, 1), text(8, INLINE_MAX - 1), text(9, INLINE_MAX)]);
+        for bytes in texts.iter().chain([&noise]).chain(&rows) {
             put(&a, bytes).await;
         }
-        assert_eq!(a.compress_cold(&ALL).await.unwrap(), packed(4, 1, 0));
+        assert_eq!(a.compress_cold(&ALL).await.unwrap(), packed(5, 1, 0));
         assert_eq!(a.compress_cold(&ALL).await.unwrap(), packed(0, 0, 0), "nothing is tried twice");
         assert!(!world.is_packed(&noise));
         for store in [a.clone(), world.daemon().await] {
-            for bytes in texts.iter().chain([&noise]) {
+            for bytes in texts.iter().chain([&noise]).chain(&rows) {
                 reads_as(&store, bytes).await;
                 assert!(store.find_missing(&space(), &[Digest::of(bytes)]).await.unwrap().is_empty());
             }
@@ -147,9 +148,9 @@ async fn cold_blobs_are_compressed_and_read_as_before() {
             }
         }
         // The same again is known, and leaves no other copy.
-        put(&a, &texts[3]).await;
-        assert!(world.is_packed(&texts[3]));
-        assert_eq!(a.inner.metrics.compressed.get(), 4);
+        put(&a, &texts[4]).await;
+        assert!(world.is_packed(&texts[4]));
+        assert_eq!(a.inner.metrics.compressed.get(), 5);
         assert!(a.inner.metrics.saved.get() > GROUP);
     }
 }
