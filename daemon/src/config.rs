@@ -56,7 +56,7 @@ pub enum Command {
 }
 
 /// What to restore.
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Clone, clap::Args)]
 pub struct Restore {
     /// The folder that holds backups: of `provender admin backup`, or of the metadata alone as a migration keeps it
     pub dir: PathBuf,

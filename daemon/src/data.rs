@@ -28,6 +28,8 @@ const SNAPSHOTS: &str = "snapshots";
 pub struct DataDir {
     path: PathBuf,
     layout: Option<u32>,
+    /// Whether a restore had begun here before.
+    was_restoring: bool,
     _lock: File,
 }
 
@@ -64,7 +66,7 @@ pub enum DataError {
         found: u32,
     },
     /// A restore was cut off in it.
-    #[error("a restore into the data folder {} has not come to its end: run `provenderd restore` again, which goes on from there", path.display())]
+    #[error("a restore into the data folder {} has not come to its end: run `provenderd restore` again, which goes on from there, or choose another folder with --data", path.display())]
     Restoring {
         /// The folder.
         path: PathBuf,
@@ -94,13 +96,17 @@ impl DataDir {
             return Err(DataError::Foreign { path: path.into() });
         }
         let lock = lock(path)?;
-        if path.join(RESTORING).exists() {
+        let layout = read_layout(path)?;
+        let restoring = path.join(RESTORING).exists();
+        if restoring && layout.is_none() {
             return Err(DataError::Restoring { path: path.into() });
         }
-        let layout = read_layout(path)?;
-        let data = DataDir { path: path.into(), layout, _lock: lock };
-        if layout.is_none() {
-            data.write_layout()?;
+        let data = DataDir { path: path.into(), layout, was_restoring: restoring, _lock: lock };
+        match layout {
+            None => data.write(LAYOUT)?,
+            // The layout is the last word of a restore but for taking the mark away.
+            Some(_) if restoring => data.unmark()?,
+            Some(_) => {}
         }
         // Members of a socket_group pass through to the socket; nobody else comes in.
         data.set_mode(if group { 0o711 } else { 0o700 })?;
@@ -113,41 +119,45 @@ impl DataDir {
         let failed = |doing| move |source| DataError::Io { path: path.into(), doing, source };
         let names = make(path)?;
         let known = [LOCK, FRESH, RESTORING, SNAPSHOTS, "lost+found", "blobs"];
-        if names.iter().any(|name| name == LAYOUT_FILE) && !names.iter().any(|name| name == RESTORING) {
+        if names.iter().any(|name| name == LAYOUT_FILE) {
             return Err(DataError::Taken { path: path.into() });
         }
+        let was_restoring = names.iter().any(|name| name == RESTORING);
         let strange = |name: &std::ffi::OsString| !known.iter().any(|known| name == known);
-        if !names.iter().any(|name| name == RESTORING) && names.iter().any(strange) {
+        if !was_restoring && names.iter().any(strange) {
             return Err(DataError::Foreign { path: path.into() });
         }
         let lock = lock(path)?;
         File::create(path.join(RESTORING)).and_then(|file| file.sync_all()).map_err(failed("mark it"))?;
         File::open(path).and_then(|dir| dir.sync_all()).map_err(failed("mark it"))?;
-        let data = DataDir { path: path.into(), layout: None, _lock: lock };
+        let data = DataDir { path: path.into(), layout: None, was_restoring, _lock: lock };
         data.set_mode(0o700)?;
         Ok(data)
     }
 
     /// The restore is through: from now on the folder can be served. Its rows are of this layout.
     pub fn restored(&self, layout: u32) -> Result<(), DataError> {
-        let failed = |doing| move |source| DataError::Io { path: self.path.clone(), doing, source };
         self.write(layout)?;
-        fs::remove_file(self.path.join(RESTORING)).map_err(failed("take its mark away"))?;
-        File::open(&self.path).and_then(|dir| dir.sync_all()).map_err(failed("take its mark away"))
+        self.unmark()
+    }
+
+    fn unmark(&self) -> Result<(), DataError> {
+        let unmarked = fs::remove_file(self.path.join(RESTORING)).and_then(|()| File::open(&self.path)?.sync_all());
+        unmarked.map_err(|source| DataError::Io { path: self.path.clone(), doing: "take its mark away", source })
+    }
+
+    /// Whether a restore had begun here before this one.
+    pub fn was_restoring(&self) -> bool {
+        self.was_restoring
     }
 
     /// Writes the layout of this version, if another stands there.
     pub fn settle(&mut self) -> Result<(), DataError> {
         if self.layout != Some(LAYOUT) {
-            self.write_layout()?;
+            self.write(LAYOUT)?;
             self.layout = Some(LAYOUT);
         }
         Ok(())
-    }
-
-    fn write_layout(&self) -> Result<(), DataError> {
-        // A new folder has nothing in it that is of another layout.
-        self.write(LAYOUT)
     }
 
     fn write(&self, layout: u32) -> Result<(), DataError> {

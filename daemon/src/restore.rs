@@ -58,15 +58,18 @@ pub async fn restore(config: &Config, asked: &Restore) -> Result<(), RestoreErro
     let known = manifest.blobs.is_none().then_some(manifest.source);
     let blobs =
         provender_blobs::open(&config.blobs, known).await.map_err(StoreError::from).map_err(BackupError::from)?;
-    let restored = told(&telling, backup::restore(&folder, Some(number), meta, blobs, &telling)).await?;
+    let restored = told(&telling, backup::restore(&folder, Some(number), meta.clone(), blobs, &telling)).await;
+    let incarnation = match restored {
+        Ok(restored) => restored.incarnation,
+        // One that was cut off after its last batch, and before the data folder was told.
+        Err(error @ BackupError::NotEmpty { .. }) if data.was_restoring() => {
+            backup::came_through(&*meta, &manifest).await?.ok_or(error)?
+        }
+        Err(other) => return Err(other.into()),
+    };
     data.restored(manifest.layout)?;
     let mut out = std::io::stdout().lock();
-    writeln!(
-        out,
-        "restored backup {}; the store's incarnation is {} now",
-        line(number, &manifest),
-        restored.incarnation
-    )?;
+    writeln!(out, "restored backup {}; the store's incarnation is {} now", line(number, &manifest), incarnation)?;
     Ok(())
 }
 
@@ -118,5 +121,60 @@ async fn told<T>(telling: &Telling, work: impl Future<Output = T>) -> T {
                 tracing::info!(?phase, rows, blobs, blobs_total, bytes, bytes_total, "still at it");
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::config::Flags;
+    use crate::metrics::Metrics;
+    use crate::store::Store;
+    use crate::store::tests::{begin, request};
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_restore_that_died_between_its_last_steps_is_through_at_the_next_try() {
+        let folder = tempfile::tempdir().unwrap();
+        let (dir, data) = (folder.path().join("backups"), folder.path().join("d"));
+        let config = Config::load(Flags { data: Some(data.clone()), ..Flags::default() }).unwrap();
+        let blobs = provender_blobs::BlobsConfig::Memory {};
+        let meta = Arc::new(meta::Memory::default());
+        let store = Store::open(meta, &blobs, Vec::new(), Arc::new(Metrics::new().unwrap())).await.unwrap();
+        begin(&store, &request(1)).await;
+        {
+            let target = backup::open(&dir, &store.id().await.unwrap(), &[]).await.unwrap();
+            backup::take(&store, &target.folder, &target.blobs, 1, &Telling::default()).await.unwrap();
+        }
+        let asked = Restore { dir, at: None, list: false, check: false };
+        restore(&config, &asked).await.unwrap();
+        assert!(matches!(restore(&config, &asked).await, Err(RestoreError::Data(DataError::Taken { .. }))));
+        let (layout, mark) = (data.join("layout"), data.join("restoring"));
+        // Before the mark was taken away: a daemon does it.
+        std::fs::write(&mark, "").unwrap();
+        drop(DataDir::open(&data, false).unwrap());
+        assert!(!mark.exists() && layout.exists());
+        // Before the layout was written.
+        std::fs::remove_file(&layout).unwrap();
+        std::fs::write(&mark, "").unwrap();
+        restore(&config, &asked).await.unwrap();
+        assert!(!mark.exists() && layout.exists());
+        // Another store there is no end of this restore.
+        let (other, data) = (folder.path().join("other"), folder.path().join("e"));
+        let target = {
+            let meta = Arc::new(meta::Memory::default());
+            let store = Store::open(meta, &blobs, Vec::new(), Arc::new(Metrics::new().unwrap())).await.unwrap();
+            let target = backup::open(&other, &store.id().await.unwrap(), &[]).await.unwrap();
+            backup::take(&store, &target.folder, &target.blobs, 1, &Telling::default()).await.unwrap();
+            target
+        };
+        drop(target);
+        let config = Config::load(Flags { data: Some(data.clone()), ..Flags::default() }).unwrap();
+        restore(&config, &Restore { dir: other, ..asked.clone() }).await.unwrap();
+        std::fs::remove_file(data.join("layout")).unwrap();
+        std::fs::write(data.join("restoring"), "").unwrap();
+        let refused = restore(&config, &asked).await;
+        assert!(matches!(refused, Err(RestoreError::Backup(BackupError::NotEmpty { .. }))), "{refused:?}");
     }
 }

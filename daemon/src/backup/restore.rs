@@ -108,6 +108,16 @@ pub async fn restore(
     Ok(Restored { number, manifest, incarnation })
 }
 
+/// The incarnation of the store that is there, if it is one that was restored from this backup.
+pub async fn came_through(meta: &dyn Meta, manifest: &Manifest) -> Result<Option<u64>, BackupError> {
+    let of_layout = store::standing(meta).await? == Some(Standing::At(manifest.layout));
+    let facts = meta.get(&[rows::store("id"), rows::store("incarnation")]).await?;
+    let mut facts = facts.into_iter().flatten().filter_map(|row| String::from_utf8(row.value.to_vec()).ok());
+    let (id, incarnation) = (facts.next(), facts.next().and_then(|text| text.parse().ok()));
+    let same = of_layout && id.as_ref() == Some(&manifest.store);
+    Ok(incarnation.filter(|incarnation| same && *incarnation > manifest.incarnation))
+}
+
 /// Whether a restore was cut off here; an error if there is anything else.
 async fn is_half_restored(meta: &dyn Meta) -> Result<bool, BackupError> {
     match store::standing(meta).await? {

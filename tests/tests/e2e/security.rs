@@ -180,6 +180,12 @@ fn a_socket_group_admits_its_members() {
     let group = Command::new("getent").args(["group", "daemon"]).output().unwrap();
     let id = String::from_utf8(group.stdout).unwrap().split(':').nth(2).unwrap().to_owned();
     as_other(&world, &format!("--groups={id}")).run(["ls"]).ok();
+    // But not to upkeep: a backup holds everything.
+    let dir = world.root().join("backups");
+    let asks = ["admin", "backup", dir.to_str().unwrap()];
+    as_other(&world, &format!("--groups={id}")).run(asks).code(125).says(&["own user"]);
+    assert!(!dir.exists());
+    world.cli(&asks).ok();
 }
 
 #[tokio::test(flavor = "multi_thread")]
