@@ -194,7 +194,7 @@ fn a_file_that_changes_while_it_is_taken_is_refused_or_taken_whole() {
                     2 => hostile.write_all_at(b"hostile", at).unwrap(),
                     _ => hostile.write_all_at(&content[at as usize..], at).unwrap(),
                 }
-                if n % 64 == 0 {
+                if n.is_multiple_of(64) {
                     hostile.set_len(size as u64).unwrap();
                     hostile.write_all_at(&content, 0).unwrap();
                     std::thread::sleep(Duration::from_millis(n % 30));
