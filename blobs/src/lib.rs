@@ -1,7 +1,7 @@
 //! Large blobs: immutable bytes under locations that are never reused.
 //!
 //! Owns the [`Blobs`] seam, its backends ([`Memory`], [`Disk`]), one-pass hashing ([`Ingest`], with its [`Outboard`]), checked
-//! reads ([`open_verified`]) and compression ([`recode`]). Invariants: what a location names is whole and durable from the moment it can be seen, and a
+//! reads ([`open_verified`]) and compression ([`recode()`]). Invariants: what a location names is whole and durable from the moment it can be seen, and a
 //! location that was removed never names anything again. It must not know metadata or wire: which blobs are wanted,
 //! by whom, and where small ones live, is decided above.
 //!

@@ -29,10 +29,12 @@ mod lost;
 mod nearest;
 mod outboards;
 mod provenance;
+mod read;
 mod register;
 mod search;
 mod tasks;
 mod transact;
+mod upload;
 mod watch;
 
 use std::sync::Arc;
@@ -45,7 +47,7 @@ use crate::meta::Meta;
 use crate::metrics::Metrics;
 
 pub(crate) use blobs::backend;
-pub use blobs::{Content, INLINE_MAX, Upload, located};
+pub use blobs::{INLINE_MAX, located};
 pub use catalog::{Described, Named, Registered};
 pub use compress::{Compressed, Compression};
 pub use error::{StoreError, chain};
@@ -58,9 +60,11 @@ pub use leases::Follower;
 pub use lineage::{Asked, Piece, Walk};
 pub use lost::lost;
 pub(crate) use lost::lost_head;
+pub use read::Content;
 pub use tasks::Begin;
 pub use transact::Txn;
 pub(crate) use transact::{Settled, settle};
+pub use upload::Upload;
 pub use watch::{Heard, Watching};
 
 /// How often a daemon looks whether a newer one has come.
