@@ -336,6 +336,10 @@ impl Fetch for ClientFetch {
         Ok(self.client.lent(want)?)
     }
 
+    fn is_wanted(&self) -> Result<(), FetchError> {
+        self.wait(std::future::ready(Ok(())))
+    }
+
     fn large(&self, want: &Digest, out: &mut dyn Write) -> Result<(), FetchError> {
         self.wait(async {
             let mut download = self.client.download(want, 0, 0).await?;

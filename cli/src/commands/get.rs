@@ -89,6 +89,10 @@ impl Fetch for Counted {
         Ok(lent)
     }
 
+    fn is_wanted(&self) -> Result<(), FetchError> {
+        self.inner.is_wanted()
+    }
+
     fn large(&self, want: &Digest, out: &mut dyn Write) -> Result<(), FetchError> {
         self.inner.large(want, &mut self.bar.wrap_write(out))
     }

@@ -43,6 +43,11 @@ pub trait Fetch {
         Ok(None)
     }
 
+    /// Fails once it is no longer wanted; asked between the pieces of what is lent.
+    fn is_wanted(&self) -> Result<(), FetchError> {
+        Ok(())
+    }
+
     /// Streams one blob of any size.
     fn large(&self, want: &Digest, out: &mut dyn Write) -> Result<(), FetchError>;
 }
@@ -109,6 +114,7 @@ pub(super) fn fetch_file(fetch: &dyn Fetch, want: &Digest, out: &mut File) -> Re
     let mut piece = vec![0; PIECE.min(want.size) as usize];
     let mut offset = 0;
     while offset < want.size {
+        fetch.is_wanted().map_err(|source| RestoreError::Fetch { source })?;
         let len = (want.size - offset).min(PIECE);
         if !shared {
             provender_blobs::copy_range(&lent, out, offset, len).map_err(write)?;

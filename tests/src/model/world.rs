@@ -133,7 +133,7 @@ impl<'a> World<'a> {
 
     fn file(&self, location: &Location) -> PathBuf {
         let hex = location.digest.hex();
-        let shard = self.disk.join("objects").join(&hex[..2]).join(&hex[2..4]);
+        let shard = self.disk.join("objects").join(&hex[..2]);
         shard.join(location.to_string())
     }
 }

@@ -68,7 +68,8 @@ fn large_files_are_handed_over_by_every_command() {
 
     let run = || world.run(&["--name", "run", "--in", "large", "--out", "out"], "cat large large >out").ok();
     assert_eq!(run().result(), "ran");
-    assert_eq!((calls(&world, "Give", "Ok"), calls(&world, "Upload", "Ok")), (2, 0));
+    // The input is held already; what it printed goes as bytes.
+    assert_eq!(calls(&world, "Give", "Ok"), 2);
     std::fs::remove_file(world.path("out")).unwrap();
     assert_eq!(run().result(), "hit");
     assert_eq!((calls(&world, "Lend", "Ok"), std::fs::read(world.path("out")).unwrap().len()), (2, 2 * content.len()));

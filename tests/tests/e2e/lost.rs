@@ -27,8 +27,9 @@ fn run(world: &World, letter: char) -> provender_tests::child::Ran {
 /// The one file in which the store has a blob.
 fn file(world: &World, content: &str) -> PathBuf {
     let hex = Digest::of(content.as_bytes()).hex();
-    let shard = blobs(world).join("objects").join(&hex[..2]).join(&hex[2..4]);
-    fs::read_dir(shard).unwrap().next().unwrap().unwrap().path()
+    let shard = blobs(world).join("objects").join(&hex[..2]);
+    let mut entries = fs::read_dir(shard).unwrap().map(|entry| entry.unwrap());
+    entries.find(|entry| entry.file_name().to_string_lossy().starts_with(&hex)).unwrap().path()
 }
 
 fn blobs(world: &World) -> PathBuf {

@@ -57,8 +57,10 @@ impl World {
     /// The one file of a blob.
     fn file(&self, bytes: &Bytes) -> PathBuf {
         let hex = Digest::of(bytes).hex();
-        let shard = self.folder.path().join("blobs/objects").join(&hex[..2]).join(&hex[2..4]);
-        let mut files = fs::read_dir(shard).unwrap().map(|entry| entry.unwrap().path());
+        let shard = self.folder.path().join("blobs/objects").join(&hex[..2]);
+        let entries = fs::read_dir(shard).unwrap().map(|entry| entry.unwrap());
+        let mut files =
+            entries.filter(|entry| entry.file_name().to_string_lossy().starts_with(&hex)).map(|entry| entry.path());
         let (first, second) = (files.next().unwrap(), files.next());
         assert_eq!(second, None, "one copy");
         first

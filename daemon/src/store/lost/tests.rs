@@ -105,8 +105,10 @@ impl World {
     /// The file of a blob.
     fn file(&self, bytes: &Bytes) -> PathBuf {
         let hex = Digest::of(bytes).hex();
-        let shard = self.disk.join("objects").join(&hex[..2]).join(&hex[2..4]);
-        let mut files = std::fs::read_dir(shard).unwrap().map(|entry| entry.unwrap().path());
+        let shard = self.disk.join("objects").join(&hex[..2]);
+        let entries = std::fs::read_dir(shard).unwrap().map(|entry| entry.unwrap());
+        let mut files =
+            entries.filter(|entry| entry.file_name().to_string_lossy().starts_with(&hex)).map(|entry| entry.path());
         let (first, second) = (files.next().unwrap(), files.next());
         assert_eq!(second, None, "one copy");
         first

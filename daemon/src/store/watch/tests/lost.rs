@@ -57,9 +57,10 @@ async fn succeed(store: &Store, request: &Request, n: u8) {
 /// Deletes the file of `large(n)`, and has it noticed.
 async fn lose(store: &Store, folder: &TempDir, n: u8) {
     let hex = Digest::of(&large(n)).hex();
-    let shard = folder.path().join("blobs/objects").join(&hex[..2]).join(&hex[2..4]);
-    let file = std::fs::read_dir(shard).unwrap().next().unwrap().unwrap().path();
-    std::fs::remove_file(file).unwrap();
+    let shard = folder.path().join("blobs/objects").join(&hex[..2]);
+    let mut entries = std::fs::read_dir(shard).unwrap().map(|entry| entry.unwrap());
+    let file = entries.find(|entry| entry.file_name().to_string_lossy().starts_with(&hex)).unwrap();
+    std::fs::remove_file(file.path()).unwrap();
     let read = store.read_whole(&space(), &Digest::of(&large(n)), 1 << 20).await;
     assert!(matches!(read, Err(StoreError::Lost { .. })), "{read:?}");
 }
