@@ -96,6 +96,10 @@ pub(crate) enum Command {
     Mount(Mount),
     /// Take such a view away
     Umount(Umount),
+    /// Look whether all blobs are there and right
+    ///
+    /// What is missing or damaged is LOST from then on: it is served to nobody, and the next run makes it anew. Exits 1 if anything is.
+    Verify(Verify),
     /// Keep the store: backups
     #[command(subcommand)]
     Admin(Admin),
@@ -431,6 +435,16 @@ pub(crate) enum Admin {
     /// It holds the state of one moment, and writes only what the backups before it in that folder have not. `provenderd restore` makes a store out
     /// of it, on any metadata engine. If it is interrupted the backups before stay whole, and the next one goes on from there.
     Backup(Backup),
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Verify {
+    /// Read all bytes, instead of looking at sizes and times of files
+    #[arg(long)]
+    pub(crate) deep: bool,
+    /// Read so many bytes a second at most
+    #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) rate: Option<u64>,
 }
 
 #[derive(Debug, clap::Args)]

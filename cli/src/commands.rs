@@ -18,6 +18,7 @@ pub(crate) mod put;
 pub(crate) mod run;
 pub(crate) mod show;
 pub(crate) mod status;
+pub(crate) mod verify;
 pub(crate) mod watch;
 pub(crate) mod why;
 

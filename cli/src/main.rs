@@ -61,6 +61,7 @@ async fn carry_out(args: Args) -> Result<ExitCode, Fault> {
         Command::Cat(cat) => commands::cat::cat(&session, cat).await,
         Command::Mount(mount) => commands::mount::mount(&session, mount).await,
         Command::Umount(umount) => commands::mount::umount(&umount),
+        Command::Verify(what) => commands::verify::verify(&session, what).await,
         Command::Admin(what) => commands::admin::admin(&session, what).await,
         Command::Completions { shell } => commands::pages::completions(shell),
         Command::Man { dir } => commands::pages::man(&dir),

@@ -34,7 +34,7 @@ use tonic::{Request, Status};
 use crate::error::{ClientError, causes};
 use crate::remote::{Address, Remote};
 
-pub use admin::{BackupPhase, BackupProgress, BackupSummary};
+pub use admin::{BackupPhase, BackupProgress, BackupSummary, Verified};
 pub use blobs::Download;
 pub use catalog::{Described, Lineage, Named, Registered, Task};
 pub use invalidate::Invalidate;

@@ -16,7 +16,7 @@ pub mod transfer;
 
 pub use client::{
     BackupPhase, BackupProgress, BackupSummary, Begin, Begun, Client, Described, Download, Heard, Invalidate, Lineage,
-    Named, Registered, Task, Watch, Watching,
+    Named, Registered, Task, Verified, Watch, Watching,
 };
 pub use error::ClientError;
 pub use remote::Remote;

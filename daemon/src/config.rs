@@ -10,7 +10,7 @@ use provender_blobs::{BlobsConfig, HashFunction};
 use serde::Deserialize;
 
 use crate::meta::MetaConfig;
-use crate::store::Compression;
+use crate::store::{Compression, Scrub};
 
 /// The provender daemon: keeps the artifacts and records of tasks, and answers executors.
 #[derive(Debug, Default, Parser)]
@@ -102,6 +102,22 @@ struct File {
     blobs: Option<BlobsConfig>,
     aliases: Vec<Alias>,
     compression: CompressionFile,
+    scrub: ScrubFile,
+}
+
+/// How often all blobs are read, and how fast.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct ScrubFile {
+    every_seconds: u64,
+    bytes_per_second: NonZeroU64,
+}
+
+impl Default for ScrubFile {
+    fn default() -> ScrubFile {
+        const RATE: NonZeroU64 = NonZeroU64::new(16 << 20).expect("it is not zero");
+        ScrubFile { every_seconds: 30 * 24 * 3600, bytes_per_second: RATE }
+    }
 }
 
 /// The certificates of the TCP listener, as PEM files.
@@ -177,6 +193,8 @@ pub struct Config {
     pub aliases: Vec<HashFunction>,
     /// How cold blobs are compressed, if they are.
     pub compression: Option<Compression>,
+    /// How all blobs are read now and then, if they are.
+    pub scrub: Option<Scrub>,
 }
 
 /// Why the configuration is refused.
@@ -224,6 +242,7 @@ impl Config {
         let aliases = file.aliases.into_iter().map(|alias| match alias {
             Alias::Sha256 => HashFunction::Sha256,
         });
+        let every_seconds = file.scrub.every_seconds;
         let CompressionFile { after_seconds, min_bytes, level, bytes_per_second } = file.compression;
         if !(1..=19).contains(&level) {
             return Err(ConfigError::Level { level });
@@ -252,6 +271,10 @@ impl Config {
             blobs,
             aliases: aliases.collect(),
             compression,
+            scrub: (every_seconds > 0).then(|| Scrub {
+                every: Duration::from_secs(every_seconds),
+                bytes_per_second: file.scrub.bytes_per_second.get(),
+            }),
         })
     }
 }

@@ -27,6 +27,8 @@ pub struct Metrics {
     pub compressed: IntCounter,
     /// Bytes that they take less than before.
     pub saved: IntCounter,
+    /// Blobs that were verified.
+    pub verified: IntCounter,
     /// Leases that this daemon watches.
     pub leases: IntGauge,
     /// Executors that wait for another's work.
@@ -73,6 +75,7 @@ impl Metrics {
             lost: counter("provender_blobs_lost_total", "Blobs that were found missing or damaged")?,
             healed: counter("provender_blobs_healed_total", "Lost blobs whose bytes were stored anew")?,
             compressed: counter("provender_blobs_compressed_total", "Cold blobs that were compressed")?,
+            verified: counter("provender_blobs_verified_total", "Blobs that were looked at by verify or the scrub")?,
             saved: counter("provender_blob_bytes_saved_total", "Bytes that compression of cold blobs has saved")?,
             leases: gauge("provender_leases", "Live leases that this daemon watches")?,
             waiting: gauge("provender_waiting", "Executors that wait for another's work")?,

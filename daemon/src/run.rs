@@ -77,6 +77,9 @@ pub async fn run(config: Config, stop: CancellationToken, ready: impl FnOnce()) 
     background.spawn(store.clone().watch());
     background.spawn(store.clone().tidy());
     background.spawn(store.clone().sweep_uploads(config.keep_uploads));
+    if let Some(scrub) = config.scrub {
+        background.spawn(store.clone().scrub(scrub));
+    }
     if let Some(compression) = config.compression {
         background.spawn(store.clone().compress(compression));
     }

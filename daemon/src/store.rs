@@ -35,6 +35,7 @@ mod search;
 mod tasks;
 mod transact;
 mod upload;
+mod verify;
 mod watch;
 
 use std::sync::Arc;
@@ -65,6 +66,7 @@ pub use tasks::Begin;
 pub use transact::Txn;
 pub(crate) use transact::{Settled, settle};
 pub use upload::Upload;
+pub use verify::{Scrub, Verified, Verify};
 pub use watch::{Heard, Watching};
 
 /// How often a daemon looks whether a newer one has come.

@@ -70,6 +70,7 @@ fn the_configuration_is_documented_whole() {
         blobs: _,
         aliases,
         compression,
+        scrub: _,
     } = Config::load(flags).expect("the example is valid");
     let set =
         listen.is_some() && socket_group.is_some() && mount.is_some() && mount_allow_other && metrics_listen.is_some();

@@ -65,6 +65,8 @@ mod security;
 mod takeover;
 #[path = "e2e/verdicts.rs"]
 mod verdicts;
+#[path = "e2e/verify.rs"]
+mod verify;
 #[path = "e2e/view.rs"]
 mod view;
 #[path = "e2e/watch.rs"]

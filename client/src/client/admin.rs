@@ -61,7 +61,42 @@ pub struct BackupSummary {
     pub kept: Vec<u64>,
 }
 
+/// What verifying has come to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Verified {
+    /// Blobs that were looked at.
+    pub blobs: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Bytes that were read for it.
+    pub read: u64,
+    /// Blobs that are lost.
+    pub lost: u64,
+    /// Of these, what was found just now.
+    pub found: u64,
+}
+
 impl Client {
+    /// Has the daemon look at every blob, or, `deep`, read them all, at so many bytes a second at most (0 for any). Dropping this stops it.
+    pub async fn verify(
+        &self,
+        deep: bool,
+        bytes_per_second: u64,
+        mut tell: impl FnMut(Verified),
+    ) -> Result<Verified, ClientError> {
+        let request = v1::VerifyRequest { deep, bytes_per_second };
+        let mut replies = self.admin.clone().verify(request).await.map_err(self.failed())?.into_inner();
+        while let Some(reply) = replies.message().await.map_err(self.failed())? {
+            let v1::VerifyReply { blobs, bytes, read, lost, found, done } = reply;
+            let so_far = Verified { blobs, bytes, read, lost, found };
+            if done {
+                return Ok(so_far);
+            }
+            tell(so_far);
+        }
+        Err(Invalid::new("done", "verifying ended without saying so").into())
+    }
+
     /// Has the daemon back its store up into a folder of its machine, and keep so many backups there (its default, if none is said). Dropping this
     /// stops it; another one goes on from there.
     pub async fn backup(

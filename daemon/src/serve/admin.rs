@@ -6,7 +6,7 @@
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::Stream;
 use provender_proto::convert::Invalid;
@@ -18,8 +18,9 @@ use tonic::transport::server::UdsConnectInfo;
 use tonic::{Request, Response, Status};
 
 use super::Front;
-use super::status::{backup_status, invalid};
+use super::status::{backup_status, invalid, status};
 use crate::backup::{self, BackupError, KEEP, Phase, Progress, Summary, Telling};
+use crate::store::{Verified, Verify};
 
 /// How often progress is told at most.
 const TELL: Duration = Duration::from_millis(200);
@@ -38,6 +39,32 @@ pub(super) struct Upkeep {
 
 #[tonic::async_trait]
 impl Admin for Upkeep {
+    type VerifyStream = Pin<Box<dyn Stream<Item = Result<v1::VerifyReply, Status>> + Send>>;
+
+    async fn verify(&self, request: Request<v1::VerifyRequest>) -> Result<Response<Self::VerifyStream>, Status> {
+        owner(&request)?;
+        let v1::VerifyRequest { deep, bytes_per_second } = request.into_inner();
+        let (store, draining) = (self.front.store.clone(), self.front.draining.clone());
+        let (replies, stream) = mpsc::channel(2);
+        tokio::spawn(async move {
+            let mut told = Instant::now();
+            let verifying = store.verify(Verify { deep, bytes_per_second }, |so_far| {
+                if told.elapsed() >= TELL {
+                    told = Instant::now();
+                    // A reader that is slow misses some.
+                    _ = replies.try_send(Ok(verified(so_far, false)));
+                }
+            });
+            let ended = tokio::select! {
+                () = replies.closed() => return,
+                () = draining.cancelled() => Err(crate::store::StoreError::Draining),
+                ended = verifying => ended,
+            };
+            _ = replies.send(ended.map(|all| verified(&all, true)).map_err(|error| status(&error))).await;
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
+    }
+
     type BackupStream = Pin<Box<dyn Stream<Item = Reply> + Send>>;
 
     async fn backup(&self, request: Request<v1::BackupRequest>) -> Result<Response<Self::BackupStream>, Status> {
@@ -75,6 +102,11 @@ impl Admin for Upkeep {
         });
         Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
     }
+}
+
+fn verified(so_far: &Verified, done: bool) -> v1::VerifyReply {
+    let Verified { blobs, bytes, read, lost, found } = *so_far;
+    v1::VerifyReply { blobs, bytes, read, lost, found, done }
 }
 
 /// Refuses those who reach the socket by their group.

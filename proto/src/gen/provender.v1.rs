@@ -4981,6 +4981,36 @@ pub mod handover_reply {
         Refused(Refused),
     }
 }
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct VerifyRequest {
+    /// read all bytes, instead of looking at what is there
+    #[prost(bool, tag = "1")]
+    pub deep: bool,
+    /// how fast; 0: as fast as it goes
+    #[prost(uint64, tag = "2")]
+    pub bytes_per_second: u64,
+}
+/// So far; `done` in the last one.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct VerifyReply {
+    /// looked at
+    #[prost(uint64, tag = "1")]
+    pub blobs: u64,
+    /// of these
+    #[prost(uint64, tag = "2")]
+    pub bytes: u64,
+    /// bytes that were read for it
+    #[prost(uint64, tag = "3")]
+    pub read: u64,
+    /// blobs that are lost
+    #[prost(uint64, tag = "4")]
+    pub lost: u64,
+    /// of these, found just now
+    #[prost(uint64, tag = "5")]
+    pub found: u64,
+    #[prost(bool, tag = "6")]
+    pub done: bool,
+}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct BackupRequest {
     /// absolute
@@ -5191,6 +5221,30 @@ pub mod admin_client {
             req.extensions_mut().insert(GrpcMethod::new("provender.v1.Admin", "Backup"));
             self.inner.server_streaming(req, path, codec).await
         }
+        /// Looks at every blob; what is missing or damaged is LOST from then on. Who goes away stops it.
+        pub async fn verify(
+            &mut self,
+            request: impl tonic::IntoRequest<super::VerifyRequest>,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::VerifyReply>>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/provender.v1.Admin/Verify",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("provender.v1.Admin", "Verify"));
+            self.inner.server_streaming(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -5218,6 +5272,17 @@ pub mod admin_server {
             &self,
             request: tonic::Request<super::BackupRequest>,
         ) -> std::result::Result<tonic::Response<Self::BackupStream>, tonic::Status>;
+        /// Server streaming response type for the Verify method.
+        type VerifyStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::VerifyReply, tonic::Status>,
+            >
+            + std::marker::Send
+            + 'static;
+        /// Looks at every blob; what is missing or damaged is LOST from then on. Who goes away stops it.
+        async fn verify(
+            &self,
+            request: tonic::Request<super::VerifyRequest>,
+        ) -> std::result::Result<tonic::Response<Self::VerifyStream>, tonic::Status>;
     }
     #[derive(Debug)]
     pub struct AdminServer<T> {
@@ -5326,6 +5391,52 @@ pub mod admin_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = BackupSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.server_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/provender.v1.Admin/Verify" => {
+                    #[allow(non_camel_case_types)]
+                    struct VerifySvc<T: Admin>(pub Arc<T>);
+                    impl<
+                        T: Admin,
+                    > tonic::server::ServerStreamingService<super::VerifyRequest>
+                    for VerifySvc<T> {
+                        type Response = super::VerifyReply;
+                        type ResponseStream = T::VerifyStream;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::VerifyRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Admin>::verify(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = VerifySvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
