@@ -65,7 +65,7 @@ impl Disk {
             let dir = std::path::absolute(&dir).map_err(|error| BlobError::io(dir.display(), "open", error))?;
             let id = match known {
                 Some(id) => {
-                    layout::migrate(&dir)?;
+                    layout::migrate(&dir, id)?;
                     Root::open(&dir, id).map(|_| id)?
                 }
                 None => marker::open_or_create(&dir)?,

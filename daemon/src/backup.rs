@@ -1,7 +1,7 @@
 //! Backups: the whole store at one moment, in a folder of its own, while it serves.
 //!
-//! Owns the folder's format ([`Folder`], [`Manifest`]), taking a backup ([`take`]), looking whether one is whole ([`check`]), and
-//! restoring one ([`restore`]). It stands on the two seams alone, so what one engine backed up another restores. Invariants: the
+//! Owns the folder's format ([`Folder`], [`Manifest`]), taking a backup ([`take()`]), looking whether one is whole ([`check()`]), and
+//! restoring one ([`restore()`]). It stands on the two seams alone, so what one engine backed up another restores. Invariants: the
 //! rows are of one commit, and every blob that they name was hashed on its way into the backup, and is again on its way out; a backup counts
 //! once its manifest does, which is written last; a store that is restored in part is never served. It must not know what
 //! records mean.

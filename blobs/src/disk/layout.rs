@@ -9,21 +9,22 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
-use rustix::fs::{AtFlags, FlockOperation, Mode, flock, mkdirat, unlinkat};
+use rustix::fs::{AtFlags, FlockOperation, Mode, flock, mkdirat, statat, unlinkat};
 use rustix::io::Errno;
 use tracing::info;
 
 use super::marker::{self, LAYOUT, Marker};
 use super::root::{OBJECTS, Root};
 use super::{listing, object, shard, staged};
-use crate::{BlobError, Location};
+use crate::{BlobError, Location, StoreId};
 
-/// Migrates the store in `dir`, if there is one and it is of an older layout.
-pub(super) fn migrate(dir: &Path) -> Result<(), BlobError> {
+/// Migrates the store in `dir`, if it is this one and of an older layout.
+pub(super) fn migrate(dir: &Path, id: StoreId) -> Result<(), BlobError> {
     let Ok(root) = Root::unproven(dir) else { return Ok(()) };
     match marker::read(dir, &root)? {
-        Some(marker) => finish(dir, &root, marker),
-        None => Ok(()),
+        Some(marker) if marker.id == id => finish(dir, &root, marker),
+        // Another one is not ours to change.
+        _ => Ok(()),
     }
 }
 
@@ -69,9 +70,14 @@ fn flatten(dir: &Path, root: &Root) -> io::Result<u64> {
             for (name, _) in listing::entries(&outer.join(inner))? {
                 let location = name.to_str().and_then(|name| name.parse::<Location>().ok());
                 let Some(location) = location.filter(|location| location.digest.hash[0] == byte) else { continue };
-                match staged::rename_new(root, &format!("{shard}/{inner}/{location}"), &object(&location)) {
+                let (from, to) = (format!("{shard}/{inner}/{location}"), object(&location));
+                match staged::rename_new(root, &from, &to) {
                     Ok(()) => moved += 1,
                     Err(Errno::NOENT) => {}
+                    // Where renaming is linking and unlinking, a crash left both names.
+                    Err(Errno::EXIST) if inode(root, &from)? == inode(root, &to)? => {
+                        unlinkat(root, &from, AtFlags::empty())?;
+                    }
                     Err(error) => return Err(error.into()),
                 }
             }
@@ -87,6 +93,10 @@ fn flatten(dir: &Path, root: &Root) -> io::Result<u64> {
         }
     }
     Ok(moved)
+}
+
+fn inode(root: &Root, path: &str) -> Result<u64, Errno> {
+    statat(root, path, AtFlags::SYMLINK_NOFOLLOW).map(|stat| stat.st_ino)
 }
 
 /// Whether the folder of blobs holds anything that making a store does not leave there.

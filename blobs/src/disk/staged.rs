@@ -88,6 +88,8 @@ impl DiskStaged {
             Ok(()) => Ok(file),
             Err(error) => {
                 kept.store(false, SeqCst);
+                // It may have been let go of already, and is told to nobody again: what is there is not to be gone on with.
+                _ = file.set_len(0);
                 Err(store.failed("sync a blob", error))
             }
         });
@@ -349,7 +351,21 @@ impl StagingFile {
 
 /// Opens a file in staging, and locks it; `None` if it has no name any more or another one has locked it.
 fn open_locked(root: &Root, path: &str, flags: OFlags) -> io::Result<Option<File>> {
-    let file = root.file(path, flags | OFlags::RDWR, Mode::RUSR | Mode::WUSR)?;
+    let open = || root.file(path, flags | OFlags::RDWR, Mode::RUSR | Mode::WUSR);
+    let file = match open() {
+        // It was sealed by who was killed before it had its name: whoever is not root may not even open it to write.
+        Err(Errno::ACCESS) => {
+            let sealed = root.file(path, OFlags::RDONLY, Mode::empty())?;
+            match flock(&sealed, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => fchmod(&sealed, Mode::RUSR | Mode::WUSR)?,
+                Err(Errno::WOULDBLOCK) => return Ok(None),
+                Err(error) => return Err(error.into()),
+            }
+            drop(sealed);
+            open()?
+        }
+        opened => opened?,
+    };
     match flock(&file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => {}
         Err(Errno::WOULDBLOCK) => return Ok(None),
@@ -381,7 +397,12 @@ pub(super) fn link_new(root: &Root, from: &str, to: &str) -> Result<(), Errno> {
 
 impl Drop for StagingFile {
     fn drop(&mut self) {
-        let kept = self.kept.load(SeqCst) && self.file.metadata().is_ok_and(|file| file.len() > 0);
+        let len = self.file.metadata().map_or(0, |file| file.len());
+        let kept = self.kept.load(SeqCst) && len > 0;
+        if kept && self.reserved > len {
+            // Space that was only announced is not kept as well.
+            _ = self.file.set_len(len);
+        }
         if let (Some(path), false) = (&self.path, kept)
             && let Err(error) = unlinkat(&self.root, path, AtFlags::empty())
             && error != Errno::NOENT

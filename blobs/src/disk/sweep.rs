@@ -33,6 +33,11 @@ pub(super) fn sweep(store: &Store, before: SystemTime) -> Result<u64, BlobError>
 fn remove_dead(root: &Root, path: &str, before: SystemTime) -> io::Result<bool> {
     // Writable, as NFS takes an exclusive lock on nothing else.
     let file = match root.file(path, OFlags::RDWR, Mode::empty()) {
+        // Sealed by who was killed before it was published.
+        Err(Errno::ACCESS) => root.file(path, OFlags::RDONLY, Mode::empty()),
+        opened => opened,
+    };
+    let file = match file {
         Ok(file) => file,
         Err(Errno::NOENT) => return Ok(false),
         Err(error) => {

@@ -128,10 +128,12 @@ pub(super) fn fetch_file(fetch: &dyn Fetch, want: &Digest, out: &mut File) -> Re
         offset += len;
     }
     let size = out.metadata().map_err(write)?.len();
-    match size == want.size && *hasher.finalize().as_bytes() == want.hash {
-        true => Ok(()),
-        false => Err(RestoreError::Corrupt { digest: *want }),
+    if size == want.size && *hasher.finalize().as_bytes() == want.hash {
+        return Ok(());
     }
+    // What a disk changed under the daemon is found out by the daemon when it reads it itself.
+    out.set_len(0).map_err(write)?;
+    fetch_large(fetch, want, out)
 }
 
 struct Checked<'a> {
@@ -327,4 +329,50 @@ fn sum(
     }
     known.insert(digest, total);
     Ok(total)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+
+    use super::*;
+
+    /// Lends a file with these bytes, and streams the right ones.
+    struct Lender {
+        lent: Vec<u8>,
+        right: Vec<u8>,
+    }
+
+    impl Fetch for Lender {
+        fn small(&self, _: &[Digest], _: &mut dyn FnMut(usize, &[u8]) -> ControlFlow<()>) -> Result<(), FetchError> {
+            Err("nothing small is asked for".into())
+        }
+
+        fn lent(&self, _: &Digest) -> Result<Option<File>, FetchError> {
+            let mut file = tempfile::tempfile()?;
+            file.write_all(&self.lent)?;
+            Ok(Some(file))
+        }
+
+        fn large(&self, _: &Digest, out: &mut dyn Write) -> Result<(), FetchError> {
+            Ok(out.write_all(&self.right)?)
+        }
+    }
+
+    #[test]
+    fn a_lent_file_that_is_wrong_is_fetched_instead() {
+        let right = vec![7; 3_000_000];
+        let mut flipped = right.clone();
+        flipped[2_999_999] ^= 1;
+        let longer = [&right[..], b"?"].concat();
+        for lent in [right.clone(), flipped, longer, right[..2_500_000].to_vec(), Vec::new()] {
+            let lender = Lender { lent, right: right.clone() };
+            let mut out = tempfile::tempfile().expect("a file");
+            fetch_file(&lender, &Digest::of(&right), &mut out).expect("fetched");
+            let mut found = Vec::new();
+            std::io::Seek::rewind(&mut out).expect("rewound");
+            out.read_to_end(&mut found).expect("read");
+            assert!(found == right);
+        }
+    }
 }

@@ -141,7 +141,9 @@ impl Store {
             }
             Ok(Outcome::Incompressible) => done.incompressible += 1,
             // What was lost is noted, and no reason not to go on.
-            Ok(Outcome::Left) | Err(StoreError::Lost { .. }) => done.left += 1,
+            Ok(Outcome::Left) | Err(StoreError::Lost { .. } | StoreError::Blobs(BlobError::Io { .. })) => {
+                done.left += 1
+            }
             Err(error) => return Err(error),
         }
         Ok(())

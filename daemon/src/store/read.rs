@@ -10,7 +10,7 @@ use std::ops::Range;
 
 use bytes::Bytes;
 use futures::stream;
-use provender_blobs::{BlobError, Learnt, Opened, Reader, open_verified};
+use provender_blobs::{BlobError, Learnt, Opened, Reader, Signature, open_verified};
 use provender_core::blob::{Place, Stored};
 use provender_core::name::Space;
 use provender_core::{Digest, RowKey, rows};
@@ -120,6 +120,24 @@ impl Store {
         Ok(out)
     }
 
+    /// Reads all of a blob whose file looks other than it did, and notes what it looks like now.
+    async fn check_file(
+        &self,
+        space: &Space,
+        digest: &Digest,
+        stored: &Stored,
+        signature: Signature,
+    ) -> Result<(), StoreError> {
+        let mut reader = self.read(space, digest, 0..digest.size).await?;
+        while let Some(piece) = futures::StreamExt::next(&mut reader).await {
+            piece.map_err(|error| lost(digest, error))?;
+        }
+        if reader.signature() != Some(&signature) {
+            return Err(StoreError::Lost { digest: *digest, why: "its file changes while it is read".into() });
+        }
+        self.remember(digest, stored, &Learnt { signature: Some(signature), outboard: None }).await
+    }
+
     /// A blob as bytes or as an open file that is as it was published, if there is one.
     pub async fn content(&self, space: &Space, digest: &Digest) -> Result<Content, StoreError> {
         let (stored, inline) = self.place(space, digest).await?;
@@ -136,14 +154,10 @@ impl Store {
         match opened {
             Some((file, signature)) if recorded == Some(signature) => Ok(Content::File(file)),
             Some((file, signature)) => {
-                let mut reader = self.read(space, digest, 0..digest.size).await?;
-                while let Some(piece) = futures::StreamExt::next(&mut reader).await {
-                    piece.map_err(|error| lost(digest, error))?;
-                }
-                if reader.signature() != Some(&signature) {
-                    return Err(StoreError::Lost { digest: *digest, why: "its file changes while it is read".into() });
-                }
-                self.remember(digest, &stored, &Learnt { signature: Some(signature), outboard: None }).await?;
+                // To its end whoever gives up meanwhile, so that a large one need not be read over and over.
+                let (store, space, digest) = (self.clone(), space.clone(), *digest);
+                let checked = tokio::spawn(async move { store.check_file(&space, &digest, &stored, signature).await });
+                checked.await.map_err(|_| StoreError::Draining)??;
                 Ok(Content::File(file))
             }
             None if digest.size <= IN_MEMORY => Ok(Content::Bytes(self.read_whole(space, digest, digest.size).await?)),
