@@ -29,7 +29,7 @@ pub fn bytes(bytes: &[u8]) -> Value {
     }
 }
 
-/// The bytes of which [`bytes`] made a value that is no text.
+/// The bytes of which [`bytes()`] made a value that is no text.
 pub(crate) fn no_text(value: &Value) -> Option<Vec<u8>> {
     let members = value.as_object().filter(|members| members.len() == 1)?;
     let bytes = base64::engine::general_purpose::STANDARD.decode(members.get("b64")?.as_str()?).ok()?;
