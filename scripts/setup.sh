@@ -33,6 +33,8 @@ if [[ $wanted == *" test "* || $wanted == *" postgres "* ]]; then
 fi
 if [[ $wanted == *" test "* ]]; then
     need mkfs.ext4 e2fsprogs "tests of full disks"
+    need mkfs.xfs xfsprogs "tests of power cuts"
+    any '/usr/include/seccomp.h' || missing+=("libseccomp-dev: tests that leave out what a program asks the kernel for")
     need losetup mount "tests of full and unmounted disks"
     need kill procps "tests that kill"
     need script bsdutils "tests with a terminal"

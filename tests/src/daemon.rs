@@ -13,14 +13,16 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 use crate::child::{self, Ran, Running, eventually, sane};
+use crate::syscalls::{self, Judge, Trial};
 
 /// A daemon, running or stopped.
-#[derive(Debug)]
 pub struct Daemon {
     process: Child,
+    trial: Option<Trial>,
     data: PathBuf,
     flags: Vec<OsString>,
     env: Vec<(OsString, OsString)>,
+    judge: Option<Judge>,
 }
 
 impl Daemon {
@@ -31,11 +33,25 @@ impl Daemon {
 
     /// The same with this in its environment.
     pub fn start_with(data: &Path, flags: &[&str], env: &[(&str, &str)]) -> Daemon {
-        let flags: Vec<OsString> = flags.iter().map(OsString::from).collect();
         let env: Vec<_> = env.iter().map(|(name, value)| (name.into(), value.into())).collect();
-        let mut daemon = Daemon { process: spawn(data, &flags, &env), data: data.into(), flags, env };
+        let mut daemon = Daemon::spawned(data, flags, env, None);
         daemon.served();
         daemon
+    }
+
+    /// Starts one whose file system calls pass a judge. It may die of it before it serves: then `Err` has its log.
+    pub fn start_judged(data: &Path, flags: &[&str], judge: Judge) -> Result<Daemon, String> {
+        let mut daemon = Daemon::spawned(data, flags, Vec::new(), Some(judge));
+        match daemon.serves() {
+            true => Ok(daemon),
+            false => Err(log_text(data)),
+        }
+    }
+
+    fn spawned(data: &Path, flags: &[&str], env: Vec<(OsString, OsString)>, judge: Option<Judge>) -> Daemon {
+        let flags: Vec<OsString> = flags.iter().map(OsString::from).collect();
+        let (process, trial) = spawn(data, &flags, &env, judge.as_ref());
+        Daemon { process, trial, data: data.into(), flags, env, judge }
     }
 
     /// Runs one that is expected to refuse its start.
@@ -100,8 +116,26 @@ impl Daemon {
 
     /// Starts it again, on the same data with the same flags, after it has ended.
     pub fn restart(&mut self) {
-        self.process = spawn(&self.data, &self.flags, &self.env);
+        self.spawn_again();
         self.served();
+    }
+
+    /// The same, of one that may refuse: then `Err` has its log.
+    pub fn try_restart(&mut self) -> Result<(), String> {
+        self.spawn_again();
+        match self.serves() {
+            true => Ok(()),
+            false => Err(log_text(&self.data)),
+        }
+    }
+
+    /// From its next start on its calls go through unjudged.
+    pub fn acquit(&mut self) {
+        self.judge = None;
+    }
+
+    fn spawn_again(&mut self) {
+        (self.process, self.trial) = spawn(&self.data, &self.flags, &self.env, self.judge.as_ref());
     }
 
     /// What it has logged since its last start, a JSON object a line.
@@ -118,13 +152,19 @@ impl Daemon {
     }
 
     fn served(&mut self) {
-        let data = self.data.clone();
-        eventually("provenderd serves", || {
-            let ended = self.process.try_wait().expect("it is our child");
-            assert!(ended.is_none(), "provenderd ended with {ended:?}: {}", log_text(&data));
-            self.logs().iter().any(|line| line["fields"]["message"] == "serving")
-        });
+        let serves = self.serves();
+        assert!(serves, "provenderd ended: {}", log_text(&self.data));
         UnixStream::connect(self.socket()).expect("it serves");
+    }
+
+    /// Waits until it serves, or has ended.
+    fn serves(&mut self) -> bool {
+        let mut serves = false;
+        eventually("provenderd serves", || {
+            serves = self.logs().iter().any(|line| line["fields"]["message"] == "serving");
+            serves || self.process.try_wait().expect("it is our child").is_some()
+        });
+        serves
     }
 }
 
@@ -146,11 +186,24 @@ fn command(data: &Path, flags: &[OsString]) -> Command {
     command
 }
 
-fn spawn(data: &Path, flags: &[OsString], env: &[(OsString, OsString)]) -> Child {
+fn spawn(
+    data: &Path,
+    flags: &[OsString],
+    env: &[(OsString, OsString)],
+    judge: Option<&Judge>,
+) -> (Child, Option<Trial>) {
     let log = File::create(log_path(data)).expect("a log file beside the data folder");
     let log_too = log.try_clone().expect("a descriptor");
     let env = env.iter().map(|(name, value)| (name, value));
-    command(data, flags).envs(env).stdout(log).stderr(log_too).spawn().expect("setpriv is there")
+    let mut command = command(data, flags);
+    command.envs(env).stdout(log).stderr(log_too);
+    match judge {
+        None => (command.spawn().expect("setpriv is there"), None),
+        Some(judge) => {
+            let (process, trial) = syscalls::spawn(command, judge.clone()).expect("setpriv is there");
+            (process, Some(trial))
+        }
+    }
 }
 
 fn log_path(data: &Path) -> PathBuf {

@@ -12,3 +12,4 @@ pub mod model;
 pub mod postgres;
 pub mod provender;
 pub mod simulation;
+pub mod syscalls;

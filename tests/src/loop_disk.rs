@@ -6,6 +6,7 @@ use std::process::Command;
 /// A mounted file system; unmounted, and its loop device detached, when dropped.
 #[derive(Debug)]
 pub struct LoopDisk {
+    image: PathBuf,
     mounted: PathBuf,
 }
 
@@ -20,8 +21,24 @@ impl LoopDisk {
         std::fs::File::create(&image).and_then(|file| file.set_len(size)).expect("an image");
         std::fs::create_dir(&mounted).expect("a mount point");
         run(Command::new(mkfs[0]).args(&mkfs[1..]).arg("-q").arg(&image));
-        run(Command::new("mount").args(["-o", "loop"]).args([&image, &mounted]));
-        LoopDisk { mounted }
+        let disk = LoopDisk { image, mounted };
+        disk.attach();
+        disk
+    }
+
+    fn attach(&self) {
+        run(Command::new("mount").args(["-o", "loop"]).args([&self.image, &self.mounted]));
+    }
+
+    /// Cuts its power: from now on nothing reaches the disk any more, neither data nor the log of the file system, and every call fails.
+    pub fn cut(&self) {
+        run(Command::new("xfs_io").args(["-x", "-c", "shutdown"]).arg(&self.mounted));
+    }
+
+    /// Mounts it anew, with what is on the disk. Nobody may have a file of it open.
+    pub fn restore_power(&self) {
+        run(Command::new("umount").arg(&self.mounted));
+        self.attach();
     }
 
     /// Where it is mounted.

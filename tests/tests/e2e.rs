@@ -43,6 +43,8 @@ mod lost;
 mod mount;
 #[path = "e2e/outputs.rs"]
 mod outputs;
+#[path = "e2e/power.rs"]
+mod power;
 #[path = "e2e/raw.rs"]
 mod raw;
 #[path = "e2e/reach.rs"]

@@ -70,6 +70,16 @@ impl Raw {
         Ok(Asked { id, replies })
     }
 
+    /// The same: the lease that it gets, or none if the key has succeeded.
+    pub(crate) async fn lease_or_hit(&self, key: &str, ttl_ms: u64, outputs: &[&str]) -> Result<Option<Bytes>, Status> {
+        let mut asked = self.begin(key, ttl_ms, outputs).await?;
+        match asked.last().await? {
+            Reply::Lease(_) => Ok(Some(asked.id)),
+            Reply::Hit(_) => Ok(None),
+            other => Err(Status::failed_precondition(format!("no lease of {key} but {other:?}"))),
+        }
+    }
+
     /// The same, which must be given a lease.
     pub(crate) async fn lease(&self, key: &str, ttl_ms: u64, outputs: &[&str]) -> Bytes {
         let mut asked = self.begin(key, ttl_ms, outputs).await.unwrap();
