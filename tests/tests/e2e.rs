@@ -25,6 +25,8 @@ mod dag;
 mod data;
 #[path = "e2e/diff.rs"]
 mod diff;
+#[path = "e2e/each_call.rs"]
+mod each_call;
 #[path = "e2e/files.rs"]
 mod files;
 #[path = "e2e/handover.rs"]

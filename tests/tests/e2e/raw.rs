@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::{StreamExt, stream};
 use provender_core::Digest;
 use provender_core::tree::{Node, Tree};
 use provender_proto::convert::digest_to;
@@ -108,6 +109,17 @@ impl Raw {
         Ok(self.tasks.clone().fail(request).await?.into_inner().execution.unwrap())
     }
 
+    /// Sends bytes once: of a whole blob, or of one whose digest is told from an offset on.
+    pub(crate) async fn send(&self, bytes: &Bytes, of: Option<(Digest, u64)>) -> Result<(), Status> {
+        self.blobs.clone().upload(stream::iter(parts(bytes, of))).await.map(drop)
+    }
+
+    /// The same from the beginning, but does not end: whoever drops it breaks it off.
+    pub(crate) async fn send_and_stay(&self, bytes: &Bytes, digest: Digest) -> Result<(), Status> {
+        let parts = stream::iter(parts(bytes, Some((digest, 0))));
+        self.blobs.clone().upload(parts.chain(stream::pending())).await.map(drop)
+    }
+
     /// Uploads a tree of one file, `out`; its digest.
     pub(crate) async fn upload(&self, content: Vec<u8>) -> Digest {
         let mut tree = Tree::new();
@@ -116,9 +128,7 @@ impl Raw {
         let tree = tree.encode().unwrap();
         let root = Digest::of(&tree);
         for bytes in [content.into(), tree] {
-            let parts = [Part::Begin(Begin::default()), Part::Data(bytes)]
-                .map(|part| v1::UploadRequest { request: Some(part) });
-            self.blobs.clone().upload(futures::stream::iter(parts)).await.unwrap();
+            self.send(&bytes, None).await.unwrap();
         }
         root
     }
@@ -140,6 +150,15 @@ impl Raw {
         let request = v1::HistoryRequest { of, limit: 1_000, ..Default::default() };
         self.catalog.clone().history(request).await.unwrap().into_inner().executions
     }
+}
+
+/// The messages of an upload.
+fn parts(bytes: &Bytes, of: Option<(Digest, u64)>) -> Vec<v1::UploadRequest> {
+    let (digest, offset) = of.map_or((None, 0), |(digest, offset)| (Some(digest_to(&digest)), offset));
+    let begin = Part::Begin(Begin { digest, offset, ..Begin::default() });
+    let data = bytes.chunks(1 << 20).map(|piece| Part::Data(bytes.slice_ref(piece)));
+    let parts = std::iter::once(begin).chain(data);
+    parts.map(|part| v1::UploadRequest { request: Some(part) }).collect()
 }
 
 /// Waits until a key's verdict is as it should be.
