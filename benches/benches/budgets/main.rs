@@ -6,13 +6,19 @@
 mod batch;
 mod ingest;
 mod lookup;
+mod memory;
 mod serve;
 mod small;
+mod start;
 mod table;
 
 use std::error::Error;
 
 use provender_benches::load;
+
+/// As in `provenderd`, which this program also is.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
 
@@ -39,6 +45,15 @@ async fn main() -> Result<()> {
     table::head();
     if wanted("ingest") {
         table::print(&ingest::measure().await?);
+    }
+    if wanted("handover") {
+        table::print(&ingest::measure_handover().await?);
+    }
+    if wanted("memory") {
+        memory::measure().await?;
+    }
+    if wanted("start") {
+        start::measure().await?;
     }
     if wanted("small") {
         table::print(&small::measure().await?);

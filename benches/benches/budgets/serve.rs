@@ -65,6 +65,18 @@ impl Server {
         let remote = provender_client::Remote::find(Some(&format!("unix:{socket}")))?;
         Ok(Server { client: Client::connect(&remote, Space::default()).await?, child })
     }
+
+    /// The most memory that it ever had, in bytes.
+    pub(crate) fn peak(&self) -> u64 {
+        provender_tests::child::peak(rustix::process::Pid::from_child(&self.child))
+    }
+
+    /// Ends it without letting it end anything.
+    pub(crate) fn kill(mut self) -> Result<()> {
+        self.child.kill()?;
+        self.child.wait()?;
+        Ok(())
+    }
 }
 
 impl Drop for Server {

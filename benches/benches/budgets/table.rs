@@ -39,6 +39,19 @@ pub(crate) fn print(row: &Row) {
     );
 }
 
+/// Prints what is to stay below a bound.
+pub(crate) fn print_bound(what: &str, measured: &[f64], unit: &str, bound: f64) {
+    let most = measured.iter().copied().fold(0.0, f64::max);
+    let least = measured.iter().copied().fold(f64::INFINITY, f64::min);
+    line(
+        what,
+        &format!("{:.0} {unit}", median(measured)),
+        "",
+        ["", &format!("({least:.0} - {most:.0})"), &format!("< {bound}")],
+        if most < bound { "holds" } else { "MISSES" },
+    );
+}
+
 fn line(what: &str, ours: &str, limit: &str, [ratio, range, budget]: [&str; 3], verdict: &str) {
     println!("{what:<42} {ours:>15}  {limit:<46} {ratio:>6} {range:>16} {budget:>7} {verdict}");
 }
