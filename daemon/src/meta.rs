@@ -115,7 +115,7 @@ impl Default for MetaConfig {
 /// Opens the engine that `config` names; the embedded one keeps its files in the folder `meta` of `data_dir`.
 pub async fn open(config: &MetaConfig, data_dir: &Path) -> Result<Arc<dyn Meta>, MetaError> {
     Ok(match config {
-        MetaConfig::Rocksdb(config) => Arc::new(rocks::Rocks::open(config, &data_dir.join("meta")).await?),
+        MetaConfig::Rocksdb(config) => Arc::new(rocks::Rocks::open(config, &data_dir.join(crate::data::META)).await?),
         MetaConfig::Postgres(config) => Arc::new(postgres::Postgres::open(config).await?),
         MetaConfig::Memory {} => Arc::new(Memory::default()),
     })

@@ -86,8 +86,7 @@ fn flatten(dir: &Path, root: &Root) -> io::Result<u64> {
             let came = |(inner, error): &(String, Errno)| {
                 *error == Errno::NOTEMPTY && blobs_in(byte, &outer.join(inner)).is_ok_and(|blobs| !blobs.is_empty())
             };
-            let (again, others): (Vec<_>, Vec<_>) =
-                left.into_iter().partition(|left| looks < LOOKS && came(left));
+            let (again, others): (Vec<_>, Vec<_>) = left.into_iter().partition(|left| looks < LOOKS && came(left));
             // What is no blob stays where somebody put it.
             for (inner, error) in others {
                 tracing::warn!(folder = %outer.join(inner).display(), %error, "left a folder");
