@@ -150,3 +150,6 @@ impl Store {
         Ok(next.or_else(|| at.beyond()))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -40,7 +40,7 @@ impl Store {
     }
 
     /// A page of the scrub, if it is time; how long to wait then.
-    async fn scrub_some(&self, scrub: &Scrub) -> Result<Duration, StoreError> {
+    pub(super) async fn scrub_some(&self, scrub: &Scrub) -> Result<Duration, StoreError> {
         let row = self.inner.meta.get(&[rows::store(SCRUB)]).await?.pop().flatten();
         let was = &row.and_then(|row| Position::parse(&row.value));
         let now = clock::now();
