@@ -40,7 +40,7 @@ pub struct Verified {
     pub blobs: u64,
     /// Their bytes.
     pub bytes: u64,
-    /// Bytes that were read for it, of blobs and of rows.
+    /// Bytes of these that were read for it.
     pub read: u64,
     /// Blobs that are lost, those that were known to be included.
     pub lost: u64,

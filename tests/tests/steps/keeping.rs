@@ -276,7 +276,10 @@ fn a_migration_that_dies_at_any_step_goes_on_and_can_be_undone() {
         let told = Telling::default();
         let alone = backup::restore(&folder, None, Arc::new(into.clone()), kept.blobs.clone(), &told).await;
         alone.unwrap_or_else(|error| panic!("{place}: {error}"));
-        assert_eq!(how_many(&rows_of(&into).await), before, "{place}");
+        let mut back = rows_of(&into).await;
+        // And of which backup it came.
+        assert!(back.remove(&rows::store("restored")).is_some(), "{place}");
+        assert_eq!(how_many(&back), before, "{place}");
         assert_eq!(into.get(&[rows::store("layout")]).await.unwrap()[0].as_ref().unwrap().value, "1");
     };
     each_step("a migration", |_| true, old, dies, then);

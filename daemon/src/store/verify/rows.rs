@@ -59,7 +59,7 @@ impl Store {
     }
 
     async fn count(&self, rows: u64, bytes: u64, how: Verify, done: &mut Verified) {
-        (done.rows, done.read) = (done.rows + rows, done.read + bytes);
+        done.rows += rows;
         self.inner.metrics.verified_rows.inc_by(rows);
         tokio::time::sleep(how.rest(bytes)).await;
     }
