@@ -3,7 +3,7 @@
 //! Owns [`Store::verify`], the order in which it goes through what is stored, and what it counts. A look asks the backend what it has, and finds what is
 //! missing, cut or touched; a deep one reads all bytes, at a bounded rate, and finds silent decay. Rows are read either way. Invariants: memory is
 //! bounded by a page of rows and a chunk of bytes; what is found of blobs takes the way of everything that a reader finds, so nothing is entered as
-//! lost that was not looked at twice; what is found of rows is told, and does not hide what comes behind. Blobs are in [`blobs`],
+//! lost that was not looked at twice; what is found of rows is told, and hides no more than the rest of its table. Blobs are in [`blobs`],
 //! rows in [`rows`](self::rows), and the scrub is [`scrub`].
 
 mod blobs;
