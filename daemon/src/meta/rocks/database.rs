@@ -47,7 +47,8 @@ impl Database {
         private().map_err(|error| MetaError::unavailable("creating the metadata folder", error))?;
         let database = options::database(config);
         let families = options::families(config);
-        if log::check(dir)? {
+        if dir.join("CURRENT").exists() {
+            log::check(dir)?;
             let stored = DB::list_cf(&database, dir).map_err(|error| opening(dir, error))?;
             // Only a newer program can have made a family that this one does not know.
             if stored.iter().any(|name| families.iter().all(|family| family.name() != name)) {

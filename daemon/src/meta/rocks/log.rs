@@ -20,36 +20,27 @@ const BLOCK: usize = 32 << 10;
 /// The greatest type of a record that is written here: whole, or the first, middle or last part of one.
 const LAST: u8 = 4;
 
-/// Whether there is a database in this folder. Fails if a log in it was damaged where RocksDB would not notice, or if it would make an empty
-/// database in the place of one whose first file is missing.
-pub(super) fn check(dir: &Path) -> Result<bool, MetaError> {
+/// Fails if a log in this folder of metadata was damaged where RocksDB would not notice.
+pub(super) fn check(dir: &Path) -> Result<(), MetaError> {
     let reading = |error| MetaError::unavailable("reading the metadata's logs", error);
     let damaged = |what: String| MetaError::Corrupt { what };
-    let files: Vec<_> = fs::read_dir(dir).and_then(Iterator::collect).map_err(reading)?;
-    let files = files.iter().map(fs::DirEntry::path);
-    let ends = |path: &Path, ends: &[&str]| path.extension().is_some_and(|end| ends.iter().any(|one| end == *one));
     let current = dir.join("CURRENT");
-    let named = match fs::read(&current) {
-        Ok(named) => named,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            // It is made before any of these.
-            return match files.clone().any(|path| ends(&path, &["sst", "blob", "log"])) {
-                true => Err(damaged(format!("{} is missing", current.display()))),
-                false => Ok(false),
-            };
-        }
-        Err(error) => return Err(reading(error)),
-    };
+    let named = fs::read(&current).map_err(reading)?;
     let manifest = std::str::from_utf8(&named).ok().and_then(|name| name.strip_suffix('\n'));
     let manifest = manifest.filter(|name| name.starts_with("MANIFEST-") && dir.join(name).is_file());
     let manifest = manifest.ok_or_else(|| damaged(format!("{} names no manifest that is there", current.display())))?;
-    for log in files.filter(|path| ends(path, &["log"])).chain([dir.join(manifest)]) {
+    let mut logs = vec![dir.join(manifest)];
+    for entry in fs::read_dir(dir).map_err(reading)? {
+        let path = entry.map_err(reading)?.path();
+        logs.extend(path.extension().is_some_and(|extension| extension == "log").then_some(path));
+    }
+    for log in logs {
         if let Some(at) = File::open(&log).and_then(look).map_err(reading)? {
             let what = format!("{}: the header of the record at byte {at} is not as it was written", log.display());
             return Err(damaged(what));
         }
     }
-    Ok(true)
+    Ok(())
 }
 
 /// Where a log has a damaged header.
