@@ -31,7 +31,7 @@ pub use folder::{Folder, Listed};
 pub use manifest::{FORMAT, Manifest, Totals};
 pub use open::{Target, open};
 pub use pieces::Piece;
-pub use restore::{Restored, came_through, restore};
+pub use restore::{Restored, came_through, has_begun, restore};
 pub use rows::snapshot_rows;
 pub use take::{Phase, Progress, Summary, Telling, take};
 

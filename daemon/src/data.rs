@@ -18,6 +18,8 @@ const LAYOUT_FILE: &str = "layout";
 const LOCK: &str = "lock";
 /// The layout file before it is whole.
 const FRESH: &str = "layout.new";
+/// Where the embedded engine keeps metadata.
+pub(crate) const META: &str = "meta";
 /// That a restore has begun here, and not come to its end.
 const RESTORING: &str = "restoring";
 /// Where metadata is kept as it was before a migration.
@@ -144,6 +146,21 @@ impl DataDir {
     fn unmark(&self) -> Result<(), DataError> {
         let unmarked = fs::remove_file(self.path.join(RESTORING)).and_then(|()| File::open(&self.path)?.sync_all());
         unmarked.map_err(|source| DataError::Io { path: self.path.clone(), doing: "take its mark away", source })
+    }
+
+    /// The restore was refused before it wrote anything, and its engine is closed: the folder is as it was found. The mark of an earlier one
+    /// stays.
+    pub fn unchanged(&self) -> Result<(), DataError> {
+        if self.was_restoring {
+            return Ok(());
+        }
+        // There was none, or the folder would have been foreign.
+        match fs::remove_dir_all(self.path.join(META)) {
+            Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                Err(DataError::Io { path: self.path.clone(), doing: "remove what a refused restore made", source })
+            }
+            _ => self.unmark(),
+        }
     }
 
     /// Whether a restore had begun here before this one.

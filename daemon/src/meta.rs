@@ -17,6 +17,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use provender_core::batch::{Batch, BatchId, Change, Fate, Row, RowKey, Version};
 use provender_core::time::Timestamp;
 use serde::Deserialize;
@@ -60,6 +61,14 @@ pub trait Meta: Debug + Send + Sync + 'static {
     /// The version of the last commit; 0 if there was none.
     async fn head(&self) -> Result<Version, MetaError>;
 
+    /// Reads a page of what the engine keeps beside the rows (its feed, the fates of batches, its own facts), after a cursor of its own, and fails
+    /// if that is not as it was written. Rows are verified by whoever scans them, since every read is checked as far as the engine can. Nothing for
+    /// engines whose disk is somebody else's to verify, or that have none.
+    async fn verify(&self, after: Option<Bytes>) -> Result<Beside, MetaError> {
+        _ = after;
+        Ok(Beside::default())
+    }
+
     /// All rows as they are now, to be read at leisure while commits go on. It costs the engine something for as long as it is
     /// kept (what is overwritten stays on its disk), and may become unavailable when the engine does.
     async fn snapshot(&self) -> Result<Box<dyn Snapshot>, MetaError>;
@@ -85,6 +94,17 @@ pub struct Changes {
     pub changes: Vec<Change>,
     /// Where to go on. It also moves when nothing that stands in the feed was committed.
     pub cursor: Version,
+}
+
+/// A page of what an engine keeps beside the rows, which was read and is right.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Beside {
+    /// How many entries.
+    pub entries: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Where to go on, if there is more.
+    pub next: Option<Bytes>,
 }
 
 /// Which engine keeps the metadata.
@@ -115,7 +135,7 @@ impl Default for MetaConfig {
 /// Opens the engine that `config` names; the embedded one keeps its files in the folder `meta` of `data_dir`.
 pub async fn open(config: &MetaConfig, data_dir: &Path) -> Result<Arc<dyn Meta>, MetaError> {
     Ok(match config {
-        MetaConfig::Rocksdb(config) => Arc::new(rocks::Rocks::open(config, &data_dir.join("meta")).await?),
+        MetaConfig::Rocksdb(config) => Arc::new(rocks::Rocks::open(config, &data_dir.join(crate::data::META)).await?),
         MetaConfig::Postgres(config) => Arc::new(postgres::Postgres::open(config).await?),
         MetaConfig::Memory {} => Arc::new(Memory::default()),
     })

@@ -29,6 +29,12 @@ pub struct Metrics {
     pub saved: IntCounter,
     /// Blobs that were verified.
     pub verified: IntCounter,
+    /// Rows and entries of the metadata that were verified.
+    pub verified_rows: IntCounter,
+    /// Outboards that were verified.
+    pub verified_outboards: IntCounter,
+    /// Damage of the metadata that verifying found.
+    pub damaged: IntCounter,
     /// Leases that this daemon watches.
     pub leases: IntGauge,
     /// Executors that wait for another's work.
@@ -76,6 +82,12 @@ impl Metrics {
             healed: counter("provender_blobs_healed_total", "Lost blobs whose bytes were stored anew")?,
             compressed: counter("provender_blobs_compressed_total", "Cold blobs that were compressed")?,
             verified: counter("provender_blobs_verified_total", "Blobs that were looked at by verify or the scrub")?,
+            verified_rows: counter("provender_rows_verified_total", "Rows of metadata that verify or the scrub read")?,
+            verified_outboards: counter(
+                "provender_outboards_verified_total",
+                "Outboards of large blobs that verify or the scrub looked at",
+            )?,
+            damaged: counter("provender_metadata_damaged_total", "Places of the metadata that were found damaged")?,
             saved: counter("provender_blob_bytes_saved_total", "Bytes that compression of cold blobs has saved")?,
             leases: gauge("provender_leases", "Live leases that this daemon watches")?,
             waiting: gauge("provender_waiting", "Executors that wait for another's work")?,

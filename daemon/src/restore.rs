@@ -53,24 +53,58 @@ pub async fn restore(config: &Config, asked: &Restore) -> Result<(), RestoreErro
         return check(&folder, number, &manifest, &telling).await;
     }
     let data = DataDir::restore(&config.data)?;
-    let meta = meta::open(&config.meta, data.path()).await?;
-    // Metadata alone belongs to the very blob store that it was written with.
-    let known = manifest.blobs.is_none().then_some(manifest.source);
-    let blobs =
-        provender_blobs::open(&config.blobs, known).await.map_err(StoreError::from).map_err(BackupError::from)?;
-    let restored = told(&telling, backup::restore(&folder, Some(number), meta.clone(), blobs, &telling)).await;
-    let incarnation = match restored {
-        Ok(restored) => restored.incarnation,
-        // One that was cut off after its last batch, and before the data folder was told.
-        Err(error @ BackupError::NotEmpty { .. }) if data.was_restoring() => {
-            backup::came_through(&*meta, &manifest).await?.ok_or(error)?
+    let incarnation = match into(config, &data, &folder, number, &manifest, &telling).await {
+        Ok(incarnation) => incarnation,
+        Err(Refused { error, begun }) => {
+            if !begun {
+                data.unchanged()?;
+            }
+            return Err(error);
         }
-        Err(other) => return Err(other.into()),
     };
     data.restored(manifest.layout)?;
     let mut out = std::io::stdout().lock();
     writeln!(out, "restored backup {}; the store's incarnation is {} now", line(number, &manifest), incarnation)?;
     Ok(())
+}
+
+/// Why a restore failed.
+struct Refused {
+    error: RestoreError,
+    /// Whether it had written anything by then, or may have.
+    begun: bool,
+}
+
+/// Restores into what is configured; the store's incarnation.
+async fn into(
+    config: &Config,
+    data: &DataDir,
+    folder: &Folder,
+    number: u64,
+    manifest: &Manifest,
+    telling: &Telling,
+) -> Result<u64, Refused> {
+    let before = |error: RestoreError| Refused { error, begun: false };
+    let meta = meta::open(&config.meta, data.path()).await.map_err(|error| before(error.into()))?;
+    // Metadata alone belongs to the very blob store that it was written with.
+    let known = manifest.blobs.is_none().then_some(manifest.source);
+    let blobs = provender_blobs::open(&config.blobs, known).await.map_err(StoreError::from);
+    let blobs = blobs.map_err(|error| before(BackupError::from(error).into()))?;
+    let error = match told(telling, backup::restore(folder, Some(number), meta.clone(), blobs, telling)).await {
+        Ok(restored) => return Ok(restored.incarnation),
+        Err(error) => error,
+    };
+    let full = matches!(error, BackupError::NotEmpty { .. });
+    // One that was cut off after its last batch, and before the data folder was told.
+    if full
+        && data.was_restoring()
+        && let Some(incarnation) = backup::came_through(&*meta, manifest).await.map_err(|error| before(error.into()))?
+    {
+        return Ok(incarnation);
+    }
+    // What cannot be asked may have begun.
+    let begun = !full && backup::has_begun(&*meta).await.unwrap_or(true);
+    Err(Refused { error: error.into(), begun })
 }
 
 async fn list(folder: &Folder) -> Result<(), RestoreError> {
@@ -160,21 +194,69 @@ mod tests {
         std::fs::write(&mark, "").unwrap();
         restore(&config, &asked).await.unwrap();
         assert!(!mark.exists() && layout.exists());
-        // Another store there is no end of this restore.
+        // Another store there is no end of this restore, nor is the same one of another backup.
         let (other, data) = (folder.path().join("other"), folder.path().join("e"));
-        let target = {
+        for again in [false, true] {
             let meta = Arc::new(meta::Memory::default());
-            let store = Store::open(meta, &blobs, Vec::new(), Arc::new(Metrics::new().unwrap())).await.unwrap();
-            let target = backup::open(&other, &store.id().await.unwrap(), &[]).await.unwrap();
+            let another = Store::open(meta, &blobs, Vec::new(), Arc::new(Metrics::new().unwrap())).await.unwrap();
+            let (from, dir) = if again { (&store, &asked.dir) } else { (&another, &other) };
+            {
+                let target = backup::open(dir, &from.id().await.unwrap(), &[]).await.unwrap();
+                backup::take(from, &target.folder, &target.blobs, 9, &Telling::default()).await.unwrap();
+            }
+            let data = data.with_extension(again.to_string());
+            let config = Config::load(Flags { data: Some(data.clone()), ..Flags::default() }).unwrap();
+            restore(&config, &Restore { dir: dir.clone(), ..asked.clone() }).await.unwrap();
+            std::fs::remove_file(data.join("layout")).unwrap();
+            std::fs::write(data.join("restoring"), "").unwrap();
+            let refused = restore(&config, &Restore { at: Some(1), ..asked.clone() }).await;
+            assert!(matches!(refused, Err(RestoreError::Backup(BackupError::NotEmpty { .. }))), "{refused:?}");
+            // It is the end of its own.
+            restore(&config, &Restore { dir: dir.clone(), ..asked.clone() }).await.unwrap();
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_refused_restore_leaves_no_mark_and_is_refused_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let (dir, data, kept) = (folder.path().join("backups"), folder.path().join("d"), folder.path().join("kept"));
+        let memory = provender_blobs::BlobsConfig::Memory {};
+        let meta = Arc::new(meta::Memory::default());
+        let store = Store::open(meta, &memory, Vec::new(), Arc::new(Metrics::new().unwrap())).await.unwrap();
+        {
+            let target = backup::open(&dir, &store.id().await.unwrap(), &[]).await.unwrap();
             backup::take(&store, &target.folder, &target.blobs, 1, &Telling::default()).await.unwrap();
-            target
-        };
-        drop(target);
+        }
+        let asked = Restore { dir, at: None, list: false, check: false };
+        let mut config = Config::load(Flags { data: Some(data.clone()), ..Flags::default() }).unwrap();
+        // The blobs are of somebody else's.
+        config.blobs = provender_blobs::BlobsConfig::Disk { dir: kept.clone() };
+        let blobs = provender_blobs::open(&config.blobs, None).await.unwrap();
+        let location = provender_blobs::put(&*blobs, vec![1; 9].into(), None).await.unwrap().location;
+        for _ in 0..2 {
+            let refused = restore(&config, &asked).await;
+            assert!(matches!(refused, Err(RestoreError::Backup(BackupError::NotEmpty { .. }))), "{refused:?}");
+            assert!(!data.join("restoring").exists() && !data.join("meta").exists());
+        }
+        blobs.remove(&location).await.unwrap();
+        restore(&config, &asked).await.unwrap();
+        // One that was refused after it had begun is told of until it is through.
+        let data = folder.path().join("e");
         let config = Config::load(Flags { data: Some(data.clone()), ..Flags::default() }).unwrap();
-        restore(&config, &Restore { dir: other, ..asked.clone() }).await.unwrap();
-        std::fs::remove_file(data.join("layout")).unwrap();
-        std::fs::write(data.join("restoring"), "").unwrap();
-        let refused = restore(&config, &asked).await;
-        assert!(matches!(refused, Err(RestoreError::Backup(BackupError::NotEmpty { .. }))), "{refused:?}");
+        let piece = walk(&asked.dir.join("rows")).pop().unwrap();
+        let bytes = std::fs::read(&piece).unwrap();
+        std::fs::write(&piece, [&bytes[..bytes.len() - 1], &[!bytes[bytes.len() - 1]]].concat()).unwrap();
+        for _ in 0..2 {
+            let damaged = restore(&config, &asked).await;
+            assert!(matches!(damaged, Err(RestoreError::Backup(BackupError::Damaged { .. }))), "{damaged:?}");
+            assert!(data.join("restoring").exists());
+        }
+        std::fs::write(&piece, bytes).unwrap();
+        restore(&config, &asked).await.unwrap();
+    }
+
+    fn walk(dir: &std::path::Path) -> Vec<std::path::PathBuf> {
+        let entries = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
+        entries.flat_map(|path| if path.is_dir() { walk(&path) } else { vec![path] }).collect()
     }
 }

@@ -18,6 +18,9 @@ use super::root::{OBJECTS, Root};
 use super::{listing, object, shard, staged};
 use crate::{BlobError, Location, StoreId};
 
+/// How often an old folder is looked through: nobody publishes into one for ever.
+const LOOKS: u32 = 5;
+
 /// Migrates the store in `dir`, if it is this one and of an older layout.
 pub(super) fn migrate(dir: &Path, id: StoreId) -> Result<(), BlobError> {
     let Ok(root) = Root::unproven(dir) else { return Ok(()) };
@@ -66,33 +69,63 @@ fn flatten(dir: &Path, root: &Root) -> io::Result<u64> {
         for (name, kind) in listing::entries(&outer)? {
             inner.extend(name.to_str().filter(|_| kind.is_dir()).map(str::to_owned));
         }
-        for inner in &inner {
-            for (name, _) in listing::entries(&outer.join(inner))? {
-                let location = name.to_str().and_then(|name| name.parse::<Location>().ok());
-                let Some(location) = location.filter(|location| location.digest.hash[0] == byte) else { continue };
-                let (from, to) = (format!("{shard}/{inner}/{location}"), object(&location));
-                match staged::rename_new(root, &from, &to) {
-                    Ok(()) => moved += 1,
-                    Err(Errno::NOENT) => {}
-                    // Where renaming is linking and unlinking, a crash left both names.
-                    Err(Errno::EXIST) if inode(root, &from)? == inode(root, &to)? => {
-                        unlinkat(root, &from, AtFlags::empty())?;
-                    }
-                    Err(error) => return Err(error.into()),
+        for looks in 1.. {
+            for inner in &inner {
+                moved += lift(root, byte, inner, &outer)?;
+            }
+            // The new names first: no name is to be lost with the folder that it was in.
+            root.sync(&shard)?;
+            let mut left = Vec::new();
+            for inner in std::mem::take(&mut inner) {
+                match unlinkat(root, format!("{shard}/{inner}"), AtFlags::REMOVEDIR) {
+                    Ok(()) | Err(Errno::NOENT) => {}
+                    Err(error) => left.push((inner, error)),
                 }
             }
-        }
-        // The new names first: no name is to be lost with the folder that it was in.
-        root.sync(&shard)?;
-        for inner in &inner {
-            match unlinkat(root, format!("{shard}/{inner}"), AtFlags::REMOVEDIR) {
-                Ok(()) | Err(Errno::NOENT) => {}
-                // What is no blob stays where somebody put it.
-                Err(error) => tracing::warn!(folder = %dir.join(&shard).join(inner).display(), %error, "left a folder"),
+            // A daemon of the older layout that still runs may have published in between: that is moved as well.
+            let came = |(inner, error): &(String, Errno)| {
+                *error == Errno::NOTEMPTY && blobs_in(byte, &outer.join(inner)).is_ok_and(|blobs| !blobs.is_empty())
+            };
+            let (again, others): (Vec<_>, Vec<_>) = left.into_iter().partition(|left| looks < LOOKS && came(left));
+            // What is no blob stays where somebody put it.
+            for (inner, error) in others {
+                tracing::warn!(folder = %outer.join(inner).display(), %error, "left a folder");
+            }
+            inner = again.into_iter().map(|(inner, _)| inner).collect();
+            if inner.is_empty() {
+                break;
             }
         }
     }
     Ok(moved)
+}
+
+/// Moves the blobs of one folder of the second level; how many.
+fn lift(root: &Root, byte: u8, inner: &str, outer: &Path) -> io::Result<u64> {
+    let (shard, mut moved) = (shard(byte), 0);
+    for location in blobs_in(byte, &outer.join(inner))? {
+        let (from, to) = (format!("{shard}/{inner}/{location}"), object(&location));
+        match staged::rename_new(root, &from, &to) {
+            Ok(()) => moved += 1,
+            Err(Errno::NOENT) => {}
+            // Where renaming is linking and unlinking, a crash left both names.
+            Err(Errno::EXIST) if inode(root, &from)? == inode(root, &to)? => {
+                unlinkat(root, &from, AtFlags::empty())?;
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(moved)
+}
+
+/// The blobs in a folder, as far as they belong below this byte; none if another migration has removed it.
+fn blobs_in(byte: u8, dir: &Path) -> io::Result<Vec<Location>> {
+    let entries = match listing::entries(dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries?,
+    };
+    let locations = entries.into_iter().filter_map(|(name, _)| name.to_str()?.parse::<Location>().ok());
+    Ok(locations.filter(|location| location.digest.hash[0] == byte).collect())
 }
 
 fn inode(root: &Root, path: &str) -> Result<u64, Errno> {

@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::fs;
 use std::future::ready;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -394,4 +395,43 @@ async fn a_store_of_an_older_layout_is_migrated_from_wherever_that_stopped() {
         assert!(stray.exists() && !old[1].parent().unwrap().exists());
         assert_eq!(fs::read_dir(disk.store.dir.join("objects")).unwrap().count(), 256);
     }
+}
+
+#[tokio::test]
+async fn what_an_older_daemon_publishes_during_the_migration_is_moved_as_well() {
+    let (_dir, disk) = disk().await;
+    // All of them below one old folder.
+    let mut locations = Vec::new();
+    for n in (0..u32::MAX).filter(|n| Digest::of(&n.to_be_bytes()).hash[..2] == [7, 7]).take(4) {
+        locations.push(put(&disk, n.to_be_bytes().to_vec().into(), None).await.unwrap().location);
+    }
+    let old = age(&disk, &locations);
+    let aside = disk.store.dir.with_file_name("aside");
+    fs::create_dir(&aside).unwrap();
+    let come = |n: usize| aside.join(n.to_string());
+    (1..4).for_each(|n| fs::rename(&old[n], come(n)).unwrap());
+    let files: Vec<_> = locations.iter().map(|location| file_of(&disk, location)).collect();
+    let over = std::sync::atomic::AtomicBool::new(false);
+    let published = std::thread::scope(|scope| {
+        let older = scope.spawn(|| {
+            for n in 1..4 {
+                // As soon as the one before was moved.
+                while !files[n - 1].exists() && !over.load(Ordering::SeqCst) {
+                    std::thread::yield_now();
+                }
+                if over.load(Ordering::SeqCst) || fs::rename(come(n), &old[n]).is_err() {
+                    return n;
+                }
+            }
+            4
+        });
+        layout::migrate(&disk.store.dir, disk.id()).unwrap();
+        over.store(true, Ordering::SeqCst);
+        older.join().unwrap()
+    });
+    // On a busy machine it may come too late, and finds no folder.
+    for (n, file) in files.iter().enumerate().take(published) {
+        assert!(file.exists(), "{n} of {published}");
+    }
+    assert!(!old[0].parent().unwrap().exists());
 }

@@ -20,20 +20,33 @@ pub(crate) async fn verify(session: &Session, what: args::Verify) -> Result<Exit
     };
     let verified = client.verify(what.deep, what.rate.unwrap_or(0), show).await;
     bar.finish_and_clear();
-    let Verified { blobs, bytes, read, lost, found } = verified?;
-    let code = ExitCode::from(u8::from(lost > 0));
+    let Verified { blobs, bytes, read, lost, found, rows, outboards, mended, damaged, damage } = verified?;
+    let code = ExitCode::from(u8::from(lost > 0 || damaged > 0));
     if session.json {
         let document = json!({
             "v": json::V, "deep": what.deep, "blobs": blobs, "bytes": bytes, "read": read, "lost": lost, "found": found,
+            "rows": rows, "outboards": outboards, "mended": mended, "damaged": damaged, "damage": damage,
         });
         print::document(&document)?;
         return Ok(code);
     }
-    let (blobs, bytes) = (print::count(blobs, "blob"), print::size(bytes));
+    let (blobs, bytes, rows) = (print::count(blobs, "blob"), print::size(bytes), print::count(rows, "row"));
     match lost {
         0 => print::line(format!("{blobs} ({bytes}): all are there and right"))?,
         lost => print::line(format!("{blobs} ({bytes}): {lost} lost, {found} of them found just now"))?,
     }
+    if outboards > 0 {
+        let outboards = print::count(outboards, "outboard");
+        match mended {
+            0 => print::line(format!("{outboards}: all are right"))?,
+            mended => print::line(format!("{outboards}: {mended} missing or damaged, and written anew"))?,
+        }
+    }
+    match damaged {
+        0 => print::line(format!("{rows} of metadata: all are right"))?,
+        damaged => print::line(format!("{rows} of metadata: damaged in {}", print::count(damaged, "place")))?,
+    }
+    damage.iter().try_for_each(|what| print::line(format!("  {what}")))?;
     if lost > 0 {
         session.say("the daemon's log names them; what was made of them is LOST until it is run or stored anew");
     }

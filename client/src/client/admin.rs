@@ -62,7 +62,7 @@ pub struct BackupSummary {
 }
 
 /// What verifying has come to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Verified {
     /// Blobs that were looked at.
     pub blobs: u64,
@@ -74,10 +74,20 @@ pub struct Verified {
     pub lost: u64,
     /// Of these, what was found just now.
     pub found: u64,
+    /// Rows of metadata that were read.
+    pub rows: u64,
+    /// Outboards of large blobs that were looked at.
+    pub outboards: u64,
+    /// Of these, those that were written anew.
+    pub mended: u64,
+    /// Places of the metadata that are damaged.
+    pub damaged: u64,
+    /// What the first of these are, and what to do; empty until the end.
+    pub damage: Vec<String>,
 }
 
 impl Client {
-    /// Has the daemon look at every blob, or, `deep`, read them all, at so many bytes a second at most (0 for any). Dropping this stops it.
+    /// Has the daemon look at every blob and row, or, `deep`, read them all, at so many bytes a second at most (0 for any). Dropping this stops it.
     pub async fn verify(
         &self,
         deep: bool,
@@ -87,8 +97,9 @@ impl Client {
         let request = v1::VerifyRequest { deep, bytes_per_second };
         let mut replies = self.admin.clone().verify(request).await.map_err(self.failed())?.into_inner();
         while let Some(reply) = replies.message().await.map_err(self.failed())? {
-            let v1::VerifyReply { blobs, bytes, read, lost, found, done } = reply;
-            let so_far = Verified { blobs, bytes, read, lost, found };
+            let v1::VerifyReply { blobs, bytes, read, lost, found, done, rows, outboards, mended, damaged, damage } =
+                reply;
+            let so_far = Verified { blobs, bytes, read, lost, found, rows, outboards, mended, damaged, damage };
             if done {
                 return Ok(so_far);
             }

@@ -134,7 +134,8 @@ async fn large(
     Ok(())
 }
 
-async fn read(folder: &Folder, blobs: &dyn Blobs, location: &Location) -> Result<(), BackupError> {
+/// Reads a large blob of a backup.
+pub(super) async fn read(folder: &Folder, blobs: &dyn Blobs, location: &Location) -> Result<(), BackupError> {
     let read = async {
         let mut reader = verified(*location, blobs.open(location, 0..location.digest.size).await?);
         while reader.try_next().await?.is_some() {}

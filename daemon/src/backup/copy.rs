@@ -1,7 +1,8 @@
 //! Copying large blobs into a backup, those that it has not.
 //!
 //! Both sides are blob stores, each with locations of its own; what they share is digests. Invariants: what is copied is hashed on
-//! its way; of what is there already the size is looked at. A blob that is gone from where the rows say was moved meanwhile, or is lost: the
+//! its way; of what is there already the size is looked at, and every [`AGAIN`]-th is read again, others each time, so that decay is found
+//! and mended while the store has the bytes, and no backup costs reading all those before. A blob that is gone from where the rows say was moved meanwhile, or is lost: the
 //! store is asked again, and told.
 
 use std::sync::Arc;
@@ -12,14 +13,17 @@ use provender_core::batch::Table;
 use provender_core::blob::{Form, Place, Stored};
 use provender_core::{Digest, rows};
 
+use super::folder::BLOBS;
 use super::manifest::Manifest;
 use super::rows::blob;
 use super::take::Telling;
-use super::{BackupError, Folder, Phase};
+use super::{BackupError, Folder, Phase, check};
 use crate::store::{Store, StoreError, located};
 
 /// How many blobs are copied at once, so that syncing one and reading another overlap.
 pub(super) const AT_ONCE: usize = 4;
+/// Each blob that is there is read again by one of so many backups in a row.
+const AGAIN: u64 = 7;
 /// How often a blob is looked for before its trouble is an error.
 const LOOKS: usize = 5;
 /// How many locations are listed at once.
@@ -43,6 +47,7 @@ pub(super) async fn copy(
     store: &Store,
     folder: &Folder,
     into: &Arc<dyn Blobs>,
+    number: u64,
     manifest: &mut Manifest,
     told: &Telling,
 ) -> Result<Copied, BackupError> {
@@ -73,14 +78,28 @@ pub(super) async fn copy(
         }
         let locations: Vec<_> = present.iter().map(|(location, _)| *location).collect();
         let stats = into.stat(&locations).await.map_err(in_backup)?;
-        for ((location, stored), stat) in present.into_iter().zip(stats) {
-            if stat.is_some_and(|stat| stat.size == location.digest.size) {
-                seen(&location.digest);
-                continue;
+        let looks = present.into_iter().zip(stats).map(|((location, stored), stat)| {
+            let (folder, into) = (folder.clone(), into.clone());
+            async move {
+                let whole = match stat.is_some_and(|stat| stat.size == location.digest.size) {
+                    true if is_read_again(&location.digest, number) => check::read(&folder, &*into, &location).await,
+                    true => Ok(()),
+                    false => Err(folder.damaged(BLOBS, "it has not the size that it was written with")),
+                };
+                (location, stored, whole)
             }
-            tracing::warn!(%location, "a blob in the backup was not as it was written; it is copied anew");
-            into.remove(&location).await.map_err(in_backup)?;
-            wanted.push((location.digest, stored));
+        });
+        let mut looks = stream::iter(looks).buffer_unordered(AT_ONCE);
+        while let Some((location, stored, whole)) = looks.next().await {
+            match whole {
+                Ok(()) => seen(&location.digest),
+                Err(error @ BackupError::Damaged { .. }) => {
+                    tracing::warn!(%location, %error, "a blob in the backup is not as it was written; it is copied anew");
+                    into.remove(&location).await.map_err(in_backup)?;
+                    wanted.push((location.digest, stored));
+                }
+                Err(other) => return Err(other),
+            }
         }
         let copies = stream::iter(wanted).map(|(digest, stored)| {
             let copying = copying.clone();
@@ -96,6 +115,11 @@ pub(super) async fn copy(
         }
     }
     Ok(copied)
+}
+
+/// Whether it is this backup's turn to read a blob that is there.
+fn is_read_again(digest: &Digest, number: u64) -> bool {
+    (u64::from(digest.hash[31]) + number).is_multiple_of(AGAIN)
 }
 
 struct Copying {

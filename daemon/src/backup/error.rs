@@ -78,7 +78,7 @@ pub enum BackupError {
     },
     /// A file is not as it was written.
     #[error(
-        "the backup is damaged: {path}: {why}; restore another one (--list shows them), or one from another folder"
+        "the backup is damaged: {path}: {why}; restore another one (--list shows them), or one from another folder. If the store still serves: remove this file and back up again, which writes anew what the store has of it"
     )]
     Damaged {
         /// Which file.

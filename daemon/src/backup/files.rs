@@ -1,7 +1,7 @@
 //! The files of a backup's folder: few operations, each of which is one step that a crash may come between.
 //!
-//! Owns the [`Files`] seam and [`Local`], a folder of this machine. Invariants: what has its name is whole and durable; a name that
-//! was published is never written to again. It must not know what is in the files.
+//! Owns the [`Files`] seam and [`Local`], a folder of this machine. Invariants: what has its name was whole and durable; a file that
+//! was published is never written to again, but may be replaced as a whole. It must not know what is in the files.
 
 use std::fmt::Debug;
 use std::fs::{self, File, OpenOptions};

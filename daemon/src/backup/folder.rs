@@ -6,7 +6,8 @@
 //! DIR/rows/ab/HASH         pieces of rows, shared by all backups
 //! DIR/blobs/               a blob store of its own, shared as well
 //! ```
-//! Invariants: every manifest names only what is whole and durable; nothing that a manifest names is changed, or removed before it.
+//! Invariants: every manifest names only what is whole and durable; nothing that a manifest names
+//! is changed, but for what was damaged, or removed before it; what is there already was read again before another manifest names it.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -179,18 +180,28 @@ impl Folder {
         self.write(&manifest_path(number), file).await.map(|()| size)
     }
 
-    /// Has a piece, which may be there already; says how many bytes were written for it.
+    /// Has a piece, which may be there already, and is read then: what was damaged since is written anew. Says how many bytes were
+    /// written for it.
     pub(super) async fn keep(&self, cut: Cut) -> Result<(Piece, u64), BackupError> {
         let made = tokio::task::spawn_blocking(move || pieces::to_file(&cut)).await;
         let (piece, file) = made.map_err(|_| crate::store::StoreError::Draining)?;
         let path = piece_path(&piece.hash);
-        let there = self.files.size(&path).await;
-        let there = there.map_err(|source| BackupError::io(&self.dir, &path, "look at it", source))?;
-        if there == Some(piece.stored) {
-            return Ok((piece, 0));
+        if let Some(stored) = self.stored(&path).await? {
+            // Another version may have packed the same rows into other bytes, by which older manifests know them.
+            let there = Piece { stored, ..piece };
+            match self.rows(&there).await {
+                Ok(_) => return Ok((there, 0)),
+                Err(error @ BackupError::Damaged { .. }) => tracing::warn!(%error, "it is written anew"),
+                Err(other) => return Err(other),
+            }
         }
         self.write(&path, file).await?;
         Ok((piece, piece.stored))
+    }
+
+    /// How many bytes a file has; `None` if there is none.
+    async fn stored(&self, path: &str) -> Result<Option<u64>, BackupError> {
+        self.files.size(path).await.map_err(|source| BackupError::io(&self.dir, path, "look at it", source))
     }
 
     /// The rows of a piece, as they were written.

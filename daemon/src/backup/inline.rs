@@ -3,7 +3,8 @@
 //! Their keys are hashes, so new ones lie between all the old ones, and pieces cut by key would all be new each time. But such a row
 //! never changes: so each backup adds the rows that are new since the one before, behind the pieces of that, and whoever restores
 //! takes those that a blob's row names. Invariant: of every small blob that the rows name and that is not missing, the bytes are in
-//! some piece. All is written anew once less than half of it is of use, or it lies in too many pieces.
+//! some piece. All is written anew once less than half of it is of use, or it lies in too many pieces, or any
+//! of them was damaged.
 
 use std::collections::BTreeSet;
 
@@ -34,7 +35,10 @@ pub(super) async fn write(
     previous: Option<&Manifest>,
     manifest: &mut Manifest,
 ) -> Result<u64, BackupError> {
-    let base = previous.filter(|previous| can_be_added_to(previous, manifest));
+    let base = match previous.filter(|previous| can_be_added_to(previous, manifest)) {
+        Some(base) if are_whole(folder, &base.inline).await? => Some(base),
+        _ => None,
+    };
     let since = base.map_or(0, |base| base.version.0);
     let nothing = BTreeSet::new();
     let sought = base.map_or(&nothing, |base| &base.missing);
@@ -65,6 +69,21 @@ pub(super) async fn write(
     manifest.inline.extend(new);
     manifest.missing.extend(missing);
     Ok(written)
+}
+
+/// Whether pieces can still be read, each of which is: what was damaged since would make every backup bad that names it.
+async fn are_whole(folder: &Folder, pieces: &[Piece]) -> Result<bool, BackupError> {
+    for piece in pieces {
+        match folder.rows(piece).await {
+            Ok(_) => {}
+            Err(error @ BackupError::Damaged { .. }) => {
+                tracing::warn!(%error, "the bytes of small blobs are written anew, all of them");
+                return Ok(false);
+            }
+            Err(other) => return Err(other),
+        }
+    }
+    Ok(true)
 }
 
 /// Whether the versions of both mean the same commits, and enough of what is there is of use.

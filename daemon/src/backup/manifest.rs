@@ -144,6 +144,11 @@ impl Manifest {
         })
     }
 
+    /// What it is known by: the BLAKE3 of its file.
+    pub fn hash(&self) -> [u8; 32] {
+        *blake3::hash(&self.encode()).as_bytes()
+    }
+
     /// Every piece.
     pub(super) fn pieces(&self) -> impl Iterator<Item = &Piece> {
         self.rows.iter().chain(&self.inline)

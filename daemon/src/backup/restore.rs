@@ -1,8 +1,8 @@
 //! Restoring: a backup becomes a store, on whatever engine and blob store there is.
 //!
 //! Invariants: until all is verified and written, the metadata's layout says that it is being restored, and nobody serves it;
-//! one restore at a time writes, since every batch expects that word as it wrote it; what one that was cut off left is
-//! cleared, but for blobs, which it verified. The store that comes of it has a higher incarnation, so whoever began before is fenced.
+//! one restore at a time writes, since every batch expects that word as it wrote it; nothing is written where there is anything but what
+//! one that was cut off left, which is cleared, but for blobs, which it verified. The store says of which backup it came. The store that comes of it has a higher incarnation, so whoever began before is fenced.
 
 mod bytes;
 mod writer;
@@ -25,6 +25,9 @@ use crate::clock;
 use crate::meta::{Meta, Scan};
 use crate::store::{self, LAYOUT, Standing, StoreError};
 
+/// The fact of which backup a store came: what its manifest is known by.
+const FROM: &str = "restored";
+
 /// What was restored.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Restored {
@@ -34,6 +37,11 @@ pub struct Restored {
     pub manifest: Manifest,
     /// The store's incarnation from now on.
     pub incarnation: u64,
+}
+
+/// Whether a restore has begun in this engine, and not come to its end.
+pub async fn has_begun(meta: &dyn Meta) -> Result<bool, BackupError> {
+    Ok(store::standing(meta).await? == Some(Standing::Restoring))
 }
 
 /// Restores a backup (the newest, if none is named) into an empty metadata engine and an empty blob store; a backup of the
@@ -94,6 +102,7 @@ pub async fn restore(
     for (name, value) in [
         ("incarnation", incarnation.to_string()),
         ("blobs", into.id().to_string()),
+        (FROM, hex(&manifest.hash())),
         ("layout", manifest.layout.to_string()),
     ] {
         facts.insert(rows::store(name).key, Bytes::from(value));
@@ -108,14 +117,14 @@ pub async fn restore(
     Ok(Restored { number, manifest, incarnation })
 }
 
-/// The incarnation of the store that is there, if it is one that was restored from this backup.
+/// The incarnation of the store that is there, if it is one that was restored from this very backup.
 pub async fn came_through(meta: &dyn Meta, manifest: &Manifest) -> Result<Option<u64>, BackupError> {
     let of_layout = store::standing(meta).await? == Some(Standing::At(manifest.layout));
-    let facts = meta.get(&[rows::store("id"), rows::store("incarnation")]).await?;
-    let mut facts = facts.into_iter().flatten().filter_map(|row| String::from_utf8(row.value.to_vec()).ok());
-    let (id, incarnation) = (facts.next(), facts.next().and_then(|text| text.parse().ok()));
-    let same = of_layout && id.as_ref() == Some(&manifest.store);
-    Ok(incarnation.filter(|incarnation| same && *incarnation > manifest.incarnation))
+    let facts = meta.get(&[rows::store(FROM), rows::store("incarnation")]).await?;
+    let mut facts = facts.into_iter().map(|row| String::from_utf8(row?.value.to_vec()).ok());
+    let (from, incarnation) = (facts.next().flatten(), facts.next().flatten());
+    let same = of_layout && from == Some(hex(&manifest.hash()));
+    Ok(incarnation.filter(|_| same).and_then(|text| text.parse().ok()))
 }
 
 /// Whether a restore was cut off here; an error if there is anything else.

@@ -95,8 +95,8 @@ pub async fn take(
     written += inline::write(store, &*snapshot, folder, previous.as_ref(), &mut manifest).await?;
     // From here on the rows are read from the pieces: large blobs may take long, and a moment that is kept costs the engine.
     drop(snapshot);
-    let copied = copy::copy(store, folder, into, &mut manifest, told).await?;
     let number = numbers.last().map_or(1, |last| last + 1);
+    let copied = copy::copy(store, folder, into, number, &mut manifest, told).await?;
     written += copied.bytes + folder.add(number, &manifest).await?;
     tracing::info!(folder = %folder.dir().display(), number, rows = manifest.totals.rows, copied = copied.blobs, written, "backed up");
 

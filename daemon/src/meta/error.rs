@@ -37,7 +37,7 @@ pub enum MetaError {
         known: u32,
     },
     /// What is stored cannot be right.
-    #[error("the metadata is damaged ({what}): restore it from a backup")]
+    #[error("the metadata is damaged ({what}): restore a backup with `provenderd restore`")]
     Corrupt {
         /// What was found.
         what: String,

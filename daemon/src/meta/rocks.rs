@@ -6,6 +6,7 @@
 mod database;
 mod format;
 mod frozen;
+mod log;
 mod options;
 
 use std::path::Path;
@@ -13,6 +14,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use provender_core::batch::{Batch, BatchId, Fate, Row, RowKey, Table, Version};
 use provender_core::time::Timestamp;
 use serde::Deserialize;
@@ -20,7 +22,7 @@ use tokio::runtime::{Handle, RuntimeFlavor};
 
 use self::database::Database;
 use super::group::{self, Groups, Queue};
-use super::{Changes, CommitError, Meta, MetaError, Page, Scan, Snapshot};
+use super::{Beside, Changes, CommitError, Meta, MetaError, Page, Scan, Snapshot};
 
 /// Up to so many point reads are made on the calling thread: handing them over would cost more than they do.
 const INLINE_READS: usize = 8;
@@ -144,7 +146,14 @@ impl Meta for Rocks {
         Ok(self.database.feed.head())
     }
 
+    async fn verify(&self, after: Option<Bytes>) -> Result<Beside, MetaError> {
+        self.on(move |database| database.verify(after.as_deref())).await
+    }
+
     async fn snapshot(&self) -> Result<Box<dyn Snapshot>, MetaError> {
         Ok(Box::new(frozen::Frozen::take(Arc::clone(&self.database)).await?))
     }
 }
+
+#[cfg(test)]
+mod tests;

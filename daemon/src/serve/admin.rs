@@ -105,8 +105,9 @@ impl Admin for Upkeep {
 }
 
 fn verified(so_far: &Verified, done: bool) -> v1::VerifyReply {
-    let Verified { blobs, bytes, read, lost, found } = *so_far;
-    v1::VerifyReply { blobs, bytes, read, lost, found, done }
+    let Verified { blobs, bytes, read, lost, found, rows, outboards, mended, damaged, ref damage } = *so_far;
+    let damage = if done { damage.clone() } else { Vec::new() };
+    v1::VerifyReply { blobs, bytes, read, lost, found, done, rows, outboards, mended, damaged, damage }
 }
 
 /// Refuses those who reach the socket by their group.

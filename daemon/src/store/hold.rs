@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use futures::{StreamExt, stream};
 use provender_core::blob::{Place, Stored};
 use provender_core::name::Space;
 use provender_core::{Digest, rows};
@@ -19,6 +20,8 @@ use crate::clock;
 const TOUCH_AFTER: Duration = Duration::from_secs(3600);
 /// How many blobs are held in one batch.
 const BATCH: usize = 2_000;
+/// How many are read at once that seem damaged.
+const SUSPECTED: usize = 8;
 
 /// What became of an attempt to hold blobs.
 #[derive(Default)]
@@ -137,18 +140,20 @@ impl Store {
         }
         let places: Vec<_> = blobs.iter().map(|(digest, stored)| located(digest, stored)).collect();
         let locations: Vec<_> = places.iter().map(|(location, _)| *location).collect();
-        let mut any = false;
-        for (((digest, stored), (location, signature)), found) in
-            blobs.iter().zip(places).zip(self.inner.blobs.stat(&locations).await?)
-        {
-            let whole = found.is_some_and(|found| {
-                found.size == location.stored() && (signature.is_none() || found.signature == signature)
-            });
-            if !whole {
-                self.suspect(digest, stored).await;
-                any = true;
-            }
-        }
+        let found = self.inner.blobs.stat(&locations).await?;
+        let looks = blobs.iter().zip(places).zip(found).filter(|((_, (location, signature)), found)| {
+            !found.as_ref().is_some_and(|found| {
+                found.size == location.stored() && (signature.is_none() || found.signature == *signature)
+            })
+        });
+        let damaged: Vec<_> = looks.map(|((blob, _), _)| blob.clone()).collect();
+        let any = !damaged.is_empty();
+        // Each is read as a whole.
+        let suspected = stream::iter(damaged).map(|(digest, stored)| {
+            let store = self.clone();
+            async move { store.suspect(&digest, &stored).await }
+        });
+        suspected.buffer_unordered(SUSPECTED).collect::<()>().await;
         Ok(any)
     }
 }

@@ -46,7 +46,8 @@ pub(crate) struct Moving {
 }
 
 impl Standing {
-    fn read(text: &str) -> Standing {
+    /// What the row's text says.
+    pub(crate) fn read(text: &str) -> Standing {
         if let Ok(layout) = text.parse() {
             return Standing::At(layout);
         }

@@ -122,13 +122,14 @@ impl Store {
     /// What is wrong with a blob's bytes, all of which are read. An error says nothing of them.
     async fn look(&self, digest: &Digest, stored: &Stored) -> Result<Option<(Damage, String)>, StoreError> {
         if stored.place == Place::Inline {
-            let row = self.inner.meta.get(&[rows::inline(digest, stored.nonce)]).await?.pop().flatten();
-            return Ok(match row {
-                None => Some((Damage::Missing, "its row is missing".into())),
-                Some(row) if Digest::of(&row.value) != *digest => {
+            let found = self.inline(&[rows::inline(digest, stored.nonce)]).await?.pop().unwrap_or(Ok(None));
+            return Ok(match found {
+                Ok(None) => Some((Damage::Missing, "its row is missing".into())),
+                Ok(Some(bytes)) if Digest::of(&bytes) != *digest => {
                     Some((Damage::Corrupt, "its row holds other bytes".into()))
                 }
-                Some(_) => None,
+                Ok(Some(_)) => None,
+                Err(why) => Some((Damage::Corrupt, why)),
             });
         }
         let (location, _) = located(digest, stored);

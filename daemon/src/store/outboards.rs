@@ -1,7 +1,7 @@
 //! Outboards: what proves parts of large blobs, kept as rows beside the blob's.
 //!
 //! Invariants: they are written in the batch that records the blob, or later by whoever had to read all of it because they were
-//! missing; they belong to the digest, whichever copy there is. Whatever the rows hold, an [`Outboard`] is right: one that
+//! missing, or verified it; they belong to the digest, whichever copy there is. Whatever the rows hold, an [`Outboard`] is right: one that
 //! cannot be had costs time, and no blob is lost for it.
 
 use std::collections::VecDeque;
@@ -10,7 +10,7 @@ use std::sync::{Mutex, PoisonError};
 use provender_blobs::Outboard;
 use provender_core::{Digest, RowKey, rows};
 
-use super::{Store, Txn};
+use super::{Store, StoreError, Txn};
 use crate::meta::MetaError;
 
 /// The bytes of a row: so there are at most 32 for a blob.
@@ -72,7 +72,20 @@ impl Store {
         }
     }
 
-    async fn read_outboard(&self, digest: &Digest) -> Result<Option<Outboard>, MetaError> {
+    /// Writes the outboard of a blob anew, if that is still stored; whether it is.
+    pub(super) async fn write_outboard(&self, outboard: &Outboard) -> Result<bool, StoreError> {
+        self.transact(|mut txn| async move {
+            let is_stored = txn.get_one(rows::blob(outboard.digest())).await?.is_some();
+            if is_stored {
+                put(&mut txn, outboard);
+            }
+            Ok((txn, is_stored))
+        })
+        .await
+    }
+
+    /// What the rows hold, if that is whole.
+    pub(super) async fn read_outboard(&self, digest: &Digest) -> Result<Option<Outboard>, MetaError> {
         let pieces = self.inner.meta.get(&keys(digest)).await?;
         let bytes: Vec<u8> = pieces.into_iter().flatten().flat_map(|row| row.value).collect();
         let digest = *digest;

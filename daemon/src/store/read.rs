@@ -11,6 +11,7 @@ use std::ops::Range;
 use bytes::Bytes;
 use futures::stream;
 use provender_blobs::{BlobError, Learnt, Opened, Reader, Signature, open_verified};
+use provender_core::batch::Row;
 use provender_core::blob::{Place, Stored};
 use provender_core::name::Space;
 use provender_core::{Digest, RowKey, rows};
@@ -19,11 +20,15 @@ use provender_proto::rows as values;
 
 use super::blobs::{located, signed};
 use super::{Store, StoreError, lost, outboards};
+use crate::meta::MetaError;
 
 /// How often a reader goes after a blob that is being moved.
 const MOVES: usize = 3;
 /// The largest blob that is handed out from memory where there is no file to hand out.
 const IN_MEMORY: u64 = 4 << 20;
+
+/// The row of a small blob's bytes, `None` if there is none; or how it is damaged.
+pub(super) type Inline = Result<Option<Bytes>, String>;
 
 /// The bytes of one blob, for a reader that wants a file.
 #[derive(Debug)]
@@ -104,10 +109,10 @@ impl Store {
             }
         }
         let keys: Vec<RowKey> = inline.iter().map(|(digest, stored)| rows::inline(digest, stored.nonce)).collect();
-        let values = self.inner.meta.get(&keys).await?;
+        let values = self.inline(&keys).await?;
         let mut bytes = BTreeMap::new();
-        for ((digest, stored), row) in inline.iter().zip(values) {
-            bytes.insert(**digest, self.checked(digest, stored, row.map(|row| row.value)).await?);
+        for ((digest, stored), found) in inline.iter().zip(values) {
+            bytes.insert(**digest, self.checked(digest, stored, found).await?);
         }
         let mut out = Vec::with_capacity(digests.len());
         for (digest, pair) in digests.iter().zip(found.chunks_exact(2)) {
@@ -199,19 +204,39 @@ impl Store {
         if stored.place != Place::Inline {
             return Ok((stored, None));
         }
-        let row = self.inner.meta.get(&[rows::inline(digest, stored.nonce)]).await?.pop().flatten();
-        let bytes = self.checked(digest, &stored, row.map(|row| row.value)).await?;
+        let found = self.inline(&[rows::inline(digest, stored.nonce)]).await?.pop().unwrap_or(Ok(None));
+        let bytes = self.checked(digest, &stored, found).await?;
         Ok((stored, Some(bytes)))
     }
 
     /// The bytes of a row, if they are there and right.
-    async fn checked(&self, digest: &Digest, stored: &Stored, bytes: Option<Bytes>) -> Result<Bytes, StoreError> {
-        let why = match bytes {
-            Some(bytes) if Digest::of(&bytes) == *digest => return Ok(bytes),
-            Some(_) => "its row holds other bytes",
-            None => "its row is missing",
+    async fn checked(&self, digest: &Digest, stored: &Stored, found: Inline) -> Result<Bytes, StoreError> {
+        let why = match found {
+            Ok(Some(bytes)) if Digest::of(&bytes) == *digest => return Ok(bytes),
+            Ok(Some(_)) => "its row holds other bytes".into(),
+            Ok(None) => "its row is missing".into(),
+            Err(why) => why,
         };
         self.suspect(digest, stored).await;
-        Err(StoreError::Lost { digest: *digest, why: why.into() })
+        Err(StoreError::Lost { digest: *digest, why })
+    }
+
+    /// The bytes of small blobs, by their rows. What the engine finds damaged is lost like what is missing, and no fault of the others.
+    pub(super) async fn inline(&self, keys: &[RowKey]) -> Result<Vec<Inline>, StoreError> {
+        let value = |row: Option<Row>| row.map(|row| row.value);
+        match self.inner.meta.get(keys).await {
+            Ok(found) => return Ok(found.into_iter().map(|row| Ok(value(row))).collect()),
+            Err(MetaError::Corrupt { .. }) => {}
+            Err(other) => return Err(other.into()),
+        }
+        let mut all = Vec::with_capacity(keys.len());
+        for key in keys {
+            all.push(match self.inner.meta.get(std::slice::from_ref(key)).await {
+                Ok(mut found) => Ok(value(found.pop().flatten())),
+                Err(MetaError::Corrupt { what }) => Err(format!("its row is damaged: {what}")),
+                Err(other) => return Err(other.into()),
+            });
+        }
+        Ok(all)
     }
 }

@@ -4991,7 +4991,7 @@ pub struct VerifyRequest {
     pub bytes_per_second: u64,
 }
 /// So far; `done` in the last one.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct VerifyReply {
     /// looked at
     #[prost(uint64, tag = "1")]
@@ -5010,6 +5010,21 @@ pub struct VerifyReply {
     pub found: u64,
     #[prost(bool, tag = "6")]
     pub done: bool,
+    /// rows of metadata that were read
+    #[prost(uint64, tag = "7")]
+    pub rows: u64,
+    /// outboards of large blobs that were looked at, if `deep`
+    #[prost(uint64, tag = "8")]
+    pub outboards: u64,
+    /// of these, written anew
+    #[prost(uint64, tag = "9")]
+    pub mended: u64,
+    /// places of the metadata that are damaged
+    #[prost(uint64, tag = "10")]
+    pub damaged: u64,
+    /// what the first of these are, and what to do; in the last one
+    #[prost(string, repeated, tag = "11")]
+    pub damage: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct BackupRequest {
@@ -5221,7 +5236,7 @@ pub mod admin_client {
             req.extensions_mut().insert(GrpcMethod::new("provender.v1.Admin", "Backup"));
             self.inner.server_streaming(req, path, codec).await
         }
-        /// Looks at every blob; what is missing or damaged is LOST from then on. Who goes away stops it.
+        /// Looks at every blob and row; what is missing or damaged is LOST from then on. Who goes away stops it.
         pub async fn verify(
             &mut self,
             request: impl tonic::IntoRequest<super::VerifyRequest>,
@@ -5278,7 +5293,7 @@ pub mod admin_server {
             >
             + std::marker::Send
             + 'static;
-        /// Looks at every blob; what is missing or damaged is LOST from then on. Who goes away stops it.
+        /// Looks at every blob and row; what is missing or damaged is LOST from then on. Who goes away stops it.
         async fn verify(
             &self,
             request: tonic::Request<super::VerifyRequest>,

@@ -12,6 +12,7 @@ pub mod full;
 mod preconditions;
 mod rows;
 mod snapshot;
+mod verify;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -27,6 +28,7 @@ pub use feed::*;
 pub use preconditions::*;
 pub use rows::*;
 pub use snapshot::*;
+pub use verify::*;
 
 /// One storage, empty at first.
 #[async_trait]
@@ -69,6 +71,7 @@ macro_rules! meta_suite {
             a_trimmed_feed_refuses_old_cursors
             a_snapshot_stays_as_it_was
             a_snapshot_is_of_one_commit
+            what_is_beside_the_rows_is_verified_page_by_page
         }
     };
     ($storage:expr => $($case:ident)*) => {

@@ -6,7 +6,7 @@ use std::path::Path;
 use provender_core::batch::{Batch, BatchId};
 use provender_core::{Table, rows};
 use provender_daemon::meta::{self, MetaConfig, Scan};
-use provender_tests::child::{Ran, string};
+use provender_tests::child::{Ran, eventually, string};
 use provender_tests::daemon::Daemon;
 use provender_tests::postgres;
 use provender_tests::provender::Provender;
@@ -73,7 +73,7 @@ fn a_store_is_backed_up_while_it_serves_and_restored_on_another_engine_and_back(
         &["--name", "slow", "--in", "in", "--out", "slow", "--ttl", "2"],
         "touch began; while [ ! -e go ]; do sleep 0.05; done; cp in slow",
     );
-    provender_tests::child::eventually("it runs", || world.path("began").exists());
+    eventually("it runs", || world.path("began").exists());
     assert_eq!(backup(&world.provender, &dir), 2);
     world.write("go", "");
     running.wait().ok();
@@ -120,7 +120,7 @@ fn a_store_is_backed_up_while_it_serves_and_restored_on_another_engine_and_back(
     restore(&third, &dir, &["--at", "2"]).ok();
     let daemon = Daemon::start(&third, &[]);
     let user = Provender::new(&place.path().join("h"), &place.path().join("w0"), &daemon.remote());
-    provender_tests::child::eventually("its lease runs out", || crate::world::verdict(&user, "slow") == "ABANDONED");
+    eventually("its lease runs out", || crate::world::verdict(&user, "slow") == "ABANDONED");
 }
 
 #[test]
@@ -131,9 +131,18 @@ fn backups_that_are_killed_go_on_and_damaged_ones_are_not_restored() {
         world.write("file", vec![n; 4 << 20]);
         world.cli(&["put", "file", "--name", &format!("file{n}")]).ok();
     }
-    for round in 0..4 {
+    // Each round is cut off once there is more of the backup than before, which the next one goes on with.
+    let blobs = || walk(&dir.join("blobs/objects")).len();
+    let reached: [&dyn Fn() -> bool; 5] = [
+        &|| dir.exists(),
+        &|| dir.join("provender-backup").exists(),
+        &|| !walk(&dir.join("rows")).is_empty(),
+        &|| blobs() > 0,
+        &|| blobs() > 2,
+    ];
+    for reached in reached {
         let running = world.provender.start(["--json", "admin", "backup", dir.to_str().unwrap()]);
-        std::thread::sleep(std::time::Duration::from_millis(15 * round));
+        eventually("the backup has come so far", reached);
         world.daemon.kill();
         running.wait();
         world.daemon.restart();
@@ -148,13 +157,18 @@ fn backups_that_are_killed_go_on_and_damaged_ones_are_not_restored() {
     // Killed in the middle, a restore is not served, and goes on.
     let place = folder();
     let data = place.path().join("d");
-    for millis in [20, 60] {
+    for blobs in [0, 1, 3] {
         let restoring = Daemon::begin(&data, &["restore", dir.to_str().unwrap()]);
-        std::thread::sleep(std::time::Duration::from_millis(millis));
+        // It says so before anything else, and may be through at once.
+        let begun = || data.join("restoring").exists() || data.join("layout").exists();
+        eventually("the restore has come so far", || begun() && walk(&data.join("blobs/objects")).len() >= blobs);
         restoring.signal(Signal::KILL);
         restoring.wait();
         if data.join("restoring").exists() {
             Daemon::refused(&data, &[]).code(1).says(&["restore", "again"]);
+        }
+        if data.join("layout").exists() {
+            break;
         }
     }
     if !data.join("layout").exists() {
@@ -181,7 +195,8 @@ fn backups_that_are_killed_go_on_and_damaged_ones_are_not_restored() {
 
 fn walk(dir: &Path) -> Vec<std::path::PathBuf> {
     let mut found = Vec::new();
-    for entry in std::fs::read_dir(dir).unwrap() {
+    // What is not there yet, or is being made and removed, is nothing.
+    for entry in std::fs::read_dir(dir).into_iter().flatten() {
         let path = entry.unwrap().path();
         if path.is_dir() { found.extend(walk(&path)) } else { found.push(path) }
     }

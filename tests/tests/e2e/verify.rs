@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use provender_tests::child::eventually;
 use provender_tests::conformance::blobs::bytes;
+use provender_tests::daemon::Daemon;
 use serde_json::json;
 
 use crate::world::World;
@@ -92,4 +93,54 @@ fn the_scrub_finds_decay_by_itself() {
 fn a_bad_rate_is_refused() {
     let world = World::new();
     world.cli(&["verify", "--rate", "0"]).code(2).says(&["--rate"]);
+}
+
+/// The largest file of the metadata whose name holds this.
+fn of_metadata(world: &World, sought: &str) -> PathBuf {
+    let all = files(&world.data().join("meta")).into_iter();
+    let named = all.filter(|file| file.file_name().unwrap().to_str().unwrap().contains(sought));
+    named.max_by_key(|file| file.metadata().unwrap().len()).unwrap()
+}
+
+#[test]
+fn damaged_metadata_is_refused_or_found_and_named() {
+    let mut world = World::new();
+    (0..12).for_each(|n| made(&world, n));
+    let said = world.cli(&["--json", "verify"]).ok().json();
+    assert!(said["rows"].as_u64().unwrap() > 200, "{said}");
+    assert_eq!((said["damaged"].clone(), said["damage"].clone()), (json!(0), json!([])));
+    let said = world.cli(&["--json", "verify", "--deep"]).ok().json();
+    assert_eq!((said["outboards"].clone(), said["mended"].clone()), (json!(12), json!(0)), "{said}");
+    let text = world.cli(&["verify", "--deep"]).ok().out();
+    assert!(text.contains("12 outboards: all are right") && text.contains("of metadata: all are right"), "{text}");
+    world.daemon.stop();
+    // What its log holds goes into sorted files at the next start; what comes then is in a log.
+    world.daemon.restart();
+    made(&world, 20);
+    world.daemon.stop();
+
+    // The header of the first record has its length at 4 and its type at 6.
+    for (sought, at) in [("CURRENT", 3), ("MANIFEST-", 5), ("MANIFEST-", 6), (".log", 5), (".log", 6), (".log", 200)] {
+        let file = of_metadata(&world, sought);
+        decay(&file, at);
+        let meta = world.data().join("meta");
+        let refused = Daemon::refused(&world.data(), &[]).code(1);
+        refused.says(&["the metadata is damaged", meta.to_str().unwrap(), "provenderd restore"]);
+        decay(&file, at);
+    }
+    let file = of_metadata(&world, ".sst");
+    decay(&file, file.metadata().unwrap().len() * 2 / 3);
+    world.daemon.restart();
+    let said = world.cli(&["--json", "verify"]).code(1).json();
+    assert!(said["damaged"].as_u64().unwrap() > 0 && said["lost"] == json!(0), "{said}");
+    let damage = said["damage"][0].as_str().unwrap();
+    let name = file.file_name().unwrap().to_str().unwrap();
+    assert!(damage.contains(name) && damage.contains("provenderd restore"), "{damage}");
+    let text = world.cli(&["verify"]).code(1).out();
+    assert!(text.contains("of metadata: damaged in") && text.contains(name), "{text}");
+    // Whatever is still answered is right.
+    for n in 0..12 {
+        let told = world.cli(&["--json", "status", &format!("test:{n}")]);
+        assert!(!told.status.success() || told.out().contains("SUCCEEDED"), "{}", told.out());
+    }
 }

@@ -24,7 +24,7 @@ use crate::backup::rows::blob;
 use crate::backup::take::Telling;
 use crate::backup::{BackupError, Phase};
 use crate::clock;
-use crate::store::{StoreError, backend};
+use crate::store::{StoreError, backend, located};
 
 pub(super) struct Restoring<'a> {
     folder: &'a Folder,
@@ -74,6 +74,9 @@ impl<'a> Restoring<'a> {
                 Place::Backend { .. } => {}
             }
             all.insert(digest, stored);
+        }
+        if self.from.is_none() {
+            moved(&*self.into, &mut all).await?;
         }
         for (digest, place) in self.bring(&wanted).await? {
             if let Some(stored) = all.get_mut(&digest) {
@@ -174,6 +177,30 @@ impl<'a> Restoring<'a> {
         }
         Ok(())
     }
+}
+
+/// Finds the blobs that are not where their rows say, in the blob store that these are of: since the backup, they were stored in another form.
+/// What is nowhere is left to whoever reads it.
+async fn moved(into: &dyn Blobs, all: &mut BTreeMap<Digest, Stored>) -> Result<(), BackupError> {
+    let in_store = |error| BackupError::from(StoreError::from(error));
+    let large = all.iter().filter(|(_, stored)| stored.place != Place::Inline && stored.lost.is_none());
+    let locations: Vec<_> = large.map(|(digest, stored)| located(digest, stored).0).collect();
+    let mut gone = into.stat(&locations).await.map_err(in_store)?.into_iter().zip(locations);
+    let mut present: Option<Present<'_>> = None;
+    while let Some((_, Location { digest, .. })) = gone.find(|(found, _)| found.is_none()) {
+        let there = present.get_or_insert_with(|| {
+            let mut there = Present::new(into);
+            there.begin_at(&digest);
+            there
+        });
+        // A move leaves one copy; should there be others, each is what it says, or is found not to be.
+        let Some(location) = there.find(&digest).await.map_err(in_store)? else { continue };
+        if let Some(stored) = all.get_mut(&digest) {
+            // Nobody has looked at this file for this row yet, so it is read before its looks count for anything.
+            (stored.nonce, stored.place) = (location.nonce, backend(location.form, None));
+        }
+    }
+    Ok(())
 }
 
 /// A blob that an earlier restore has verified and published.

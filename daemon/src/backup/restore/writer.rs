@@ -10,7 +10,7 @@ use provender_core::rows;
 use crate::backup::BackupError;
 use crate::clock;
 use crate::meta::{Meta, Scan};
-use crate::store::{Settled, StoreError, settle};
+use crate::store::{Settled, Standing, StoreError, settle};
 
 /// A batch ends with the row that reaches so many rows,
 const ROWS: usize = 1_000;
@@ -30,7 +30,8 @@ pub(super) struct Writer {
 }
 
 impl Writer {
-    /// Says that a restore goes on here, in the place of one that may have been cut off.
+    /// Says that a restore goes on here, where there was nothing, or in the place of one that was cut off: another may have come to its end
+    /// since that was looked at.
     pub(super) async fn claim(meta: Arc<dyn Meta>, dir: &Path, word: &str) -> Result<Writer, BackupError> {
         let key = rows::store("layout");
         for _ in 0..ATTEMPTS {
@@ -38,6 +39,10 @@ impl Writer {
             if let Some(there) = there.as_ref().filter(|there| there.value == word) {
                 let (claim, dir) = (there.version, dir.to_owned());
                 return Ok(Writer { meta, dir, claim, rows: Vec::new(), bytes: 0 });
+            }
+            let text = there.as_ref().map(|there| String::from_utf8_lossy(&there.value));
+            if !matches!(text.as_deref().map(Standing::read), None | Some(Standing::Restoring)) {
+                return Err(BackupError::NotEmpty { what: "the metadata".into() });
             }
             let mut batch = Batch::new(clock::batch_id());
             batch.expect(key.clone(), Expect::as_read(there.as_ref())).put(key.clone(), word.to_owned());

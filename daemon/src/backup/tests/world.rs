@@ -102,6 +102,22 @@ impl World {
         files(&self.disk).into_iter().find(|path| path.display().to_string().contains(&hex)).unwrap()
     }
 
+    /// Removes the files of the large blob of key `n` but the one of this nonce.
+    pub(super) fn remove_first_file(&self, n: u16, kept: u64) {
+        let hex = Digest::of(&large(n)).hex();
+        let of_it = files(&self.disk).into_iter().filter(|path| path.display().to_string().contains(&hex));
+        let kept = format!("{kept:016x}");
+        let old: Vec<_> = of_it.filter(|path| !path.display().to_string().contains(&kept)).collect();
+        assert_eq!(old.len(), 1);
+        std::fs::remove_file(&old[0]).unwrap();
+    }
+
+    /// The store over these rows, with the same blobs.
+    pub(super) async fn again(&self, meta: Arc<dyn Meta>) -> Store {
+        let blobs = BlobsConfig::Disk { dir: self.disk.clone() };
+        Store::open(meta, &blobs, Vec::new(), Arc::new(Metrics::new().unwrap())).await.unwrap()
+    }
+
     pub(super) fn remove_file(&self, n: u16) {
         std::fs::remove_file(self.file(n)).unwrap();
     }
@@ -229,8 +245,8 @@ pub(super) async fn dump(meta: &dyn Meta) -> BTreeMap<RowKey, Bytes> {
             }
         }
     }
-    for fact in ["incarnation", "blobs"] {
-        all.remove(&rows::store(fact)).unwrap();
+    for fact in ["incarnation", "blobs", "restored"] {
+        all.remove(&rows::store(fact));
     }
     for (key, value) in &mut all {
         if key.table == Table::Blob {

@@ -15,10 +15,12 @@ use rocksdb::{ColumnFamily, DB, ErrorKind, IteratorMode, ReadOptions, WriteBatch
 
 use super::RocksConfig;
 use super::format::{self, FATES, FEED, fact};
+use super::log;
 use super::options;
 use crate::meta::feed::{self, Feed};
 use crate::meta::group::{Failure, Outcome};
-use crate::meta::{Changes, MetaError, Page, Scan};
+use crate::meta::scan::{PAGE_BYTES, PAGE_ROWS};
+use crate::meta::{Beside, Changes, MetaError, Page, Scan};
 
 /// How long a write waits for RocksDB to take writes again.
 const STALL: Duration = Duration::from_secs(60);
@@ -46,6 +48,7 @@ impl Database {
         let database = options::database(config);
         let families = options::families(config);
         if dir.join("CURRENT").exists() {
+            log::check(dir)?;
             let stored = DB::list_cf(&database, dir).map_err(|error| opening(dir, error))?;
             // Only a newer program can have made a family that this one does not know.
             if stored.iter().any(|name| families.iter().all(|family| family.name() != name)) {
@@ -53,11 +56,11 @@ impl Database {
             }
         }
         let db = DB::open_cf_descriptors(&database, dir, families).map_err(|error| opening(dir, error))?;
-        let reading = |error| failed("reading the metadata's layout", error);
+        let reading = |error| failed(dir, "reading the metadata's layout", error);
         match db.get(fact::LAYOUT).map_err(reading)? {
             None => db
                 .put_opt(fact::LAYOUT, format::LAYOUT.to_be_bytes(), &options::synced())
-                .map_err(|error| failed("writing the metadata's layout", error))?,
+                .map_err(|error| failed(dir, "writing the metadata's layout", error))?,
             Some(stored) => match format::read_layout(&stored)? {
                 format::LAYOUT => {}
                 found => return Err(MetaError::Layout { found, known: format::LAYOUT }),
@@ -82,7 +85,7 @@ impl Database {
 
     /// The last commit that a moment sees.
     pub(super) fn head_at(&self, moment: &Moment<'_>) -> Result<Version, MetaError> {
-        let stored = moment.get(fact::HEAD).map_err(|error| failed("reading the metadata's head", error))?;
+        let stored = moment.get(fact::HEAD).map_err(|error| self.failed("reading the metadata's head", error))?;
         stored.map_or(Ok(Version(0)), |stored| format::read_version(&stored))
     }
 
@@ -116,9 +119,37 @@ impl Database {
         let from = IteratorMode::From(&first, rocksdb::Direction::Forward);
         let rows = self.db.iterator_cf_opt(self.family(format::family(table)), options, from);
         scan.page(rows.map(|entry| {
-            let (key, stored) = entry.map_err(|error| failed("scanning metadata", error))?;
+            let (key, stored) = entry.map_err(|error| self.failed("scanning metadata", error))?;
             Ok((Bytes::from(key).slice(1..), format::read_row(&stored)?))
         }))
+    }
+
+    /// Reads a page of what is stored beside the rows.
+    pub(super) fn verify(&self, after: Option<&[u8]>) -> Result<Beside, MetaError> {
+        const FAMILIES: [&str; 3] = [rocksdb::DEFAULT_COLUMN_FAMILY_NAME, FEED, FATES];
+        let (at, after) = after.and_then(<[u8]>::split_first).map_or((0, None), |(at, after)| (*at, Some(after)));
+        let Some(family) = FAMILIES.get(usize::from(at)) else { return Ok(Beside::default()) };
+        let mut options = ReadOptions::default();
+        options.fill_cache(false);
+        let first = after.map_or_else(Vec::new, |after| [after, &[0]].concat());
+        let from = IteratorMode::From(&first, rocksdb::Direction::Forward);
+        let mut page = Beside::default();
+        for entry in self.db.iterator_cf_opt(self.family(family), options, from) {
+            let (key, stored) = entry.map_err(|error| self.failed("verifying metadata", error))?;
+            match *family {
+                FEED => _ = format::read_change(&key, &stored)?,
+                FATES => _ = (format::read_id(&key)?, format::read_fate(&stored)?),
+                _ => {}
+            }
+            page.entries += 1;
+            page.bytes += (key.len() + stored.len()) as u64;
+            if page.entries >= PAGE_ROWS as u64 || page.bytes >= PAGE_BYTES as u64 {
+                page.next = Some([&[at], &key[..]].concat().into());
+                return Ok(page);
+            }
+        }
+        page.next = Some(Bytes::from(vec![at + 1]));
+        Ok(page)
     }
 
     pub(super) fn changes(&self, after: Version, limit: usize) -> Result<Changes, MetaError> {
@@ -128,7 +159,7 @@ impl Database {
         let first = format::feed_key(Version(after.0.saturating_add(1)), 0);
         let from = IteratorMode::From(&first, rocksdb::Direction::Forward);
         let entries = self.db.iterator_cf_opt(self.family(FEED), options, from).filter_map(|entry| {
-            let read = entry.map_err(|error| failed("reading the change feed", error));
+            let read = entry.map_err(|error| self.failed("reading the change feed", error));
             read.and_then(|(key, stored)| format::read_change(&key, &stored)).transpose()
         });
         let page = feed::page(head, limit, entries)?;
@@ -228,7 +259,7 @@ impl Database {
                 continue;
             }
             let sure = stalled || is_cut_short(&error);
-            let error = if full { MetaError::Full { source: Arc::new(error) } } else { failed(doing, error) };
+            let error = if full { MetaError::Full { source: Arc::new(error) } } else { self.failed(doing, error) };
             tracing::error!(%error, "a metadata write failed");
             return Err(if sure { Failure::NotCommitted(error) } else { Failure::Unknown(error) });
         }
@@ -259,7 +290,11 @@ impl Database {
         options: &ReadOptions,
     ) -> Result<Option<rocksdb::DBPinnableSlice<'_>>, MetaError> {
         let stored = self.db.get_pinned_cf_opt(self.family(family), key, options);
-        stored.map_err(|error| failed("reading metadata", error))
+        stored.map_err(|error| self.failed("reading metadata", error))
+    }
+
+    fn failed(&self, doing: &'static str, error: rocksdb::Error) -> MetaError {
+        failed(self.db.path(), doing, error)
     }
 
     fn family(&self, name: &str) -> &ColumnFamily {
@@ -278,9 +313,10 @@ fn is_cut_short(error: &rocksdb::Error) -> bool {
     error.as_ref().starts_with("IO error: No space left on device: While appending to file")
 }
 
-fn failed(doing: &'static str, error: rocksdb::Error) -> MetaError {
+fn failed(dir: &Path, doing: &'static str, error: rocksdb::Error) -> MetaError {
     match error.kind() {
-        ErrorKind::Corruption => MetaError::Corrupt { what: error.into_string() },
+        // Not every message names the file.
+        ErrorKind::Corruption => MetaError::Corrupt { what: format!("{}: {}", dir.display(), error.as_ref()) },
         _ if error.as_ref().contains("No space left on device") => MetaError::Full { source: Arc::new(error) },
         _ => MetaError::unavailable(doing, error),
     }
@@ -291,5 +327,9 @@ fn opening(dir: &Path, error: rocksdb::Error) -> MetaError {
     if message.contains("LOCK") && (message.contains("lock file") || message.contains("lock hold by")) {
         return MetaError::Locked { path: dir.to_owned() };
     }
-    failed("opening the metadata database", error)
+    // The manifest names them, and was found whole.
+    if error.kind() == ErrorKind::IOError && message.contains("No such file or directory") {
+        return MetaError::Corrupt { what: format!("{}: a file is missing: {message}", dir.display()) };
+    }
+    failed(dir, "opening the metadata database", error)
 }

@@ -20,6 +20,8 @@ pub(super) fn database(config: &RocksConfig) -> Options {
     options.set_wal_recovery_mode(DBRecoveryMode::TolerateCorruptedTailRecords);
     options.set_track_and_verify_wals_in_manifest(true);
     options.set_paranoid_checks(true);
+    // Blocks of sorted files, records of blob files and of logs have checksums, which every read from disk looks at: that is RocksDB's default
+    // for reads and compactions alike. What the cache holds was looked at on its way in. [`super::log`] finds what logs are silent about.
 
     options.set_write_buffer_manager(&WriteBufferManager::new_write_buffer_manager(config.write_buffer_bytes, false));
     options.set_max_total_wal_size(config.write_buffer_bytes as u64);
