@@ -7,6 +7,7 @@ mod database;
 mod format;
 mod frozen;
 mod options;
+mod room;
 
 use std::path::Path;
 use std::sync::Arc;
