@@ -274,7 +274,9 @@ impl Database {
 /// another way (a sync, above all) may have left a whole record, which a restart would find.
 fn is_not_written(error: &rocksdb::Error) -> bool {
     let doing = error.as_ref().strip_prefix("IO error: No space left on device: While ");
-    doing.is_some_and(|doing| ["appending to file", "open a file for appending"].iter().any(|what| doing.starts_with(what)))
+    doing.is_some_and(|doing| {
+        ["appending to file", "open a file for appending"].iter().any(|what| doing.starts_with(what))
+    })
 }
 
 fn failed(doing: &'static str, error: rocksdb::Error) -> MetaError {

@@ -67,7 +67,12 @@ impl fmt::Display for Scarce {
         let mib = |bytes: u64| bytes.div_ceil(1 << 20);
         match self {
             Scarce::Bytes { free, needed } => {
-                write!(out, "No space left on device but {} MiB, and at least {} MiB are needed", free >> 20, mib(*needed))
+                write!(
+                    out,
+                    "No space left on device but {} MiB, and at least {} MiB are needed",
+                    free >> 20,
+                    mib(*needed)
+                )
             }
             Scarce::Files { free } => {
                 write!(out, "No space left on device for more than {free} files, and at least {FILES} are needed")

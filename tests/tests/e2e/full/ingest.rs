@@ -23,10 +23,10 @@ async fn bytes_without_room_are_refused(disk: (u64, &[&str])) {
     let tcp = format!("http://{address}");
     std::fs::write(world.path("kept"), bytes(1, MIB)).unwrap();
     world.cli(&["put", "kept", "--name", "kept"]).ok();
-    let large = bytes(2, 24 * MIB);
+    let large = bytes(2, 48 * MIB);
     std::fs::write(world.path("large"), &large).unwrap();
     let digest = Digest::of(&large);
-    small.fill(12 << 20);
+    small.fill(36 << 20);
     let before = small.spare();
 
     // In pieces, of a size that is known from the beginning and of one that is not.

@@ -14,7 +14,11 @@ async fn a_start_on_a_full_disk_serves_or_says_what_to_do() {
             small.fill(leave);
             small.write_rows(round as u64).await
         };
-        if round == 1 { small.world.daemon.stop() } else { small.world.daemon.kill() }
+        if round == 1 {
+            small.world.daemon.stop()
+        } else {
+            small.world.daemon.kill()
+        }
         small.fill(0);
         let data = small.world.data();
         let file = small.world.root().join("provenderd.toml");
