@@ -1,7 +1,7 @@
 //! Many uploads of mixed sizes by 64 clients that are cut off and go on, or do not, at random, also with their daemon: everything that was
 //! acknowledged is there, nothing else is, and memory, descriptors and staging are at the end as they were early on.
 //!
-//! 3,000 of them; with `PROVENDER_SOAK` set, 100,000.
+//! 5,000 of them; with `PROVENDER_SOAK` set, 100,000.
 
 #[path = "many_uploads/client.rs"]
 mod client;
@@ -73,7 +73,8 @@ impl Plan {
             900..970 => 100_000 + random.index(300_000),
             // From 1 MiB on they can be gone on with.
             970..975 => (1 << 20) - 1 + random.index(3),
-            _ => (1 << 20) + random.index(3 << 19),
+            975..990 => (1 << 20) + random.index(1 << 20),
+            _ => (4 << 20) + random.index(4 << 20),
         };
         let cut = |random: &mut Random| Cut { at: random.below(u64::MAX), disconnects: random.below(2) == 0 };
         let cuts: Vec<_> = match random.below(10) {
@@ -151,7 +152,7 @@ fn token(digest: &Digest) -> String {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn many_uploads_that_are_cut_off_leave_all_that_was_acknowledged_and_nothing_else() {
     let mut world = World::with(CONFIG, &[]);
-    let count = if soak() { 100_000 } else { 3_000 };
+    let count = if soak() { 100_000 } else { 5_000 };
     let (outcome, done) = (Arc::<Mutex<Outcome>>::default(), Arc::<AtomicUsize>::default());
     let (remote, began) = (world.daemon.remote(), Instant::now());
 
