@@ -1,7 +1,7 @@
 //! Many uploads of mixed sizes by 64 clients that are cut off and go on, or do not, at random, also with their daemon: everything that was
 //! acknowledged is there, nothing else is, and memory, descriptors and staging are at the end as they were early on.
 //!
-//! 5,000 of them; with `PROVENDER_SOAK` set, 100,000.
+//! 3,000 of them; with `PROVENDER_SOAK` set, 100,000.
 
 #[path = "many_uploads/client.rs"]
 mod client;
@@ -152,7 +152,7 @@ fn token(digest: &Digest) -> String {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn many_uploads_that_are_cut_off_leave_all_that_was_acknowledged_and_nothing_else() {
     let mut world = World::with(CONFIG, &[]);
-    let count = if soak() { 100_000 } else { 5_000 };
+    let count = if soak() { 100_000 } else { 3_000 };
     let (outcome, done) = (Arc::<Mutex<Outcome>>::default(), Arc::<AtomicUsize>::default());
     let (remote, began) = (world.daemon.remote(), Instant::now());
 

@@ -13,9 +13,6 @@ use super::RocksConfig;
 
 /// So many files can be made: sorted files and blob files of all families at once, and logs.
 const FILES: u64 = 64;
-/// A log takes its space ahead, and the rest is for what a disk says is free and then is not.
-const BESIDE: u64 = 8 << 20;
-
 /// What must be free.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Room {
@@ -33,8 +30,8 @@ pub(super) enum Scarce {
 impl Room {
     pub(super) fn of(config: &RocksConfig) -> Room {
         let buffers = config.write_buffer_bytes as u64;
-        // All that is in memory may have to be sorted, and that merged with as much on the disk.
-        Room { write: buffers.saturating_add(BESIDE), sort: buffers.saturating_mul(2) }
+        // All that is in memory may have to be sorted, while logs take their space ahead; and that merged with as much on the disk.
+        Room { write: buffers.saturating_add(buffers / 8), sort: buffers.saturating_mul(2) }
     }
 
     /// What is lacking for a write.

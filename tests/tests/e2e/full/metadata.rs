@@ -77,6 +77,30 @@ async fn all_there(client: &mut BlobsClient<Channel>, blobs: &[Bytes]) {
     }
 }
 
+/// Space there is, but for no more files.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_that_takes_no_more_files_is_full_as_well() {
+    // 256 of them are the blob store's folders.
+    let small = Small::new((EXT4.0, &["mkfs.ext4", "-m", "0", "-N", "600"]), SMALL_BUFFERS);
+    let mut client = small.blobs().await;
+    let kept = bytes(1, 100_000);
+    let digest = upload(&mut client, &kept, true).await.unwrap();
+    let crowd = small.disk.path().join("crowd");
+    std::fs::create_dir(&crowd).unwrap();
+    let made = (0..).take_while(|n| std::fs::write(crowd.join(format!("{n}")), "").is_ok()).count();
+    let (there, told) = small.write_rows(3).await;
+    assert!(refused(&told).message().contains("files") && there.is_empty(), "{told:?}");
+    for announced in [true, false] {
+        refused(&upload(&mut client, &bytes(2, 2 * MIB), announced).await.unwrap_err());
+    }
+    assert!(download(&mut client, &digest).await.unwrap() == kept);
+    assert!(made > 64, "{made}");
+    std::fs::remove_dir_all(&crowd).unwrap();
+    small.heals().await;
+    upload(&mut client, &bytes(2, 2 * MIB), true).await.unwrap();
+    small.nothing_is_staged();
+}
+
 /// With everything as it comes: what the text asks for is enough.
 #[tokio::test(flavor = "multi_thread")]
 async fn as_much_space_as_the_text_asks_for_is_enough() {
