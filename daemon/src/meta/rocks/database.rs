@@ -31,12 +31,15 @@ pub(super) type Moment<'a> = rocksdb::Snapshot<'a>;
 pub(super) struct Database {
     db: DB,
     turn: Mutex<()>,
-    pub(super) feed: Feed,
+    pub(super) feed: Arc<Feed>,
     room: Room,
+    /// Since when RocksDB takes nothing for want of space, though there is some.
+    refusing: Mutex<Option<Instant>>,
 }
 
 impl Database {
-    pub(super) fn open(config: &RocksConfig, dir: &Path) -> Result<Database, MetaError> {
+    /// Opens it; anew, with the feed that it had.
+    pub(super) fn open(config: &RocksConfig, dir: &Path, feed: Option<&Arc<Feed>>) -> Result<Database, MetaError> {
         // Others may pass through the data folder to its socket, but the rows are nobody else's to read.
         let private = || {
             std::fs::create_dir_all(dir)?;
@@ -65,7 +68,10 @@ impl Database {
         }
         let head =
             db.get(fact::HEAD).map_err(reading)?.map_or(Ok(Version(0)), |stored| format::read_version(&stored))?;
-        Ok(Database { db, turn: Mutex::new(()), feed: Feed::at(head), room: Room::of(config) })
+        let feed = feed.cloned().unwrap_or_else(|| Arc::new(Feed::at(head)));
+        // What was not known to be written may be there.
+        feed.advance(head, Some(head));
+        Ok(Database { db, turn: Mutex::new(()), feed, room: Room::of(config), refusing: Mutex::default() })
     }
 
     pub(super) fn get(&self, keys: &[RowKey]) -> Result<Vec<Option<Row>>, MetaError> {
@@ -216,12 +222,14 @@ impl Database {
     /// took before, this waits; but not for a full disk, and not for ever.
     fn store(&self, doing: &'static str, batch: WriteBatch) -> Result<(), Failure> {
         if let Some(scarce) = self.room.lacks(self.db.path()) {
+            self.forgive();
             tracing::error!(%scarce, "the disk that holds the metadata is full");
             return Err(Failure::NotCommitted(MetaError::Full { source: Arc::new(scarce) }));
         }
         let began = Instant::now();
         loop {
             let Err(error) = self.db.write_opt(WriteBatch::from_data(batch.data()), &options::synced()) else {
+                self.forgive();
                 return Ok(());
             };
             let stalled = error.kind() == ErrorKind::Incomplete;
@@ -232,9 +240,26 @@ impl Database {
             }
             let sure = stalled || is_not_written(&error);
             let error = if full { MetaError::Full { source: Arc::new(error) } } else { failed(doing, error) };
+            if matches!(error, MetaError::Full { .. }) && !stalled {
+                self.refusing().get_or_insert_with(Instant::now);
+            }
             tracing::error!(%error, "a metadata write failed");
             return Err(if sure { Failure::NotCommitted(error) } else { Failure::Unknown(error) });
         }
+    }
+
+    /// Whether RocksDB has taken nothing for so long for want of space, though there is some.
+    pub(super) fn has_refused_for(&self, time: Duration) -> bool {
+        self.refusing().is_some_and(|since| since.elapsed() > time)
+    }
+
+    /// From now on.
+    pub(super) fn forgive(&self) {
+        *self.refusing() = None;
+    }
+
+    fn refusing(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.refusing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn fate(&self, id: BatchId) -> Result<Option<Fate>, MetaError> {

@@ -101,6 +101,63 @@ async fn a_disk_that_takes_no_more_files_is_full_as_well() {
     small.nothing_is_staged();
 }
 
+/// RocksDB does not get over a log that it cannot make: it has to be opened anew, which the daemon does.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_stops_for_good_is_opened_anew_once_there_is_room() {
+    let small = Small::new((EXT4.0, &["mkfs.ext4", "-m", "0", "-N", "600"]), SMALL_BUFFERS);
+    let crowd = small.disk.path().join("crowd");
+    let fill = || {
+        std::fs::create_dir_all(&crowd).ok();
+        _ = (0..).take_while(|n| std::fs::write(crowd.join(format!("{n}")), "").is_ok()).count();
+    };
+    let failed = AtomicBool::new(false);
+    let (mut there, mut gone) = (Vec::new(), Vec::new());
+    let mut client = small.blobs().await;
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            // Until a sorted file could not be made.
+            while !failed.load(Ordering::Relaxed) {
+                fill();
+                std::thread::sleep(Duration::from_millis(30));
+                std::fs::remove_dir_all(&crowd).unwrap();
+                std::thread::sleep(Duration::from_millis(30));
+            }
+            fill();
+        });
+        tokio::task::block_in_place(|| {
+            tokio::runtime::Handle::current().block_on(async {
+                for seed in 0.. {
+                    let blobs: Vec<_> = (0..16).map(|n| bytes(seed * 16 + n, ROW)).collect();
+                    match put_rows(&mut client, blobs.clone()).await {
+                        Ok(()) => there.extend(blobs),
+                        Err(status) => {
+                            gone.extend(blobs);
+                            if refused(&status).message().contains("While") {
+                                break;
+                            }
+                            tokio::time::sleep(Duration::from_millis(2)).await;
+                        }
+                    }
+                    assert!(seed < 4_000, "RocksDB always found room");
+                }
+            });
+        });
+        failed.store(true, Ordering::Relaxed);
+    });
+    // RocksDB tries by itself every 5 seconds, and cannot make a log then.
+    for _ in 0..60 {
+        all_there(&mut client, &there[..there.len().min(20)]).await;
+        refused(&put_rows(&mut client, vec![bytes(600_000, ROW)]).await.unwrap_err());
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    std::fs::remove_dir_all(&crowd).unwrap();
+    small.heals().await;
+    all_there(&mut client, &there).await;
+    let digests: Vec<_> = gone.iter().map(|blob| digest_to(&Digest::of(blob))).collect();
+    let request = v1::FindMissingRequest { digests: digests.clone(), ..Default::default() };
+    assert_eq!(client.find_missing(request).await.unwrap().into_inner().missing.len(), digests.len());
+}
+
 /// With everything as it comes: what the text asks for is enough.
 #[tokio::test(flavor = "multi_thread")]
 async fn as_much_space_as_the_text_asks_for_is_enough() {
