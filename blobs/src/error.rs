@@ -66,7 +66,9 @@ pub enum BlobError {
         most: u64,
     },
     /// No space or quota is left. Nothing was stored; it works again once there is space.
-    #[error("no space is left in the blob store {store}: cannot {doing}")]
+    #[error(
+        "the disk is full: no space is left in the blob store {store} to {doing}; free some space, then it works again"
+    )]
     Full {
         /// Which store.
         store: String,

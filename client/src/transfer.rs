@@ -6,6 +6,7 @@
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::ops::ControlFlow;
+use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use futures::{StreamExt, TryStreamExt, stream};
@@ -198,13 +199,18 @@ impl Client {
     /// Whether the daemon took the file itself.
     async fn hand_over(&self, digest: Digest, file: CapturedFile) -> Result<bool, ClientError> {
         let (client, what) = (self.clone(), file.path().display().to_string());
+        // Gone with this call, whatever ends it.
+        let here = Arc::new(());
+        let asked = Arc::downgrade(&here);
         let given = tokio::task::spawn_blocking(move || {
             // A file that is not as it was is found out when its bytes are sent.
             let Ok(open) = open_captured(&file) else { return Ok(false) };
-            client.give(&digest, &open)
+            client.give(&digest, &open, &|| asked.strong_count() > 0)
         });
         let store = |error| ClientError::Store { what, source: Box::new(error) };
-        given.await.unwrap_or(Ok(false)).map_err(store)
+        let given = given.await.unwrap_or(Ok(false)).map_err(store);
+        drop(here);
+        given
     }
 
     async fn send_from(&self, digest: Digest, source: &Source<'_>, from: u64) -> Result<(), ClientError> {
@@ -333,7 +339,9 @@ impl Fetch for ClientFetch {
     }
 
     fn lent(&self, want: &Digest) -> Result<Option<File>, FetchError> {
-        Ok(self.client.lent(want)?)
+        let lent = self.client.lent(want, &|| self.is_wanted().is_ok())?;
+        self.is_wanted()?;
+        Ok(lent)
     }
 
     fn is_wanted(&self) -> Result<(), FetchError> {

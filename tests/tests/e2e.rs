@@ -29,6 +29,8 @@ mod diff;
 mod each_call;
 #[path = "e2e/files.rs"]
 mod files;
+#[path = "e2e/full.rs"]
+mod full;
 #[path = "e2e/handover.rs"]
 mod handover;
 #[path = "e2e/invalidate.rs"]
@@ -41,6 +43,8 @@ mod large;
 mod lineage;
 #[path = "e2e/lost.rs"]
 mod lost;
+#[path = "e2e/many_uploads.rs"]
+mod many_uploads;
 #[path = "e2e/mount.rs"]
 mod mount;
 #[path = "e2e/outputs.rs"]

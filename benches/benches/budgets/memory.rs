@@ -34,7 +34,7 @@ pub(crate) async fn measure() -> Result<()> {
     let mut file = File::create_new("large")?;
     (0..BYTES).step_by(MAX_PIECE).try_for_each(|at| file.write_all(&piece(at)))?;
     let (daemon, file) = (Server::daemon("memory").await?, File::open("large")?);
-    if !daemon.client.give(&digest, &file)? {
+    if !daemon.client.give(&digest, &file, &|| true)? {
         return Err("the daemon takes no files".into());
     }
     table::print_bound("10 GiB by descriptor: memory of the daemon", &[mebibytes(&daemon)], "MiB", BOUND);

@@ -293,10 +293,11 @@ impl StagingFile {
         if bytes <= CHUNK as u64 {
             return Ok(());
         }
-        match fallocate(&self.file, FallocateFlags::KEEP_SIZE, 0, bytes) {
-            Ok(()) => self.reserved = bytes,
-            Err(error @ (Errno::NOSPC | Errno::DQUOT)) => return Err(error),
-            Err(_) => {}
+        let reserved = fallocate(&self.file, FallocateFlags::KEEP_SIZE, 0, bytes);
+        if matches!(reserved, Ok(()) | Err(Errno::NOSPC | Errno::DQUOT)) {
+            // What found no room may have taken what there was.
+            self.reserved = bytes;
+            return reserved;
         }
         Ok(())
     }
@@ -304,20 +305,27 @@ impl StagingFile {
     pub(super) fn append(mut self, pieces: &[Bytes]) -> Result<StagingFile, BlobError> {
         for piece in pieces {
             if let Err(error) = self.file.write_all(piece) {
-                // A full disk is not to be kept full.
-                self.kept.store(false, SeqCst);
-                return Err(self.store.failed("write a blob", error));
+                return Err(self.give_up("write a blob", error));
             }
         }
         Ok(self)
     }
 
     fn copy(self, source: &File, offset: u64, len: u64) -> Result<StagingFile, BlobError> {
-        let copied = copy_range(source, &self.file, offset, len);
-        match copied.map_err(|error| self.store.failed("take a file", error))? {
-            some if some < len => Err(BlobError::Short { size: offset + len }),
-            _ => Ok(self),
+        match copy_range(source, &self.file, offset, len) {
+            Ok(some) if some < len => Err(BlobError::Short { size: offset + len }),
+            Ok(_) => Ok(self),
+            Err(error) => Err(self.give_up("take a file", error)),
         }
+    }
+
+    /// A full disk is not to be kept full: what is there is given back before anybody is told, even while another job has it open, so that
+    /// who is told finds room to say so.
+    fn give_up(&self, doing: &'static str, error: io::Error) -> BlobError {
+        self.kept.store(false, SeqCst);
+        // The file goes with its last user in any case.
+        _ = self.file.set_len(0);
+        self.store.failed(doing, error)
     }
 
     pub(super) fn publish(mut self, hashes: Hashes, form: Form) -> Result<Unclaimed, BlobError> {

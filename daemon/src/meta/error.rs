@@ -48,6 +48,14 @@ pub enum MetaError {
         /// The engine's words.
         source: Source,
     },
+    /// The disk is so full that what is on it cannot even be opened.
+    #[error("the disk that holds the metadata in {} is full, and opening it takes some: free some space, then start provenderd again", path.display())]
+    FullAtOpen {
+        /// The folder.
+        path: PathBuf,
+        /// The engine's words.
+        source: Source,
+    },
     /// The engine cannot be reached, or refused.
     #[error("the metadata is not available: {doing} failed")]
     Unavailable {

@@ -8,6 +8,8 @@ mod format;
 mod frozen;
 mod log;
 mod options;
+mod room;
+mod slot;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -21,7 +23,8 @@ use serde::Deserialize;
 use tokio::runtime::{Handle, RuntimeFlavor};
 
 use self::database::Database;
-use super::group::{self, Groups, Queue};
+use self::slot::Slot;
+use super::group::{self, Failure, Groups, Outcome, Queue};
 use super::{Beside, Changes, CommitError, Meta, MetaError, Page, Scan, Snapshot};
 
 /// Up to so many point reads are made on the calling thread: handing them over would cost more than they do.
@@ -46,7 +49,7 @@ impl Default for RocksConfig {
 /// The engine.
 #[derive(Debug)]
 pub(super) struct Rocks {
-    database: Arc<Database>,
+    slot: Arc<Slot>,
     /// `None` only while it is dropped.
     queue: Option<Queue>,
     writer: Option<JoinHandle<()>>,
@@ -55,24 +58,24 @@ pub(super) struct Rocks {
 impl Rocks {
     pub(super) async fn open(config: &RocksConfig, dir: &Path) -> Result<Rocks, MetaError> {
         let (config, dir) = (config.clone(), dir.to_owned());
-        let database = Arc::new(blocking(move || Database::open(&config, &dir)).await?);
+        let slot = Arc::new(blocking(move || Slot::open(&config, &dir)).await?);
         let (queue, groups) = group::queue();
         let writer = std::thread::Builder::new()
             .name("meta-writer".into())
             .spawn({
-                let database = Arc::clone(&database);
-                move || write(&database, groups)
+                let slot = Arc::clone(&slot);
+                move || write(&slot, groups)
             })
             .map_err(|error| MetaError::unavailable("starting the writer thread", error))?;
-        Ok(Rocks { database, queue: Some(queue), writer: Some(writer) })
+        Ok(Rocks { slot, queue: Some(queue), writer: Some(writer) })
     }
 
     async fn on<T: Send + 'static>(
         &self,
         work: impl FnOnce(&Database) -> Result<T, MetaError> + Send + 'static,
     ) -> Result<T, MetaError> {
-        let database = Arc::clone(&self.database);
-        blocking(move || work(&database)).await
+        let slot = Arc::clone(&self.slot);
+        blocking(move || work(&*slot.get()?)).await
     }
 }
 
@@ -87,10 +90,14 @@ impl Drop for Rocks {
     }
 }
 
-fn write(database: &Database, mut groups: Groups) {
+fn write(slot: &Slot, mut groups: Groups) {
     while let Some(joined) = groups.next_blocking() {
-        let outcome = database.apply(&joined.batches);
+        let outcome = slot.get().map_err(Failure::NotCommitted).and_then(|database| database.apply(&joined.batches));
+        let failed = !matches!(&outcome, Ok(Outcome { applied: Ok(()), .. }));
         joined.answer(outcome);
+        if failed {
+            slot.revive();
+        }
     }
 }
 
@@ -104,11 +111,11 @@ async fn blocking<T: Send + 'static>(
 impl Meta for Rocks {
     async fn get(&self, keys: &[RowKey]) -> Result<Vec<Option<Row>>, MetaError> {
         if keys.len() <= INLINE_READS && keys.iter().all(|key| !matches!(key.table, Table::Inline | Table::Outboard)) {
-            return self.database.get(keys);
+            return self.slot.get()?.get(keys);
         }
         // In place where that can be: to hand them to another thread and back takes as long as many reads.
         if Handle::current().runtime_flavor() == RuntimeFlavor::MultiThread {
-            return tokio::task::block_in_place(|| self.database.get(keys));
+            return tokio::task::block_in_place(|| self.slot.get()?.get(keys));
         }
         let keys = keys.to_vec();
         self.on(move |database| database.get(&keys)).await
@@ -135,7 +142,7 @@ impl Meta for Rocks {
     }
 
     async fn changed(&self, after: Version) {
-        self.database.feed.changed(after).await;
+        self.slot.feed.changed(after).await;
     }
 
     async fn trim(&self, feed: Version, made_before: Timestamp) -> Result<(), MetaError> {
@@ -143,7 +150,7 @@ impl Meta for Rocks {
     }
 
     async fn head(&self) -> Result<Version, MetaError> {
-        Ok(self.database.feed.head())
+        Ok(self.slot.feed.head())
     }
 
     async fn verify(&self, after: Option<Bytes>) -> Result<Beside, MetaError> {
@@ -151,7 +158,7 @@ impl Meta for Rocks {
     }
 
     async fn snapshot(&self) -> Result<Box<dyn Snapshot>, MetaError> {
-        Ok(Box::new(frozen::Frozen::take(Arc::clone(&self.database)).await?))
+        Ok(Box::new(frozen::Frozen::take(self.slot.get()?).await?))
     }
 }
 

@@ -80,7 +80,7 @@ impl Store {
             let mut staged = self.inner.blobs.stage(options).await?;
             staged.take(file, expected.size).await?;
             self.inner.metrics.bytes_in.inc_by(expected.size);
-            upload.staged = Some(staged);
+            (upload.staged, upload.taken) = (Some(staged), expected.size);
         }
         upload.finish().await.map(drop)
     }
@@ -182,8 +182,13 @@ impl Upload {
     }
 
     /// Makes it durable and recorded; fails if it is not what was expected. It comes to its end whatever becomes of the call, so that no
-    /// file is left that nothing refers to, and who was cut off after the last byte finds it stored.
+    /// file is left that nothing refers to, and who was cut off after the last byte finds it stored. Before, it can be gone on with:
+    /// a call that was cancelled looks as if it had come to its end.
     pub async fn finish(self) -> Result<Digest, StoreError> {
+        if let Some(expected) = self.expected.filter(|expected| self.taken < expected.size) {
+            let why = format!("it ended after {} of the {} bytes of {expected}", self.taken, expected.size);
+            return Err(Invalid::new("data", why).into());
+        }
         tokio::spawn(self.settle()).await.map_err(|_| StoreError::Draining)?
     }
 

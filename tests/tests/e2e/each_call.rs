@@ -141,7 +141,7 @@ fn given(mortal: &Mortal, content: &Bytes) -> bool {
     let file = mortal.path("given");
     std::fs::write(&file, content).unwrap();
     let client = block_on(client(&mortal.daemon.remote()));
-    client.give(&Digest::of(content), &File::open(&file).unwrap()).unwrap_or(false)
+    client.give(&Digest::of(content), &File::open(&file).unwrap(), &|| true).unwrap_or(false)
 }
 
 #[test]

@@ -12,6 +12,7 @@ use provender_proto::handover::{beside, connect_to, receive, send};
 use provender_proto::v1::handover_reply::Reply;
 use provender_proto::v1::handover_request::{Give, Lend, Request};
 use provender_proto::v1::{HandoverReply, HandoverRequest};
+use provender_tests::child::eventually;
 use provender_tests::conformance::blobs::bytes;
 use provender_tests::loop_disk::LoopDisk;
 use rustix::fs::{CWD, Mode, OFlags};
@@ -180,7 +181,7 @@ fn a_file_that_changes_while_it_is_taken_is_refused_or_taken_whole() {
     let size = 8 * MIB;
     let content = bytes(5, size);
     let stop = AtomicBool::new(false);
-    let (mut taken, mut sent_away) = (0, 0);
+    let (mut taken, mut other_size, mut other_bytes) = (0, 0, 0);
     let hostile = OpenOptions::new().write(true).create(true).truncate(true).open(world.path("file")).unwrap();
     hostile.write_all_at(&content, 0).unwrap();
     std::thread::scope(|scope| {
@@ -199,10 +200,15 @@ fn a_file_that_changes_while_it_is_taken_is_refused_or_taken_whole() {
                     hostile.set_len(size as u64).unwrap();
                     hostile.write_all_at(&content, 0).unwrap();
                     std::thread::sleep(Duration::from_millis(n % 30));
+                    // As large as before from here on, so that a change is no matter of sizes.
+                    hostile.write_all_at(&n.to_be_bytes(), at.min(size as u64 - 8)).unwrap();
+                    std::thread::sleep(Duration::from_millis(n % 20));
                 }
             }
         });
-        for _ in 0..60 {
+        let mut rounds = 0;
+        let mut each = || {
+            rounds += 1;
             // As a client does: what it has read is what it announces.
             let file = File::open(world.path("file")).unwrap();
             let mut found = vec![0; size];
@@ -217,18 +223,52 @@ fn a_file_that_changes_while_it_is_taken_is_refused_or_taken_whole() {
                     assert_eq!(Digest::of(&stored), digest);
                 }
                 Reply::Refused(refused) => {
-                    sent_away += 1;
                     assert_eq!(Code::from(refused.code), Code::InvalidArgument, "{}", refused.message);
+                    // Of another size before anything was taken; else it was caught in the act.
+                    match refused.message.contains("is of a file of") {
+                        true => other_size += 1,
+                        false => other_bytes += 1,
+                    }
                 }
                 other => panic!("{other:?}"),
             }
-        }
+            rounds >= 60 && taken > 1 && other_bytes > 1
+        };
+        // However busy the machine is: until all of it has happened.
+        let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| eventually("both outcomes", &mut each)));
         stop.store(true, Ordering::Relaxed);
+        ended.unwrap();
     });
-    eprintln!("handover: {taken} taken whole, {sent_away} refused");
-    assert!(sent_away > 0, "nothing was ever caught in the act");
+    eprintln!("handover: {taken} taken whole; {other_bytes} changed meanwhile, {other_size} before");
     let staging = world.data().join("blobs/staging").read_dir().unwrap().count();
     assert_eq!(staging, 0, "something is left of what was refused");
+}
+
+/// A daemon that takes the question and never answers: a signal ends who waits for it, and leaves nothing.
+#[test]
+fn a_daemon_that_does_not_answer_holds_nobody_who_is_told_to_stop() {
+    let world = World::new();
+    std::fs::write(world.path("large"), bytes(8, 2 * MIB)).unwrap();
+    world.cli(&["put", "large", "--name", "large"]).ok();
+    let path = beside(&world.daemon.socket());
+    std::fs::remove_file(&path).unwrap();
+    let silent = provender_proto::handover::listen_at(&path).unwrap();
+    let args = ["--name", "run", "--key", "test:run", "--out", "out"];
+    let script = "cat large large >out";
+    for waiting in [world.provender.start(["get", "large", "got"]), world.start(&args, script)] {
+        let peer = rustix::net::accept(&silent).unwrap();
+        let asked = receive::<HandoverRequest>(&peer).unwrap().unwrap().0;
+        waiting.signal(rustix::process::Signal::INT);
+        let ended = waiting.wait();
+        assert_eq!(ended.status.code(), Some(130), "{asked:?}: {}", ended.err());
+        // Whoever asked has let go of it.
+        assert!(receive::<HandoverRequest>(&peer).unwrap().is_none());
+    }
+    let mut left: Vec<_> = world.path("").read_dir().unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    left.sort();
+    // What the command made is as it left it.
+    assert_eq!(left, ["large", "out"]);
+    assert_eq!(world.verdict("test:run"), "FAILED");
 }
 
 #[test]

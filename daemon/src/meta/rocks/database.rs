@@ -17,6 +17,7 @@ use super::RocksConfig;
 use super::format::{self, FATES, FEED, fact};
 use super::log;
 use super::options;
+use super::room::Room;
 use crate::meta::feed::{self, Feed};
 use crate::meta::group::{Failure, Outcome};
 use crate::meta::scan::{PAGE_BYTES, PAGE_ROWS};
@@ -32,13 +33,15 @@ pub(super) type Moment<'a> = rocksdb::Snapshot<'a>;
 pub(super) struct Database {
     db: DB,
     turn: Mutex<()>,
-    pub(super) feed: Feed,
-    /// Bytes that must be free on the disk for what is written to be sorted into files.
-    room: u64,
+    pub(super) feed: Arc<Feed>,
+    room: Room,
+    /// Since when RocksDB takes nothing for want of space, though there is some.
+    refusing: Mutex<Option<Instant>>,
 }
 
 impl Database {
-    pub(super) fn open(config: &RocksConfig, dir: &Path) -> Result<Database, MetaError> {
+    /// Opens it; anew, with the feed that it had.
+    pub(super) fn open(config: &RocksConfig, dir: &Path, feed: Option<&Arc<Feed>>) -> Result<Database, MetaError> {
         // Others may pass through the data folder to its socket, but the rows are nobody else's to read.
         let private = || {
             std::fs::create_dir_all(dir)?;
@@ -68,8 +71,10 @@ impl Database {
         }
         let head =
             db.get(fact::HEAD).map_err(reading)?.map_or(Ok(Version(0)), |stored| format::read_version(&stored))?;
-        let room = 2 * config.write_buffer_bytes as u64;
-        Ok(Database { db, turn: Mutex::new(()), feed: Feed::at(head), room })
+        let feed = feed.cloned().unwrap_or_else(|| Arc::new(Feed::at(head)));
+        // What was not known to be written may be there.
+        feed.advance(head, Some(head));
+        Ok(Database { db, turn: Mutex::new(()), feed, room: Room::of(config), refusing: Mutex::default() })
     }
 
     pub(super) fn get(&self, keys: &[RowKey]) -> Result<Vec<Option<Row>>, MetaError> {
@@ -247,27 +252,45 @@ impl Database {
     /// Writes all of `batch`, durable. While RocksDB takes no writes, because it is behind with sorting into files what it
     /// took before, this waits; but not for a full disk, and not for ever.
     fn store(&self, doing: &'static str, batch: WriteBatch) -> Result<(), Failure> {
+        if let Some(scarce) = self.room.lacks(self.db.path()) {
+            self.forgive();
+            tracing::error!(%scarce, "the disk that holds the metadata is full");
+            return Err(Failure::NotCommitted(MetaError::Full { source: Arc::new(scarce) }));
+        }
         let began = Instant::now();
         loop {
             let Err(error) = self.db.write_opt(WriteBatch::from_data(batch.data()), &options::synced()) else {
+                self.forgive();
                 return Ok(());
             };
             let stalled = error.kind() == ErrorKind::Incomplete;
-            let full = stalled && self.is_full();
+            let full = stalled && self.room.hinders_sorting(self.db.path());
             if stalled && !full && began.elapsed() < STALL {
                 std::thread::sleep(Duration::from_millis(2));
                 continue;
             }
-            let sure = stalled || is_cut_short(&error);
+            let sure = stalled || is_not_written(&error);
             let error = if full { MetaError::Full { source: Arc::new(error) } } else { self.failed(doing, error) };
+            if matches!(error, MetaError::Full { .. }) && !stalled {
+                self.refusing().get_or_insert_with(Instant::now);
+            }
             tracing::error!(%error, "a metadata write failed");
             return Err(if sure { Failure::NotCommitted(error) } else { Failure::Unknown(error) });
         }
     }
 
-    /// Whether the disk may lack the space for what is to be sorted into files.
-    fn is_full(&self) -> bool {
-        rustix::fs::statvfs(self.db.path()).is_ok_and(|disk| disk.f_bavail.saturating_mul(disk.f_frsize) < self.room)
+    /// Whether RocksDB has taken nothing for so long for want of space, though there is some.
+    pub(super) fn has_refused_for(&self, time: Duration) -> bool {
+        self.refusing().is_some_and(|since| since.elapsed() > time)
+    }
+
+    /// From now on.
+    pub(super) fn forgive(&self) {
+        *self.refusing() = None;
+    }
+
+    fn refusing(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.refusing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn fate(&self, id: BatchId) -> Result<Option<Fate>, MetaError> {
@@ -306,11 +329,14 @@ impl Database {
     }
 }
 
-/// Whether the write ended inside its record: the disk was full when the record was appended to the log. RocksDB writes no
-/// more to that log, and recovery drops a record that is cut short. A write that failed in another way (a sync, above all)
-/// may have left a whole record, which a restart would find.
-fn is_cut_short(error: &rocksdb::Error) -> bool {
-    error.as_ref().starts_with("IO error: No space left on device: While appending to file")
+/// Whether the write came to no whole record: the disk was full when the record was appended to the log, or before, when a log or a
+/// sorted file was made. RocksDB writes no more to that log, and recovery drops a record that is cut short. A write that failed in
+/// another way (a sync, above all) may have left a whole record, which a restart would find.
+fn is_not_written(error: &rocksdb::Error) -> bool {
+    let doing = error.as_ref().strip_prefix("IO error: No space left on device: While ");
+    doing.is_some_and(|doing| {
+        ["appending to file", "open a file for appending"].iter().any(|what| doing.starts_with(what))
+    })
 }
 
 fn failed(dir: &Path, doing: &'static str, error: rocksdb::Error) -> MetaError {
@@ -331,5 +357,8 @@ fn opening(dir: &Path, error: rocksdb::Error) -> MetaError {
     if error.kind() == ErrorKind::IOError && message.contains("No such file or directory") {
         return MetaError::Corrupt { what: format!("{}: a file is missing: {message}", dir.display()) };
     }
-    failed(dir, "opening the metadata database", error)
+    match failed(dir, "opening the metadata database", error) {
+        MetaError::Full { source } => MetaError::FullAtOpen { path: dir.to_owned(), source },
+        other => other,
+    }
 }
