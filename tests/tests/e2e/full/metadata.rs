@@ -53,6 +53,11 @@ async fn filled_at_any_moment(disk: (u64, &[&str])) {
     all_there(&mut client, &there).await;
     small.heals().await;
     all_there(&mut client, &there).await;
+    none_there(&mut client, &gone).await;
+}
+
+/// What was refused is not there.
+async fn none_there(client: &mut BlobsClient<Channel>, gone: &[Bytes]) {
     let digests: Vec<_> = gone.iter().map(|blob| digest_to(&Digest::of(blob))).collect();
     let request = v1::FindMissingRequest { digests: digests.clone(), ..Default::default() };
     assert_eq!(client.find_missing(request).await.unwrap().into_inner().missing.len(), digests.len());
@@ -153,9 +158,7 @@ async fn a_database_that_stops_for_good_is_opened_anew_once_there_is_room() {
     std::fs::remove_dir_all(&crowd).unwrap();
     small.heals().await;
     all_there(&mut client, &there).await;
-    let digests: Vec<_> = gone.iter().map(|blob| digest_to(&Digest::of(blob))).collect();
-    let request = v1::FindMissingRequest { digests: digests.clone(), ..Default::default() };
-    assert_eq!(client.find_missing(request).await.unwrap().into_inner().missing.len(), digests.len());
+    none_there(&mut client, &gone).await;
 }
 
 /// With everything as it comes: what the text asks for is enough.
