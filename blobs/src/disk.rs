@@ -35,6 +35,7 @@ mod packed;
 mod reader;
 mod root;
 mod staged;
+mod staging;
 mod sweep;
 #[cfg(test)]
 mod tests;
@@ -122,7 +123,7 @@ impl Blobs for Disk {
         Ok(match options.frames {
             None => Box::new(self.run(move |store| staged::DiskStaged::begin(store, &options)).await?),
             Some(frames) => {
-                let file = self.run(staged::StagingFile::create).await?;
+                let file = self.run(staging::StagingFile::create).await?;
                 Box::new(packed::DiskPacked::new(file, &options.aliases, frames)?)
             }
         })
@@ -174,7 +175,7 @@ impl Blobs for Disk {
     }
 
     async fn staged(&self, token: ResumeToken) -> Result<Option<u64>, BlobError> {
-        self.run(move |store| staged::StagingFile::staged(store, token)).await
+        self.run(move |store| staging::StagingFile::staged(store, token)).await
     }
 
     async fn sweep(&self, before: SystemTime) -> Result<u64, BlobError> {

@@ -15,7 +15,7 @@ use tracing::info;
 
 use super::marker::{self, LAYOUT, Marker};
 use super::root::{OBJECTS, Root};
-use super::{listing, object, shard, staged};
+use super::{listing, object, shard, staging};
 use crate::{BlobError, Location, StoreId};
 
 /// How often an old folder is looked through: nobody publishes into one for ever.
@@ -105,7 +105,7 @@ fn lift(root: &Root, byte: u8, inner: &str, outer: &Path) -> io::Result<u64> {
     let (shard, mut moved) = (shard(byte), 0);
     for location in blobs_in(byte, &outer.join(inner))? {
         let (from, to) = (format!("{shard}/{inner}/{location}"), object(&location));
-        match staged::rename_new(root, &from, &to) {
+        match staging::rename_new(root, &from, &to) {
             Ok(()) => moved += 1,
             Err(Errno::NOENT) => {}
             // Where renaming is linking and unlinking, a crash left both names.

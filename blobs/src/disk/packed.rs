@@ -8,7 +8,7 @@ use bytes::Bytes;
 use provender_core::Digest;
 use provender_core::blob::Form;
 
-use super::staged::StagingFile;
+use super::staging::StagingFile;
 use crate::blocking::{Lent, blocking};
 use crate::frames::Encoder;
 use crate::{BlobError, CHUNK, Frames, HashFunction, Ingest, Published, Staged};

@@ -75,7 +75,7 @@ async fn pieces_of_every_size_come_together_in_order() {
 async fn renaming_never_replaces() {
     let (_dir, disk) = disk().await;
     let root = disk.store.root().unwrap();
-    for rename in [staged::rename_new, staged::link_new] {
+    for rename in [staging::rename_new, staging::link_new] {
         fs::write(disk.store.dir.join("staging/new"), "new").unwrap();
         fs::write(disk.store.dir.join("staging/old"), "old").unwrap();
         assert_eq!(rename(&root, "staging/new", "staging/old"), Err(Errno::EXIST));
