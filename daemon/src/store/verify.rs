@@ -4,7 +4,7 @@
 //! missing, cut or touched; a deep one reads all bytes, at a bounded rate, and finds silent decay. Rows are read either way. Invariants: memory is
 //! bounded by a page of rows and a chunk of bytes; what is found of blobs takes the way of everything that a reader finds, so nothing is entered as
 //! lost that was not looked at twice; what is found of rows is told, and hides no more than the rest of its table. Blobs are in [`blobs`],
-//! rows in [`rows`](self::rows), and the scrub is [`scrub`].
+//! rows in [`mod@rows`], and the scrub is [`scrub`].
 
 mod blobs;
 mod rows;
