@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use provender_tests::child::soak;
 use provender_tests::daemon::Daemon;
 use provender_tests::loop_disk::LoopDisk;
 use provender_tests::provender::Provender;
@@ -28,7 +29,9 @@ impl Site {
     /// `Err` has the log of a daemon that ended instead of serving.
     pub(super) fn on(mkfs: &[&str], on: On, judge: Option<Judge>) -> Result<Site, String> {
         let folder = folder();
-        let disk = LoopDisk::mount(folder.path(), 512 << 20, mkfs);
+        // Each round leaves some 50 MB.
+        let size = if soak() { 16 << 30 } else { 512 << 20 };
+        let disk = LoopDisk::mount(folder.path(), size, mkfs);
         let config = folder.path().join("provenderd.toml");
         let (data, text) = match on {
             // A disk's top, so that the log stands elsewhere.
