@@ -2,11 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
-use provender_tests::child::soak;
+use provender_tests::child::{eventually, soak};
 use provender_tests::daemon::Daemon;
 use provender_tests::loop_disk::LoopDisk;
 use provender_tests::provender::Provender;
 use provender_tests::syscalls::{Call, Judge};
+use rustix::process::Signal;
 use tempfile::TempDir;
 
 use crate::world::folder;
@@ -50,8 +51,14 @@ impl Site {
         Ok(Site { daemon, disk, folder })
     }
 
-    /// From now on nothing reaches the disk.
+    /// From now on nothing reaches the disk. Nobody computes on without power: a file system that is being shut down may say of a sync that
+    /// it is through when it is not, and the daemon must not pass that on.
     pub(super) fn cut(&mut self) {
+        self.daemon.signal(Signal::STOP);
+        let status = format!("/proc/{}/status", self.daemon.pid().as_raw_nonzero());
+        eventually("the daemon stands still", || {
+            std::fs::read_to_string(&status).is_ok_and(|status| status.contains("State:\tT"))
+        });
         self.disk.cut();
         self.daemon.kill();
     }
