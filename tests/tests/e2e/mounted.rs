@@ -2,6 +2,10 @@
 
 #[path = "mounted/readonly.rs"]
 mod readonly;
+#[path = "mounted/runs.rs"]
+mod runs;
+#[path = "mounted/walk.rs"]
+mod walk;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -10,6 +14,20 @@ use provender_tests::child::{self, Ran, Running};
 use tempfile::TempDir;
 
 use crate::world::{World, folder};
+
+/// Git, without anybody's settings.
+const GIT: [&str; 10] = [
+    "env",
+    "GIT_CONFIG_NOSYSTEM=1",
+    "GIT_CONFIG_GLOBAL=/dev/null",
+    "git",
+    "-c",
+    "user.name=nobody",
+    "-c",
+    "user.email=nobody@example.com",
+    "-c",
+    "safe.directory=*",
+];
 
 /// A world with its store mounted twice, by the daemon and by the command line, both for other users too. Whatever becomes of the
 /// test, neither stays mounted.
