@@ -1,5 +1,11 @@
 //! The mounted view as the kernel has it: by `provenderd --mount` and by `provender mount`, each asked what a real file system would be.
 
+#[path = "mounted/changes.rs"]
+mod changes;
+#[path = "mounted/chaos.rs"]
+mod chaos;
+#[path = "mounted/fio.rs"]
+mod fio;
 #[path = "mounted/readonly.rs"]
 mod readonly;
 #[path = "mounted/runs.rs"]
