@@ -19,8 +19,10 @@ use fault::Fault;
 
 fn main() -> ExitCode {
     let mut words = std::env::args_os();
-    if words.nth(1).is_some_and(|word| word == process::GUARD_ARG) {
-        return process::guard_main(words);
+    match words.nth(1) {
+        Some(word) if word == process::GUARD_ARG => return process::guard_main(words),
+        Some(word) if word == provender_fuse::WATCHDOG_ARG => return provender_fuse::watchdog_main(words),
+        _ => {}
     }
     let args = Args::parse();
     print::warnings();

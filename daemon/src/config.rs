@@ -91,6 +91,7 @@ struct File {
     socket_group: Option<String>,
     mount: Option<PathBuf>,
     mount_allow_other: bool,
+    mount_passthrough: Option<bool>,
     metrics_listen: Option<SocketAddr>,
     log_format: Option<LogFormat>,
     log: Option<String>,
@@ -171,6 +172,8 @@ pub struct Config {
     pub mount: Option<PathBuf>,
     /// Whether others may look into the mount.
     pub mount_allow_other: bool,
+    /// Whether the kernel reads files of the mount by itself, where it can.
+    pub mount_passthrough: bool,
     /// Where to serve metrics.
     pub metrics_listen: Option<SocketAddr>,
     /// How to log.
@@ -228,6 +231,14 @@ pub enum ConfigError {
 }
 
 impl Config {
+    /// The folder of its blobs, if they are in one.
+    pub fn blob_dir(&self) -> Option<&Path> {
+        match &self.blobs {
+            BlobsConfig::Disk { dir } => Some(dir),
+            _ => None,
+        }
+    }
+
     /// Takes flags (and variables, which clap reads) over the file over defaults.
     pub fn load(flags: Flags) -> Result<Config, ConfigError> {
         let file = match &flags.config {
@@ -260,6 +271,7 @@ impl Config {
             socket_group: file.socket_group,
             mount: flags.mount.or(file.mount),
             mount_allow_other: file.mount_allow_other,
+            mount_passthrough: file.mount_passthrough.unwrap_or(true),
             metrics_listen: flags.metrics_listen.or(file.metrics_listen),
             log_format: flags.log_format.or(file.log_format).unwrap_or(LogFormat::Text),
             log: flags.log.or(file.log).unwrap_or_else(|| "info".into()),

@@ -16,6 +16,10 @@ use tracing_subscriber::EnvFilter;
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 fn main() -> ExitCode {
+    let mut words = std::env::args_os();
+    if words.nth(1).is_some_and(|word| word == provender_fuse::WATCHDOG_ARG) {
+        return provender_fuse::watchdog_main(words);
+    }
     let mut flags = Flags::parse();
     let command = flags.command.take();
     let config = match Config::load(flags) {

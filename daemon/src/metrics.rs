@@ -1,7 +1,12 @@
 //! What the daemon counts, for Prometheus.
 
+use std::sync::Arc;
+
 use prometheus::{Encoder, HistogramVec, IntCounter, IntCounterVec, IntGauge, Registry, TextEncoder};
 use prometheus::{histogram_opts, opts};
+use provender_fuse::Requests;
+
+use crate::mount;
 
 /// The counters, registered once a process.
 #[derive(Debug)]
@@ -41,6 +46,8 @@ pub struct Metrics {
     pub waiting: IntGauge,
     /// Watches that are being served.
     pub watching: IntGauge,
+    /// What the kernel asks the mount for.
+    pub mount: Arc<Requests>,
     /// Calls, by method and status code, in seconds.
     pub calls: HistogramVec,
 }
@@ -68,6 +75,8 @@ impl Metrics {
         let opts = histogram_opts!("provender_call_seconds", "gRPC calls by method and status code", buckets);
         let calls = HistogramVec::new(opts, &["method", "code"])?;
         registry.register(Box::new(calls.clone()))?;
+        let mount = Arc::<Requests>::default();
+        registry.register(Box::new(mount::Counted::new(mount.clone())?))?;
         Ok(Metrics {
             lookups: vec("provender_lookups_total", "Keys looked up, by verdict", "verdict")?,
             begins: vec("provender_begins_total", "Begins, by outcome: hit, lease or busy", "outcome")?,
@@ -92,6 +101,7 @@ impl Metrics {
             leases: gauge("provender_leases", "Live leases that this daemon watches")?,
             waiting: gauge("provender_waiting", "Executors that wait for another's work")?,
             watching: gauge("provender_watching", "Watches that are being served")?,
+            mount,
             calls,
             registry,
         })

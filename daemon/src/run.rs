@@ -1,11 +1,9 @@
 //! A daemon's life: open, serve, drain, close.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use provender_core::name::Space;
-use provender_fuse::Mount;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::{Certificate, Identity, ServerTlsConfig};
@@ -15,12 +13,9 @@ use crate::data::{DataDir, DataError};
 use crate::meta::{self, MetaError};
 use crate::metrics::Metrics;
 use crate::migrate::{self, MigrateError};
+use crate::mount;
 use crate::serve::{self, Handover, ListenError, Tcp, Tokens, Unix};
 use crate::store::{Store, StoreError};
-use crate::view::StoreSource;
-
-/// How long readers of the mount may keep files open when the daemon stops.
-const MOUNT_GRACE: Duration = Duration::from_secs(2);
 
 /// Why the daemon did not start, or stopped.
 #[derive(Debug, thiserror::Error)]
@@ -95,7 +90,19 @@ pub async fn run(config: Config, stop: CancellationToken, ready: impl FnOnce()) 
         }
         None => None,
     };
-    let mount = mount(&config, &store).await?;
+    let mounted = match config.mount.clone() {
+        Some(point) => {
+            let (config, store, runtime) = (config.clone(), store.clone(), tokio::runtime::Handle::current());
+            let requests = metrics.mount.clone();
+            let mounting = move || mount::mount(&config, &point, &store, runtime, requests);
+            let mounted = tokio::task::spawn_blocking(mounting).await;
+            Some(mounted.map_err(|error| RunError::Server(error.to_string()))??)
+        }
+        None => None,
+    };
+    if let Some(mounted) = &mounted {
+        background.spawn(mount::follow(store.clone(), Space::default(), mounted.changes()));
+    }
 
     let (draining, stopped) = (CancellationToken::new(), CancellationToken::new());
     let mut servers = JoinSet::new();
@@ -149,8 +156,8 @@ pub async fn run(config: Config, stop: CancellationToken, ready: impl FnOnce()) 
         servers.abort_all();
     }
     background.abort_all();
-    if let Some(mount) = mount {
-        let unmounted = tokio::task::spawn_blocking(move || mount.unmount(MOUNT_GRACE)).await;
+    if let Some(mounted) = mounted {
+        let unmounted = tokio::task::spawn_blocking(move || mounted.unmount(mount::GRACE)).await;
         if let Ok(Err(error)) = unmounted {
             tracing::warn!(error = %crate::store::chain(&error), "could not unmount");
         }
@@ -162,11 +169,7 @@ pub async fn run(config: Config, stop: CancellationToken, ready: impl FnOnce()) 
 
 /// Where the store itself is: no place for its backups.
 fn own_folders(config: &Config) -> Vec<PathBuf> {
-    let blobs = match &config.blobs {
-        provender_blobs::BlobsConfig::Disk { dir } => Some(dir.clone()),
-        _ => None,
-    };
-    [config.data.clone()].into_iter().chain(blobs).collect()
+    [Some(config.data.as_path()), config.blob_dir()].into_iter().flatten().map(Path::to_path_buf).collect()
 }
 
 async fn bind_tcp(config: &Config) -> Result<Option<Tcp>, RunError> {
@@ -185,13 +188,4 @@ fn tls(tls: &Tls) -> Result<ServerTlsConfig, RunError> {
         config = config.client_ca_root(Certificate::from_pem(read(ca)?));
     }
     Ok(config)
-}
-
-async fn mount(config: &Config, store: &Store) -> Result<Option<Mount>, RunError> {
-    let Some(point) = config.mount.clone() else { return Ok(None) };
-    let source = Arc::new(StoreSource::new(store.clone(), Space::default(), tokio::runtime::Handle::current()));
-    let mut options = provender_fuse::Options { allow_other: config.mount_allow_other, ..Default::default() };
-    options.settings.since = crate::clock::now();
-    let mounted = tokio::task::spawn_blocking(move || Mount::new(source, &point, &options)).await;
-    Ok(Some(mounted.map_err(|error| RunError::Server(error.to_string()))??))
 }

@@ -16,7 +16,7 @@ use tokio::runtime::Handle;
 use crate::store::{self, Store, StoreError};
 
 /// How long one answer may take.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// One space of a store, as files.
 #[derive(Debug, Clone)]

@@ -1,25 +1,30 @@
 //! The thin adapter from the kernel's requests, as fuser hands them out, to the view.
 //!
-//! Owns the translation and nothing else: no rule, no state. Invariants: each request gets exactly one reply; whatever would
-//! change something is answered EROFS (`ro` lets the kernel answer most of it before it comes here); a panic below becomes
-//! EIO, since a dead thread would leave processes hanging.
+//! Owns the translation, and the flags by which the kernel is told what it may keep and read by itself. Invariants: each request gets
+//! exactly one reply; whatever would change something is answered EROFS (`ro` lets the kernel answer most of it before it comes
+//! here); a panic below becomes EIO, since a dead thread would leave processes hanging.
 
 use std::ffi::OsStr;
+use std::fs::File;
 use std::os::unix::ffi::OsStrExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Sender;
 use std::time::{Duration, SystemTime};
 
 use fuser::{
-    AccessFlags, BsdFileFlags, CopyFileRangeFlags, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags,
-    Generation, INodeNo, InitFlags, KernelConfig, LockOwner, OpenAccMode, OpenFlags, RenameFlags, ReplyAttr,
-    ReplyCreate, ReplyData, ReplyDirectory, ReplyEmpty, ReplyEntry, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr,
-    Request, TimeOrNow, WriteFlags,
+    AccessFlags, BackingId, BsdFileFlags, CopyFileRangeFlags, Errno, FileAttr, FileHandle, FileType, Filesystem,
+    FopenFlags, Generation, INodeNo, InitFlags, KernelConfig, LockOwner, OpenAccMode, OpenFlags, RenameFlags,
+    ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyEmpty, ReplyEntry, ReplyOpen, ReplyStatfs, ReplyWrite,
+    ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 use rustix::fs::OFlags;
 
 use crate::errno::{errno, is_fault};
+use crate::opens::{Opens, Otherwise, Way};
+use crate::requests::{Progress, Request as Asked, Requests, Working};
 use crate::view::{Attributes, Kind, View, ViewError};
 
 /// What `stat` and `statfs` give as the preferred size of reads, in bytes.
@@ -27,7 +32,14 @@ const BLOCK: u32 = 4096;
 
 /// A view as fuser serves it.
 pub(crate) struct Adapter {
-    pub(crate) view: View,
+    pub(crate) view: Arc<View>,
+    pub(crate) opens: Opens<BackingId>,
+    /// Whether the kernel may still be asked to read files by itself.
+    pub(crate) passthrough: AtomicBool,
+    /// How many file systems may lie between us and a backing file's own.
+    pub(crate) stacked: bool,
+    pub(crate) requests: Arc<Requests>,
+    pub(crate) progress: Arc<Progress>,
     pub(crate) uid: u32,
     pub(crate) gid: u32,
     /// Closes when the kernel is done with the view and it, with its source, is dropped: so it comes last.
@@ -56,6 +68,54 @@ impl Adapter {
             flags: 0,
         }
     }
+
+    /// Notes a request, until what is returned is dropped.
+    fn begin(&self, what: Asked) -> Working {
+        self.requests.add(what);
+        self.progress.begin()
+    }
+
+    /// Asks the view. What is the store's fault goes to the log, for a process only ever sees a number.
+    fn ask<T>(&self, what: Asked, question: impl FnOnce(&View) -> Result<T, ViewError>) -> Result<T, Errno> {
+        let _working = self.begin(what);
+        match catch_unwind(AssertUnwindSafe(|| question(&self.view))) {
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(error)) => {
+                if is_fault(&error) {
+                    let (what, error) = (what.name(), &error as &dyn std::error::Error);
+                    tracing::warn!(what, error, "the mounted view could not answer");
+                }
+                Err(errno(&error))
+            }
+            Err(_) => {
+                tracing::error!(what = what.name(), "the mounted view panicked");
+                Err(Errno::EIO)
+            }
+        }
+    }
+
+    /// A backing file for the kernel to read; `None` where it cannot, which it is asked once if that holds for all files.
+    fn back(&self, reply: &ReplyOpen, file: &File) -> Option<BackingId> {
+        if !self.passthrough.load(Ordering::Relaxed) {
+            return None;
+        }
+        let error = match reply.open_backing(file) {
+            Ok(backing) => return Some(backing),
+            Err(error) => error,
+        };
+        let passing = error.raw_os_error().map(rustix::io::Errno::from_raw_os_error);
+        if matches!(passing, Some(rustix::io::Errno::NOMEM | rustix::io::Errno::MFILE | rustix::io::Errno::NFILE)) {
+            tracing::warn!(%error, "a file could not be handed to the kernel; it is read through this process");
+        } else if self.passthrough.swap(false, Ordering::Relaxed) {
+            let why = match passing {
+                Some(rustix::io::Errno::PERM) => "it takes CAP_SYS_ADMIN",
+                Some(rustix::io::Errno::LOOP) => "the store's file system is stacked too deep",
+                _ => "the kernel refuses",
+            };
+            tracing::info!(%error, why, "files of the mounted view are read through this process, not by the kernel itself");
+        }
+        None
+    }
 }
 
 fn file_type(kind: Kind) -> FileType {
@@ -63,23 +123,6 @@ fn file_type(kind: Kind) -> FileType {
         Kind::Directory => FileType::Directory,
         Kind::File => FileType::RegularFile,
         Kind::Link => FileType::Symlink,
-    }
-}
-
-/// Asks the view. What is the store's fault goes to the log, for a process only ever sees a number.
-fn ask<T>(what: &'static str, question: impl FnOnce() -> Result<T, ViewError>) -> Result<T, Errno> {
-    match catch_unwind(AssertUnwindSafe(question)) {
-        Ok(Ok(answer)) => Ok(answer),
-        Ok(Err(error)) => {
-            if is_fault(&error) {
-                tracing::warn!(what, error = &error as &dyn std::error::Error, "the mounted view could not answer");
-            }
-            Err(errno(&error))
-        }
-        Err(_) => {
-            tracing::error!(what, "the mounted view panicked");
-            Err(Errno::EIO)
-        }
     }
 }
 
@@ -95,31 +138,47 @@ fn answer(value: Result<Vec<u8>, Errno>, room: u32, reply: ReplyXattr) {
 
 impl Filesystem for Adapter {
     fn init(&mut self, _: &Request, config: &mut KernelConfig) -> std::io::Result<()> {
-        // Without it, all lookups in one directory wait for each other. Old kernels lack it.
-        let _ = config.add_capabilities(InitFlags::FUSE_PARALLEL_DIROPS);
+        // Old kernels lack some. Without the first, all lookups in one directory wait for each other; a link's number has one target.
+        for wanted in [InitFlags::FUSE_PARALLEL_DIROPS, InitFlags::FUSE_CACHE_SYMLINKS] {
+            _ = config.add_capabilities(wanted);
+        }
+        if self.passthrough.load(Ordering::Relaxed) {
+            // With 2, a store may lie on a stacked file system; with 1, a stacked one may lie on the mount.
+            let depth = config.set_max_stack_depth(if self.stacked { 2 } else { 1 });
+            if depth.is_err() || config.add_capabilities(InitFlags::FUSE_PASSTHROUGH).is_err() {
+                self.passthrough.store(false, Ordering::Relaxed);
+                tracing::info!(
+                    "this kernel cannot read files of the mounted view by itself; they are read through this process"
+                );
+            }
+        }
         Ok(())
     }
 
     fn lookup(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        match ask("lookup", || self.view.lookup(parent.0, name.as_bytes())) {
-            Ok(found) => reply.entry(&found.valid, &self.attr(&found.attributes), Generation(0)),
+        match self.ask(Asked::Lookup, |view| view.lookup(parent.0, name.as_bytes())) {
+            Ok(found) => {
+                let attr = self.attr(&found.attributes);
+                reply.entry_with_ttls(&found.valid, &found.named, &attr, Generation(0));
+            }
             Err(error) => reply.error(error),
         }
     }
 
     fn forget(&self, _: &Request, ino: INodeNo, nlookup: u64) {
+        let _working = self.begin(Asked::Forget);
         self.view.forget(ino.0, nlookup);
     }
 
     fn getattr(&self, _: &Request, ino: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
-        match ask("getattr", || self.view.attributes(ino.0)) {
+        match self.ask(Asked::Getattr, |view| view.attributes(ino.0)) {
             Ok(found) => reply.attr(&found.valid, &self.attr(&found.attributes)),
             Err(error) => reply.error(error),
         }
     }
 
     fn readlink(&self, _: &Request, ino: INodeNo, reply: ReplyData) {
-        match ask("readlink", || self.view.read_link(ino.0)) {
+        match self.ask(Asked::Readlink, |view| view.read_link(ino.0)) {
             Ok(target) => reply.data(&target),
             Err(error) => reply.error(error),
         }
@@ -130,10 +189,26 @@ impl Filesystem for Adapter {
         if flags.acc_mode() != OpenAccMode::O_RDONLY || truncates {
             return reply.error(Errno::EROFS);
         }
-        match ask("open", || self.view.open(ino.0)) {
+        let content = match self.ask(Asked::Open, |view| view.content(ino.0)) {
+            Ok(content) => content,
+            Err(error) => return reply.error(error),
+        };
+        match self.opens.open(ino.0, content.file(), |file| self.back(&reply, file)) {
+            // The kernel holds the file from here on.
+            Ok(Way::Kernel(backing)) => {
+                let handle = FileHandle(self.view.hold(ino.0, None));
+                reply.opened_passthrough(handle, FopenFlags::empty(), &backing);
+            }
             // A number's bytes never change, so that what the page cache has of it stays good.
-            Ok(handle) => reply.opened(FileHandle(handle), FopenFlags::FOPEN_KEEP_CACHE),
-            Err(error) => reply.error(error),
+            Ok(Way::Asked) => {
+                let handle = FileHandle(self.view.hold(ino.0, Some(content)));
+                reply.opened(handle, FopenFlags::FOPEN_KEEP_CACHE);
+            }
+            // After this error the kernel looks the path up again, and finds a number that can be opened.
+            Err(Otherwise) => {
+                self.view.retire(ino.0);
+                reply.error(Errno::ESTALE);
+            }
         }
     }
 
@@ -148,7 +223,7 @@ impl Filesystem for Adapter {
         _: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        match ask("read", || self.view.read(fh.0, offset, size as usize)) {
+        match self.ask(Asked::Read, |view| view.read(fh.0, offset, size as usize)) {
             Ok(bytes) => reply.data(&bytes),
             Err(error) => reply.error(error),
         }
@@ -164,20 +239,28 @@ impl Filesystem for Adapter {
         _: bool,
         reply: ReplyEmpty,
     ) {
-        self.view.release(fh.0);
+        let _working = self.begin(Asked::Release);
+        if let Some(number) = self.view.release(fh.0) {
+            self.opens.release(number);
+        }
         reply.ok();
     }
 
     fn opendir(&self, _: &Request, ino: INodeNo, _: OpenFlags, reply: ReplyOpen) {
-        match ask("opendir", || self.view.open_directory(ino.0)) {
-            Ok(handle) => reply.opened(FileHandle(handle), FopenFlags::empty()),
+        let opened = self.ask(Asked::Opendir, |view| Ok((view.open_directory(ino.0)?, view.is_settled(ino.0))));
+        match opened {
+            Ok((handle, true)) => {
+                let kept = FopenFlags::FOPEN_CACHE_DIR | FopenFlags::FOPEN_KEEP_CACHE;
+                reply.opened(FileHandle(handle), kept);
+            }
+            Ok((handle, false)) => reply.opened(FileHandle(handle), FopenFlags::empty()),
             Err(error) => reply.error(error),
         }
     }
 
     fn readdir(&self, _: &Request, _: INodeNo, fh: FileHandle, offset: u64, mut reply: ReplyDirectory) {
-        let listed = ask("readdir", || {
-            self.view.list(fh.0, offset, |item, next| {
+        let listed = self.ask(Asked::Readdir, |view| {
+            view.list(fh.0, offset, |item, next| {
                 !reply.add(INodeNo(item.number), next, file_type(item.kind), OsStr::from_bytes(&item.name))
             })
         });
@@ -188,6 +271,7 @@ impl Filesystem for Adapter {
     }
 
     fn releasedir(&self, _: &Request, _: INodeNo, fh: FileHandle, _: OpenFlags, reply: ReplyEmpty) {
+        let _working = self.begin(Asked::Releasedir);
         self.view.release(fh.0);
         reply.ok();
     }
@@ -198,12 +282,12 @@ impl Filesystem for Adapter {
     }
 
     fn getxattr(&self, _: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
-        let value = ask("getxattr", || self.view.xattr(ino.0, name.as_bytes()));
+        let value = self.ask(Asked::Getxattr, |view| view.xattr(ino.0, name.as_bytes()));
         answer(value.map(String::into_bytes), size, reply);
     }
 
     fn listxattr(&self, _: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
-        let names = ask("listxattr", || self.view.xattrs(ino.0));
+        let names = self.ask(Asked::Listxattr, |view| view.xattrs(ino.0));
         answer(
             names.map(|names| names.into_iter().flat_map(|name| [name.as_bytes(), b"\0"].concat()).collect()),
             size,

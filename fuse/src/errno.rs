@@ -11,9 +11,8 @@ pub(crate) fn errno(error: &ViewError) -> Errno {
         ViewError::Source(error) => match error {
             SourceError::NotFound => Errno::ENOENT,
             SourceError::Stale => Errno::ESTALE,
-            SourceError::Damaged { .. } => Errno::EIO,
-            SourceError::Unavailable { .. } => Errno::EHOSTDOWN,
-            SourceError::TimedOut => Errno::ETIMEDOUT,
+            // One number for all that may be well again later, which every program knows; the log says which it was.
+            SourceError::Damaged { .. } | SourceError::Unavailable { .. } | SourceError::TimedOut => Errno::EIO,
         },
         ViewError::Io(error) => Errno::from_i32(error.raw_os_error()),
         ViewError::NotFound => Errno::ENOENT,
@@ -49,6 +48,6 @@ mod tests {
         assert_eq!(of(SourceError::NotFound), rustix::io::Errno::NOENT.raw_os_error());
         assert_eq!(of(SourceError::Stale), rustix::io::Errno::STALE.raw_os_error());
         assert_eq!(of(SourceError::Damaged { what: String::new() }), rustix::io::Errno::IO.raw_os_error());
-        assert_eq!(of(SourceError::TimedOut), rustix::io::Errno::TIMEDOUT.raw_os_error());
+        assert_eq!(of(SourceError::TimedOut), rustix::io::Errno::IO.raw_os_error());
     }
 }

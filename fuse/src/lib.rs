@@ -8,9 +8,15 @@ mod adapter;
 mod errno;
 pub mod memory;
 mod mount;
+mod opens;
+mod requests;
+mod shards;
 pub mod source;
 mod view;
+mod watchdog;
 
-pub use mount::{Mount, MountError, Options, unmount};
+pub use mount::{Changes, Mount, MountError, Options, unmount};
+pub use requests::{Request, Requests};
 pub use source::{Branch, Consumers, Content, Document, Entry, Input, Page, ReadAt, Source, SourceError};
-pub use view::{Attributes, Found, Item, Kind, ROOT, Settings, View, ViewError};
+pub use view::{Attributes, Change, Found, Item, Kind, OpenFile, ROOT, Settings, Stale, View, ViewError};
+pub use watchdog::{PATIENCE, WATCHDOG_ARG, watchdog_main};

@@ -1,43 +1,67 @@
 //! Mounts: putting a view at a path, and taking it away.
 //!
-//! Owns [`Mount`], whose drop unmounts. Invariants: what is unmounted is our own mount and no other that has come to the same
-//! path; unmounting never waits for those who still have files open. It must not know what the view shows.
+//! Owns [`Mount`], whose drop unmounts. Invariants: unmounting never waits for those who still have files open; a connection that was
+//! aborted is succeeded by a new one at the same path, one that was unmounted is not. It must not know what the view shows.
 
 mod error;
 mod point;
+mod push;
+mod serving;
 mod table;
 
-use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
-use fuser::{BackgroundSession, Config, MountOption, Session, SessionACL};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use parking_lot::Mutex;
 
 pub use self::error::MountError;
-use crate::adapter::Adapter;
+pub use self::push::Changes;
+use self::push::Served;
+use self::serving::Serving;
+use crate::requests::Requests;
 use crate::source::Source;
-use crate::view::{Settings, View};
+use crate::view::Settings;
+use crate::watchdog::PULSE;
 
 /// What stands in the mount table as source and subtype: a mount is ours if it says so.
 const FILE_SYSTEM: &str = "provender";
 
 /// How to mount.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Options {
     /// Whether other users may look in too. Without root it takes `user_allow_other` in `/etc/fuse.conf`.
     pub allow_other: bool,
-    /// How many requests are answered at once.
+    /// How many requests are answered at once, each by a thread with a queue of its own to the kernel.
     pub threads: usize,
+    /// Whether the kernel reads files by itself where the source has them as files. It takes Linux 6.9 and `CAP_SYS_ADMIN`;
+    /// without, they are read through this process.
+    pub passthrough: bool,
+    /// Whether the source's files lie on a stacked file system, such as overlayfs. Then nothing can be stacked on the mount.
+    pub stacked: bool,
+    /// A program whose `main` hands over to [`watchdog_main`](crate::watchdog_main) when its first argument is
+    /// [`WATCHDOG_ARG`](crate::WATCHDOG_ARG). Without, a server that is stopped keeps who reads the mount asleep.
+    pub watchdog: Option<PathBuf>,
+    /// Where the kernel's requests are counted.
+    pub requests: Arc<Requests>,
     /// How the view behaves.
     pub settings: Settings,
 }
 
 impl Default for Options {
     fn default() -> Options {
-        Options { allow_other: false, threads: 8, settings: Settings::default() }
+        Options {
+            allow_other: false,
+            threads: 8,
+            passthrough: true,
+            stacked: false,
+            watchdog: None,
+            requests: Arc::default(),
+            settings: Settings::default(),
+        }
     }
 }
 
@@ -45,13 +69,27 @@ impl Default for Options {
 /// closed or this process ends.
 #[derive(Debug)]
 pub struct Mount {
+    kept: Arc<Kept>,
+    changes: Changes,
+    /// Dropped, it ends the keeper.
+    stop: Option<Sender<()>>,
+    keeper: Option<JoinHandle<()>>,
+}
+
+/// What a mount's keeper works with.
+struct Kept {
+    source: Arc<dyn Source>,
     point: PathBuf,
-    /// Tells this mount from another at the same path, until [`Mount::is_over`].
-    device: String,
-    /// The connection to the kernel.
-    connection: OwnedFd,
-    session: Option<BackgroundSession>,
-    ended: Receiver<()>,
+    options: Options,
+    serving: Mutex<Option<Serving>>,
+    served: Served,
+    over: AtomicBool,
+}
+
+impl std::fmt::Debug for Kept {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Kept").field("point", &self.point).field("serving", &self.serving).finish_non_exhaustive()
+    }
 }
 
 impl Mount {
@@ -60,64 +98,108 @@ impl Mount {
     pub fn new(source: Arc<dyn Source>, point: &Path, options: &Options) -> Result<Mount, MountError> {
         let point = point::prepare(point)?;
         point::check_device()?;
-        let (alive, ended) = channel();
-        let adapter = Adapter {
-            view: View::new(source, options.settings),
-            uid: rustix::process::getuid().as_raw(),
-            gid: rustix::process::getgid().as_raw(),
-            _ended: alive,
-        };
-        let refused = |source| MountError::refused(&point, options.allow_other, source);
-        let session = Session::new(adapter, &point, &config(options)).map_err(refused)?;
-        let connection = session.as_fd().try_clone_to_owned().map_err(refused)?;
-        let device = table::at(&point)?.map(|mount| mount.device).unwrap_or_default();
-        let session = session.spawn().map_err(refused)?;
+        let served = Served::default();
+        let thread = |error| MountError::refused(&point, options.allow_other, error);
+        let changes = push::start(served.clone()).map_err(thread)?;
+        let kept = Arc::new(Kept {
+            source,
+            point: point.clone(),
+            options: options.clone(),
+            serving: Mutex::default(),
+            served,
+            over: AtomicBool::new(false),
+        });
+        kept.serve()?;
+        let (stop, stopped) = channel();
+        let keeper = std::thread::Builder::new().name("fuse-keeper".into()).spawn({
+            let kept = kept.clone();
+            move || kept.keep(&stopped)
+        });
+        let keeper = Some(keeper.map_err(thread)?);
         tracing::info!(point = %point.display(), "mounted");
-        Ok(Mount { point, device, connection, session: Some(session), ended })
+        Ok(Mount { kept, changes, stop: Some(stop), keeper })
     }
 
     /// Where it is mounted, as an absolute path without symlinks.
     pub fn point(&self) -> &Path {
-        &self.point
+        &self.kept.point
+    }
+
+    /// Where to tell what has changed in the store, so that the kernel does not go by what it knew.
+    pub fn changes(&self) -> Changes {
+        self.changes.clone()
+    }
+
+    /// Whether somebody else has unmounted it.
+    pub fn is_over(&self) -> bool {
+        self.kept.over.load(Ordering::Acquire)
     }
 
     /// Unmounts, then waits at most `grace` for those who still have files open. Says whether all is over, the source
     /// dropped; if not, the view lives on for them until they are done or this process ends.
     pub fn unmount(mut self, grace: Duration) -> Result<bool, MountError> {
-        self.detach()?;
-        Ok(self.ended.recv_timeout(grace) == Err(RecvTimeoutError::Disconnected))
+        let Some(mut serving) = self.end() else { return Ok(true) };
+        serving.detach(&self.kept.point)?;
+        Ok(serving.wait(grace))
     }
 
-    fn detach(&mut self) -> Result<(), MountError> {
-        let Some(session) = self.session.take() else { return Ok(()) };
-        if !self.is_in_place()? {
-            // Somebody has unmounted it, or mounted over it. Dropping the session would unmount what is there now.
-            std::mem::forget(session);
-            return Ok(());
+    /// Ends the keeper, so that nothing is mounted anew, and gives what is being served.
+    fn end(&mut self) -> Option<Serving> {
+        drop(self.stop.take());
+        if let Some(keeper) = self.keeper.take() {
+            _ = keeper.join();
         }
-        // This unmounts, unless a file is open; and for those without root it detaches.
-        drop(session);
-        if self.is_in_place()? { point::detach(&self.point) } else { Ok(()) }
-    }
-
-    /// Whether this very mount is the topmost at its path.
-    fn is_in_place(&self) -> Result<bool, MountError> {
-        Ok(table::at(&self.point)?.is_some_and(|mount| mount.device == self.device) && !self.is_over())
-    }
-
-    /// Whether the kernel has ended the connection, since it was unmounted. Only after that it gives the device number to another
-    /// mount.
-    pub fn is_over(&self) -> bool {
-        let mut connection = [PollFd::new(&self.connection, PollFlags::empty())];
-        let polled = poll(&mut connection, Some(&Timespec::default()));
-        polled.is_ok() && connection[0].revents().intersects(PollFlags::ERR | PollFlags::HUP)
+        *self.kept.served.lock() = None;
+        self.kept.serving.lock().take()
     }
 }
 
 impl Drop for Mount {
     fn drop(&mut self) {
-        if let Err(error) = self.detach() {
+        let Some(mut serving) = self.end() else { return };
+        if let Err(error) = serving.detach(&self.kept.point) {
             tracing::warn!(error = &error as &dyn std::error::Error, "could not unmount");
+        }
+    }
+}
+
+impl Kept {
+    /// Mounts, where nothing is mounted.
+    fn serve(&self) -> Result<(), MountError> {
+        let (serving, view) = Serving::new(self.source.clone(), &self.point, &self.options)?;
+        *self.served.lock() = serving.notifier().map(|notifier| (Arc::downgrade(&view), notifier));
+        *self.serving.lock() = Some(serving);
+        Ok(())
+    }
+
+    /// Keeps the watchdog quiet while all is well, and mounts anew what was aborted, until `stopped` closes.
+    fn keep(&self, stopped: &Receiver<()>) {
+        while stopped.recv_timeout(PULSE) == Err(RecvTimeoutError::Timeout) {
+            let mut serving = self.serving.lock();
+            match serving.as_mut() {
+                Some(serving) if !serving.is_over() => serving.beat(),
+                Some(serving) if !serving.is_aborted(&self.point) => {
+                    serving.abandon();
+                    self.over.store(true, Ordering::Release);
+                    return;
+                }
+                _ => {
+                    drop(serving);
+                    self.mount_anew();
+                }
+            }
+        }
+    }
+
+    fn mount_anew(&self) {
+        *self.served.lock() = None;
+        if let Some(mut aborted) = self.serving.lock().take() {
+            tracing::warn!(point = %self.point.display(), "the mount's connection was aborted; mounting anew");
+            aborted.abandon();
+        }
+        let mounted = point::prepare(&self.point).and_then(|_| self.serve());
+        if let Err(error) = mounted {
+            tracing::warn!(error = &error as &dyn std::error::Error, "could not mount anew; trying again");
         }
     }
 }
@@ -129,19 +211,4 @@ pub fn unmount(point: &Path) -> Result<(), MountError> {
         Some(mount) if mount.is_provender() => point::detach(&point),
         _ => Err(MountError::NotOurs { point }),
     }
-}
-
-fn config(options: &Options) -> Config {
-    let mut config = Config::default();
-    config.mount_options = vec![
-        MountOption::FSName(FILE_SYSTEM.into()),
-        MountOption::Subtype(FILE_SYSTEM.into()),
-        MountOption::RO,
-        MountOption::NoSuid,
-        MountOption::NoDev,
-        MountOption::DefaultPermissions,
-    ];
-    config.acl = if options.allow_other { SessionACL::All } else { SessionACL::Owner };
-    config.n_threads = Some(options.threads.max(1));
-    config
 }

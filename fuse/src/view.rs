@@ -12,19 +12,19 @@ mod listing;
 mod names;
 mod node;
 mod recent;
+mod stale;
 mod trees;
 mod xattrs;
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use parking_lot::{Mutex, RwLock};
+use parking_lot::Mutex;
 use provender_core::{Timestamp, tree};
 
-use self::content::OpenFile;
+pub use self::content::OpenFile;
 pub use self::inodes::ROOT;
 use self::inodes::{Inode, Inodes};
 pub use self::listing::Item;
@@ -32,7 +32,9 @@ use self::listing::Listing;
 pub use self::node::Kind;
 use self::node::Node;
 use self::recent::Recent;
+pub use self::stale::{Change, Stale};
 use self::trees::Trees;
+use crate::shards::Shards;
 use crate::source::{Source, SourceError};
 
 /// How a view behaves.
@@ -74,13 +76,15 @@ pub struct Attributes {
     pub at: Timestamp,
 }
 
-/// Attributes, and how long they and the name that led there may be gone by.
+/// Attributes, and how long they may be gone by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Found {
     /// What was found.
     pub attributes: Attributes,
-    /// For so long it will not change.
+    /// For so long they will not change.
     pub valid: Duration,
+    /// For so long the name that led there will not mean anything else.
+    pub named: Duration,
 }
 
 /// Why a view cannot answer.
@@ -141,7 +145,8 @@ struct Context {
 }
 
 enum Handle {
-    File(OpenFile),
+    /// An open of a number; without content, the kernel reads it by itself.
+    File(u64, Option<OpenFile>),
     Directory(Mutex<Listing>),
 }
 
@@ -149,7 +154,7 @@ enum Handle {
 pub struct View {
     context: Context,
     inodes: Inodes,
-    handles: RwLock<HashMap<u64, Arc<Handle>>>,
+    handles: Shards<Arc<Handle>>,
     next_handle: AtomicU64,
 }
 
@@ -164,7 +169,7 @@ impl View {
                 since: settings.since,
             },
             inodes: Inodes::new(Node::Root),
-            handles: RwLock::default(),
+            handles: Shards::default(),
             next_handle: AtomicU64::new(1),
         }
     }
@@ -175,9 +180,9 @@ impl View {
         let parent = self.inode(parent)?;
         let node = parent.node.child(&self.context, name)?;
         let shape = node.shape(&self.context)?;
+        let named = parent.node.holds(&node);
         let inode = self.inodes.remember(&parent, name, node);
-        let Found { attributes, valid } = found(&inode, shape);
-        Ok(Found { attributes, valid: valid.min(parent.node.holds()) })
+        Ok(Found { named, ..found(&inode, shape) })
     }
 
     /// Gives `lookups` lookups back; with the last the number loses its meaning.
@@ -188,6 +193,7 @@ impl View {
     /// The attributes of a number.
     pub fn attributes(&self, number: u64) -> Result<Found, ViewError> {
         let inode = self.inode(number)?;
+        inode.node.check(&self.context)?;
         Ok(found(&inode, inode.node.shape(&self.context)?))
     }
 
@@ -195,8 +201,6 @@ impl View {
     pub fn read_link(&self, number: u64) -> Result<Bytes, ViewError> {
         match &self.inode(number)?.node {
             Node::Link { target, .. } => Ok(Bytes::copy_from_slice(target)),
-            Node::Latest(name) => link::latest(&self.context, name).map(|(target, _)| target.into()),
-            Node::Key(key) => link::record(&self.context, key).map(|(target, _)| target.into()),
             _ => Err(ViewError::NotLink),
         }
     }
@@ -213,27 +217,43 @@ impl View {
         Ok(value)
     }
 
-    /// Opens a file for reading. The handle is good until [`View::release`], whatever is collected meanwhile.
+    /// Opens a file for reading: [`View::content`], held.
     pub fn open(&self, number: u64) -> Result<u64, ViewError> {
+        let content = self.content(number)?;
+        Ok(self.hold(number, Some(content)))
+    }
+
+    /// The content of a file, open.
+    pub fn content(&self, number: u64) -> Result<OpenFile, ViewError> {
         let inode = self.inode(number)?;
         let source = &self.context.source;
-        let file = match &inode.node {
-            Node::Blob { digest, .. } => OpenFile::new(source.open(*digest)?, digest.size)?,
-            Node::Document { entry, which, size } => OpenFile::new(source.document(entry, *which)?.into(), *size)?,
+        match &inode.node {
+            Node::Blob { digest, .. } => OpenFile::new(source.open(*digest)?, digest.size),
+            Node::Document { entry, which, size } => OpenFile::new(source.document(entry, *which)?.into(), *size),
             Node::Unheld { entry, input, digest } => {
-                OpenFile::new(edges::document(&self.context, entry, input, digest)?.into(), digest.size)?
+                OpenFile::new(edges::document(&self.context, entry, input, digest)?.into(), digest.size)
             }
-            node if node.kind() == Kind::Directory => return Err(ViewError::IsDirectory),
-            _ => return Err(ViewError::NotFile),
-        };
-        Ok(self.keep(Handle::File(file)))
+            node if node.kind() == Kind::Directory => Err(ViewError::IsDirectory),
+            _ => Err(ViewError::NotFile),
+        }
+    }
+
+    /// A handle for an open of `number`, good until [`View::release`], whatever is collected meanwhile. Without content there is
+    /// nothing to read through it.
+    pub fn hold(&self, number: u64, content: Option<OpenFile>) -> u64 {
+        self.keep(Handle::File(number, content))
+    }
+
+    /// Gives what stands at this number's path another number at its next lookup, since this one cannot be opened as it has to be.
+    pub fn retire(&self, number: u64) {
+        self.inodes.retire(number);
     }
 
     /// The bytes of an open file from `offset` on: `len` of them, or as many as there are.
     pub fn read(&self, handle: u64, offset: u64, len: usize) -> Result<Bytes, ViewError> {
         match &*self.handle(handle)? {
-            Handle::File(file) => file.read(offset, len),
-            Handle::Directory(_) => Err(ViewError::NoHandle),
+            Handle::File(_, Some(file)) => file.read(offset, len),
+            Handle::File(_, None) | Handle::Directory(_) => Err(ViewError::NoHandle),
         }
     }
 
@@ -244,6 +264,11 @@ impl View {
             return Err(ViewError::NotDirectory);
         }
         Ok(self.keep(Handle::Directory(Mutex::new(Listing::new(inode)))))
+    }
+
+    /// Whether a directory's listing never changes, so that the kernel may keep it.
+    pub fn is_settled(&self, number: u64) -> bool {
+        self.inodes.get(number).is_some_and(|inode| inode.node.is_settled())
     }
 
     /// Gives `each` item of an open directory from `cookie` on, with the cookie of what follows it, until `each` returns
@@ -265,9 +290,13 @@ impl View {
         Ok(())
     }
 
-    /// Closes a handle of either type.
-    pub fn release(&self, handle: u64) {
-        self.handles.write().remove(&handle);
+    /// Closes a handle of either type, and says which number it was an open of, if it was for reading.
+    pub fn release(&self, handle: u64) -> Option<u64> {
+        let closed = self.handles.with(handle, |handles| handles.remove(&handle));
+        match *closed? {
+            Handle::File(number, _) => Some(number),
+            Handle::Directory(_) => None,
+        }
     }
 
     fn inode(&self, number: u64) -> Result<Arc<Inode>, ViewError> {
@@ -275,12 +304,12 @@ impl View {
     }
 
     fn handle(&self, handle: u64) -> Result<Arc<Handle>, ViewError> {
-        self.handles.read().get(&handle).cloned().ok_or(ViewError::NoHandle)
+        self.handles.with(handle, |handles| handles.get(&handle).cloned()).ok_or(ViewError::NoHandle)
     }
 
     fn keep(&self, handle: Handle) -> u64 {
         let number = self.next_handle.fetch_add(1, Ordering::Relaxed);
-        self.handles.write().insert(number, Arc::new(handle));
+        self.handles.with(number, |handles| handles.insert(number, Arc::new(handle)));
         number
     }
 }
@@ -293,7 +322,8 @@ fn found(inode: &Inode, shape: node::Shape) -> Found {
         _ => 0o444,
     };
     let attributes = Attributes { number: inode.number, kind, size: shape.size, mode, at: shape.at };
-    Found { attributes, valid: inode.node.valid() }
+    let valid = inode.node.valid();
+    Found { attributes, valid, named: valid }
 }
 
 #[cfg(test)]

@@ -20,7 +20,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use bounded::{bounded, run, tables_at};
 use provender_core::{Digest, Name, Node, TaskKey, Timestamp, Tree};
 use provender_fuse::memory::{Attempt, MemorySource};
-use provender_fuse::{Branch, Mount, MountError, Options, Source};
+use provender_fuse::{Branch, Change, Mount, MountError, Options, Source};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, Timespec, Timestamps, XattrFlags};
 use rustix::io::Errno;
 
@@ -291,22 +291,32 @@ fn errno(error: std::io::Error) -> Errno {
 }
 
 #[test]
-fn a_new_success_is_seen_at_once() {
-    bounded("a_new_success_is_seen_at_once", |scratch| {
+fn a_new_success_is_seen_as_soon_as_it_is_told() {
+    bounded("a_new_success_is_seen_as_soon_as_it_is_told", |scratch| {
         let point = scratch.join("point");
         let source = Arc::new(MemorySource::new());
-        let _mount = mount(&source, &point).expect("mounted");
+        let mount = mount(&source, &point).expect("mounted");
+        let changes = mount.changes();
         assert!(!point.join("tasks/a/latest").exists());
+        let mut waited = Duration::ZERO;
         for round in 0..20 {
             let made = scratch.join(round.to_string());
             fs::create_dir(&made).expect("made");
             fs::write(made.join("round"), round.to_string()).expect("written");
             let folder = commit(&source, "a", &made);
             let latest = point.join("tasks/a/latest");
-            assert_eq!(fs::read_link(&latest).expect("a link"), Path::new(&folder));
+            changes.tell(Change::Name(Branch::Tasks, name("a")));
+            let told = std::time::Instant::now();
+            while fs::read_link(&latest).expect("a link") != Path::new(&folder) {
+                assert!(told.elapsed() < GRACE, "the kernel was not told");
+                std::thread::yield_now();
+            }
+            waited += told.elapsed();
             assert_eq!(fs::symlink_metadata(&latest).expect("there").len(), folder.len() as u64);
             assert_eq!(fs::read(latest.join("out/round")).expect("readable"), round.to_string().as_bytes());
         }
+        // Were it not told, it would ask again after half a second, each time.
+        assert!(waited < Duration::from_secs(5), "{waited:?} for 20");
         assert_eq!(fs::read_dir(point.join("tasks/a")).expect("readable").count(), 21);
     });
 }
@@ -365,7 +375,7 @@ fn lets_go_of_the_source_when_all_is_over() {
     bounded("lets_go_of_the_source_when_all_is_over", |scratch| {
         let source = Arc::new(MemorySource::new());
         let mounted = mount(&source, &scratch.join("point")).expect("mounted");
-        assert_eq!(Arc::strong_count(&source), 2);
+        assert!(Arc::strong_count(&source) > 1);
         assert!(mounted.unmount(GRACE).expect("unmounted"));
         assert_eq!(Arc::strong_count(&source), 1);
         // Unmounted by somebody else: what is there then is not ours to unmount.

@@ -59,6 +59,7 @@ fn the_configuration_is_documented_whole() {
         socket_group,
         mount,
         mount_allow_other,
+        mount_passthrough: _,
         metrics_listen,
         log_format: _,
         log: _,

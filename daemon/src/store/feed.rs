@@ -1,4 +1,4 @@
-//! Who waits for which row, and waking them.
+//! Who waits for which row, and waking them; and who follows all of them.
 //!
 //! Invariant: a row stands here only while somebody waits for it.
 
@@ -6,15 +6,25 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use provender_core::RowKey;
-use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
+use tokio::sync::{Notify, broadcast};
 
 use super::Store;
 
+/// How many changes may wait for who follows them all, before it loses some.
+const FOLLOWED: usize = 4096;
+
 /// The rows that somebody waits for.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Feed {
     waiting: Mutex<BTreeMap<RowKey, Arc<Notify>>>,
+    all: broadcast::Sender<RowKey>,
+}
+
+impl Default for Feed {
+    fn default() -> Feed {
+        Feed { waiting: Mutex::default(), all: broadcast::Sender::new(FOLLOWED) }
+    }
 }
 
 impl Feed {
@@ -23,6 +33,8 @@ impl Feed {
         if let Some(notify) = self.waiting().get(key) {
             notify.notify_waiters();
         }
+        // Nobody may follow.
+        _ = self.all.send(key.clone());
     }
 
     /// Wakes everybody: changes may have been missed.
@@ -46,6 +58,13 @@ pub struct Waiter {
     store: Store,
     key: RowKey,
     notify: Arc<Notify>,
+}
+
+impl Store {
+    /// The rows of the change feed, as they change from now on, soon after. Who is slow is told that it missed some.
+    pub fn changing(&self) -> broadcast::Receiver<RowKey> {
+        self.inner.feed.all.subscribe()
+    }
 }
 
 impl Waiter {

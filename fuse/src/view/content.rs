@@ -3,6 +3,8 @@
 //! Invariant: within a file's size every byte asked for is delivered or the read fails. A short answer would be filled up with
 //! zeroes by the kernel.
 
+use std::fs::File;
+
 use bytes::Bytes;
 use rustix::buffer::spare_capacity;
 use rustix::io::{Errno, pread};
@@ -10,9 +12,9 @@ use rustix::io::{Errno, pread};
 use super::ViewError;
 use crate::source::{Content, SourceError};
 
-/// An open file.
+/// The content of an open file.
 #[derive(Debug)]
-pub(super) struct OpenFile {
+pub struct OpenFile {
     content: Content,
     size: u64,
 }
@@ -26,6 +28,14 @@ impl OpenFile {
             Content::Reader(_) => size,
         };
         if found == size { Ok(OpenFile { content, size }) } else { Err(damaged(size, found)) }
+    }
+
+    /// The file that holds its bytes and nothing else, if there is one.
+    pub fn file(&self) -> Option<&File> {
+        match &self.content {
+            Content::Fd(file) => Some(file),
+            Content::Bytes(_) | Content::Reader(_) => None,
+        }
     }
 
     /// The bytes from `offset` on: `len` of them, or as many as there are.

@@ -49,10 +49,7 @@ pub(super) fn input(context: &Context, entry: &Arc<Entry>, of: &str) -> Result<N
     let find = |decoded| candidates(&inputs, &decoded).iter().find(is_it);
     let input = decode_input(of).find_map(find).ok_or(ViewError::NotFound)?;
     match &input.origin {
-        Origin::Made(place) => {
-            let (target, at) = link::edge(entry, place)?;
-            Ok(Node::Link { target, at })
-        }
+        Origin::Made(place) => link::edge(entry, place).map(link::node),
         Origin::Held(node) => {
             if let tree::Node::Symlink { target } = node {
                 link::check_target(target)?;
@@ -86,8 +83,7 @@ pub(super) fn consumer(context: &Context, entry: &Entry, of: &str) -> Result<Nod
         }
         None => shortened(context, entry, of)?,
     };
-    let (target, at) = link::edge(entry, &place.ok_or(ViewError::NotFound)?)?;
-    Ok(Node::Link { target, at })
+    link::edge(entry, &place.ok_or(ViewError::NotFound)?).map(link::node)
 }
 
 fn shortened(context: &Context, entry: &Entry, component: &str) -> Result<Option<Place>, ViewError> {

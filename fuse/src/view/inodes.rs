@@ -22,7 +22,7 @@ pub const ROOT: u64 = 1;
 pub(super) struct PathId([u8; 32]);
 
 impl PathId {
-    const ROOT: PathId = PathId([0; 32]);
+    pub(super) const ROOT: PathId = PathId([0; 32]);
 
     /// The path that is one component longer.
     pub(super) fn child(&self, name: &[u8]) -> PathId {
@@ -56,6 +56,8 @@ impl Inode {
 struct Live {
     inode: Arc<Inode>,
     lookups: u64,
+    /// Whether lookups are to give another number.
+    retired: bool,
 }
 
 #[derive(Debug, Default)]
@@ -68,7 +70,8 @@ struct Table {
 impl Table {
     /// Where the node is, or where it can go.
     fn place(&self, path: &PathId, node: &Node) -> u64 {
-        let holds = |number: &u64| self.live.get(number).is_some_and(|live| live.inode.is(path, node));
+        let is_it = |live: &Live| !live.retired && live.inode.is(path, node);
+        let holds = |number: &u64| self.live.get(number).is_some_and(is_it);
         if let Some(number) = self.displaced.get(path).filter(|number| holds(number)) {
             return *number;
         }
@@ -101,6 +104,13 @@ impl Inodes {
         self.table.read().live.get(&number).map(|live| live.inode.clone())
     }
 
+    /// What the kernel holds at a path, unless it holds nothing there.
+    pub(super) fn at(&self, path: &PathId) -> Option<Arc<Inode>> {
+        let table = self.table.read();
+        let number = table.displaced.get(path).copied().unwrap_or_else(|| path.number());
+        table.live.get(&number).map(|live| live.inode.clone()).filter(|inode| inode.path == *path)
+    }
+
     /// Counts one more lookup of the node that `name` in `parent` stands for.
     pub(super) fn remember(&self, parent: &Inode, name: &[u8], node: Node) -> Arc<Inode> {
         let path = parent.path.child(name);
@@ -116,9 +126,16 @@ impl Inodes {
                     table.displaced.insert(path, number);
                 }
                 let inode = Arc::new(Inode { number, parent: parent.number, path, node });
-                vacant.insert(Live { inode: inode.clone(), lookups: 1 });
+                vacant.insert(Live { inode: inode.clone(), lookups: 1, retired: false });
                 inode
             }
+        }
+    }
+
+    /// Has the next lookup of what stands there give another number; this one keeps its meaning for who holds it.
+    pub(super) fn retire(&self, number: u64) {
+        if let Some(live) = self.table.write().live.get_mut(&number) {
+            live.retired = true;
         }
     }
 
@@ -184,5 +201,26 @@ mod tests {
         inodes.forget(new, 3);
         assert_eq!((inodes.len(), inodes.table.read().displaced.len()), (0, 0));
         assert_eq!(old, inodes.remember(&root, b"a", link("new")).number);
+    }
+
+    #[test]
+    fn a_retired_number_is_not_given_again_while_it_is_held() {
+        let inodes = Inodes::new(Node::Root);
+        let root = inodes.get(ROOT).expect("always there");
+        let old = inodes.remember(&root, b"a", link("x")).number;
+        inodes.retire(old);
+        let new = inodes.remember(&root, b"a", link("x")).number;
+        assert_ne!(old, new);
+        assert!(inodes.get(old).is_some());
+        assert_eq!(new, inodes.remember(&root, b"a", link("x")).number);
+        inodes.retire(new);
+        let third = inodes.remember(&root, b"a", link("x")).number;
+        assert!(![old, new].contains(&third));
+        inodes.forget(old, 1);
+        inodes.forget(new, 2);
+        assert_eq!(third, inodes.remember(&root, b"a", link("x")).number);
+        inodes.forget(third, 2);
+        assert_eq!((inodes.len(), inodes.table.read().displaced.len()), (0, 0));
+        assert_eq!(old, inodes.remember(&root, b"a", link("x")).number);
     }
 }

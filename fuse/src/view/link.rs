@@ -7,11 +7,17 @@ use provender_core::provenance::Place;
 use provender_core::view::{encode, is_folder};
 use provender_core::{Name, TaskKey, Timestamp, tree};
 
+use super::node::Node;
 use super::{Context, ViewError};
 use crate::source::{Entry, SourceError};
 
 /// A link's target, and its time.
 type Link = (Box<[u8]>, Timestamp);
+
+/// What stands for it.
+pub(super) fn node((target, at): Link) -> Node {
+    Node::Link { target, at }
+}
 
 /// What `latest` of a name leads to, from beside it.
 pub(super) fn latest(context: &Context, name: &Name) -> Result<Link, ViewError> {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use provender_core::view::{INPUTS, LATEST, OUT, RECORD, SPEC, STDERR, STDOUT, USED_BY, is_folder};
-use provender_core::{Digest, Name, TaskKey, Timestamp, key, tree};
+use provender_core::{Digest, Name, Timestamp, key, tree};
 
 use super::{Context, ViewError, edges, link, names};
 use crate::source::{Branch, Document, Entry};
@@ -22,10 +22,12 @@ pub(super) const FAILED: &str = "failed";
 /// An execution's rendered files.
 pub(super) const DOCUMENTS: [(&str, Document); 2] = [(RECORD, Document::Record), (SPEC, Document::Spec)];
 
-/// How long the kernel may go by what cannot change.
-const FOREVER: Duration = Duration::from_secs(24 * 3600);
+/// How long the kernel may go by what cannot change: for as long as it likes.
+const FOREVER: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 /// How long it may go by a folder that can be collected or get newer children.
 const BRIEFLY: Duration = Duration::from_secs(1);
+/// How long it may go by a link that can come to mean another, so that it is right within a second.
+const MOVING: Duration = Duration::from_millis(500);
 
 /// The type of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -45,8 +47,6 @@ pub(super) enum Node {
     Root,
     /// `/tasks` or `/failed`, or a folder of the name, or the beginning of names, below it.
     Names(Branch, Option<Name>),
-    /// `latest` of a name, a link beside the folder that it means.
-    Latest(Name),
     /// The folder of an execution.
     Execution(Branch, Arc<Entry>),
     /// A rendered file of an execution.
@@ -61,13 +61,11 @@ pub(super) enum Node {
     Keys,
     /// The keys of a scheme.
     Scheme(String),
-    /// The link from a key to its record's folder.
-    Key(TaskKey),
     /// A directory of an output tree.
     Tree { digest: Digest, at: Timestamp },
     /// A file of an output tree, or a log.
     Blob { digest: Digest, executable: bool, at: Timestamp },
-    /// A symlink of an output tree, or to another execution's folder.
+    /// A symlink: of an output tree, or to an execution's folder. One that comes to lead elsewhere is another node.
     Link { target: Box<[u8]>, at: Timestamp },
 }
 
@@ -85,29 +83,46 @@ impl Node {
             Node::Root | Node::Names(..) | Node::Execution(..) | Node::Inputs(_) | Node::UsedBy(_) => Kind::Directory,
             Node::Keys | Node::Scheme(_) | Node::Tree { .. } => Kind::Directory,
             Node::Document { .. } | Node::Unheld { .. } | Node::Blob { .. } => Kind::File,
-            Node::Latest(_) | Node::Key(_) | Node::Link { .. } => Kind::Link,
+            Node::Link { .. } => Kind::Link,
         }
     }
 
-    /// How long the kernel may go by what it was told of the node, and of the name that it was found by.
+    /// How long the kernel may go by the node's attributes. What can be collected is asked for again.
     pub(super) fn valid(&self) -> Duration {
         match self {
-            Node::Latest(_) | Node::Key(_) => Duration::ZERO,
-            Node::Names(..) | Node::Execution(..) | Node::Keys | Node::Scheme(_) => BRIEFLY,
+            Node::Names(_, Some(_)) | Node::Execution(..) => BRIEFLY,
             _ => FOREVER,
         }
     }
 
-    /// How long it may go by a name in this directory, whatever the name means.
-    pub(super) fn holds(&self) -> Duration {
-        match self {
+    /// How long it may go by the name in this directory that has led to `child`. What a folder's name means never changes; that
+    /// it is gone shows in its attributes.
+    pub(super) fn holds(&self, child: &Node) -> Duration {
+        match (self, child) {
+            (Node::Names(..), Node::Link { .. }) | (Node::Scheme(_), _) => MOVING,
             // An input's key can be learned later, and a consumer collected.
-            Node::Inputs(_) | Node::UsedBy(_) => BRIEFLY,
+            (Node::Inputs(_) | Node::UsedBy(_), _) => BRIEFLY,
             _ => FOREVER,
         }
     }
 
-    /// Its size and time; that there is such a name, or a `latest` of it, or a record of a key, comes out here too.
+    /// Whether the kernel may keep a listing of it.
+    pub(super) fn is_settled(&self) -> bool {
+        matches!(self, Node::Root | Node::Execution(..) | Node::Tree { .. })
+    }
+
+    /// Asks whether what can be collected is still there.
+    pub(super) fn check(&self, context: &Context) -> Result<(), ViewError> {
+        match self {
+            Node::Execution(branch, entry) => {
+                let there = context.source.entry(*branch, &entry.name, &entry.folder)?;
+                there.map(drop).ok_or(ViewError::NotFound)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Its size and time; that there is such a name comes out here too.
     pub(super) fn shape(&self, context: &Context) -> Result<Shape, ViewError> {
         let directory = |at| Shape { size: 0, executable: true, at };
         let file = |size, at| Shape { size, executable: false, at };
@@ -115,14 +130,6 @@ impl Node {
             Node::Root | Node::Names(_, None) | Node::Keys | Node::Scheme(_) => directory(context.since),
             Node::Names(branch, Some(name)) => {
                 directory(context.source.changed(*branch, name)?.ok_or(ViewError::NotFound)?)
-            }
-            Node::Latest(name) => {
-                let (target, at) = link::latest(context, name)?;
-                file(target.len() as u64, at)
-            }
-            Node::Key(key) => {
-                let (target, at) = link::record(context, key)?;
-                file(target.len() as u64, at)
             }
             Node::Execution(_, entry) | Node::Inputs(entry) | Node::UsedBy(entry) => directory(entry.at),
             Node::Document { entry, size, .. } => file(*size, entry.at),
@@ -133,7 +140,7 @@ impl Node {
         })
     }
 
-    /// The node that `component` in this one stands for. For a name or a key, [`Node::shape`] tells whether it exists.
+    /// The node that `component` in this one stands for. For a name, [`Node::shape`] tells whether it exists.
     pub(super) fn child(&self, context: &Context, component: &[u8]) -> Result<Node, ViewError> {
         if component.len() > tree::MAX_NAME {
             return Err(ViewError::NotFound);
@@ -157,13 +164,16 @@ impl Node {
                 }
                 _ => Err(ViewError::NotFound),
             },
-            Node::Scheme(scheme) => names::key(context, scheme, text()?).map(Node::Key),
+            Node::Scheme(scheme) => {
+                let key = names::key(context, scheme, text()?)?;
+                link::record(context, &key).map(link::node)
+            }
             Node::Tree { digest, at } => match context.trees.get(&*context.source, *digest)?.get(component) {
                 Some(node) => Ok(Node::in_tree(node, *at)),
                 None => Err(ViewError::NotFound),
             },
             Node::Document { .. } | Node::Unheld { .. } | Node::Blob { .. } => Err(ViewError::NotDirectory),
-            Node::Latest(_) | Node::Key(_) | Node::Link { .. } => Err(ViewError::NotDirectory),
+            Node::Link { .. } => Err(ViewError::NotDirectory),
         }
     }
 
@@ -179,7 +189,7 @@ impl Node {
 
 fn below_name(context: &Context, branch: Branch, prefix: Option<&Name>, component: &str) -> Result<Node, ViewError> {
     match prefix {
-        Some(name) if component == LATEST && branch == Branch::Tasks => Ok(Node::Latest(name.clone())),
+        Some(name) if component == LATEST && branch == Branch::Tasks => link::latest(context, name).map(link::node),
         Some(name) if is_folder(component) => {
             let entry = context.source.entry(branch, name, component)?.ok_or(ViewError::NotFound)?;
             // Where it stands is where it was found: the links below count on it.

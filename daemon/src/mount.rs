@@ -1,0 +1,119 @@
+//! The daemon's own mount: mounting it, and telling its kernel what changes in the store.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use prometheus::core::{Collector, Desc};
+use prometheus::proto::MetricFamily;
+use prometheus::{IntCounterVec, opts};
+use provender_core::batch::Table;
+use provender_core::execution::Verdict;
+use provender_core::name::Space;
+use provender_core::provenance::Branch;
+use provender_core::{RowKey, rows};
+use provender_fuse::{Change, Changes, Mount, MountError, Options, Request, Requests};
+use provender_proto::rows as values;
+use tokio::runtime::Handle;
+use tokio::sync::broadcast::error::RecvError;
+
+use crate::config::Config;
+use crate::store::Store;
+use crate::view::StoreSource;
+
+/// How long readers may keep files open when the daemon stops.
+pub(crate) const GRACE: Duration = Duration::from_secs(2);
+
+/// Mounts the default space at `point`. It blocks.
+pub(crate) fn mount(
+    config: &Config,
+    point: &Path,
+    store: &Store,
+    runtime: Handle,
+    requests: Arc<Requests>,
+) -> Result<Mount, MountError> {
+    let mut options = Options {
+        allow_other: config.mount_allow_other,
+        passthrough: config.mount_passthrough,
+        stacked: config.blob_dir().is_some_and(is_stacked),
+        // This very program: `main` knows its first argument.
+        watchdog: std::env::current_exe().ok(),
+        requests,
+        ..Options::default()
+    };
+    options.settings.since = crate::clock::now();
+    let source = StoreSource::new(store.clone(), Space::default(), runtime);
+    Mount::new(Arc::new(source), point, &options)
+}
+
+/// Whether a folder lies on an overlay of others, as in a container.
+fn is_stacked(dir: &Path) -> bool {
+    // OVERLAYFS_SUPER_MAGIC
+    rustix::fs::statfs(dir).is_ok_and(|stat| stat.f_type == 0x794c_7630)
+}
+
+/// Tells a mount of a space what changes in the store, for as long as it is polled.
+pub(crate) async fn follow(store: Store, space: Space, changes: Changes) {
+    let mut changing = store.changing();
+    loop {
+        match changing.recv().await {
+            Ok(row) => {
+                if let Some(change) = shown(&space, &row) {
+                    changes.tell(change);
+                }
+            }
+            // The kernel asks again by itself within a second.
+            Err(RecvError::Lagged(_)) => {}
+            Err(RecvError::Closed) => return,
+        }
+    }
+}
+
+/// What the view shows of a row.
+fn shown(space: &Space, row: &RowKey) -> Option<Change> {
+    match row.table {
+        Table::Name => rows::parse_name(space, &row.key).map(|name| Change::Name(Branch::Tasks, name)),
+        Table::Key => {
+            let (of, key) = rows::parse_key(&row.key)?;
+            (of == *space).then_some(Change::Key(key))
+        }
+        // A verdict that changes may move `latest` back, or have made a failure.
+        Table::Event => {
+            let (of, bytes) = rows::parse_event(&row.key)?;
+            let event = values::event_from(bytes).ok()?.event;
+            let failed = matches!(event.verdict, Verdict::Failed | Verdict::Abandoned);
+            let branch = if failed { Branch::Failed } else { Branch::Tasks };
+            event.name.filter(|_| of == *space).map(|name| Change::Name(branch, name))
+        }
+        _ => None,
+    }
+}
+
+/// The kernel's requests to the mount, for Prometheus.
+#[derive(Debug)]
+pub(crate) struct Counted {
+    requests: Arc<Requests>,
+    counters: IntCounterVec,
+}
+
+impl Counted {
+    pub(crate) fn new(requests: Arc<Requests>) -> Result<Counted, prometheus::Error> {
+        let help = "The kernel's requests to the mounted view, by FUSE operation";
+        let counters = IntCounterVec::new(opts!("provender_mount_requests_total", help), &["request"])?;
+        Ok(Counted { requests, counters })
+    }
+}
+
+impl Collector for Counted {
+    fn desc(&self) -> Vec<&Desc> {
+        self.counters.desc()
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        for request in Request::ALL {
+            let counter = self.counters.with_label_values(&[request.name()]);
+            counter.inc_by(self.requests.count(*request).saturating_sub(counter.get()));
+        }
+        self.counters.collect()
+    }
+}
