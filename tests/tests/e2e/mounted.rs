@@ -10,9 +10,12 @@ mod fio;
 mod readonly;
 #[path = "mounted/runs.rs"]
 mod runs;
+#[path = "mounted/upcalls.rs"]
+mod upcalls;
 #[path = "mounted/walk.rs"]
 mod walk;
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -107,6 +110,24 @@ fn latest(point: &Path, name: &str) -> PathBuf {
 fn is_mounted(point: &Path) -> bool {
     let table = std::fs::read_to_string("/proc/self/mounts").unwrap();
     table.lines().any(|line| line.split(' ').nth(1) == point.to_str())
+}
+
+/// Who may drop what the kernel caches, or counts on that nobody else does. One test at a time has it, in whichever process.
+struct Caches {
+    _lock: File,
+}
+
+impl Caches {
+    fn mine() -> Caches {
+        let lock = File::create(Path::new(env!("CARGO_TARGET_TMPDIR")).join("caches")).unwrap();
+        rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive).unwrap();
+        Caches { _lock: lock }
+    }
+
+    fn drop_all(&self) {
+        rustix::fs::sync();
+        std::fs::write("/proc/sys/vm/drop_caches", "3").unwrap();
+    }
 }
 
 /// A program with its arguments, run to its end, which must be a success.

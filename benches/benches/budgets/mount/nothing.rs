@@ -42,6 +42,8 @@ pub(super) const MILLION_COUNT: u64 = 1_000_000;
 /// For ever, and as many threads as the view has.
 const VALID: Duration = Duration::from_secs(1 << 30);
 const THREADS: usize = 8;
+/// The most that a read takes.
+const MOST: usize = 2 << 20;
 
 /// Serves it at `point` until standard input closes.
 pub(crate) fn serve(point: &Path) -> Result<()> {
@@ -50,7 +52,9 @@ pub(crate) fn serve(point: &Path) -> Result<()> {
         vec![MountOption::RO, MountOption::NoSuid, MountOption::NoDev, MountOption::DefaultPermissions];
     config.n_threads = Some(THREADS);
     config.clone_fd = true;
-    let session = Session::new(Nothing { body: noise(7, PERIOD) }, point, &config)?.spawn()?;
+    let mut body = noise(7, PERIOD).to_vec();
+    body.extend_from_within(..MOST);
+    let session = Session::new(Nothing { body: body.into() }, point, &config)?.spawn()?;
     super::until_let_go()?;
     drop(session);
     Ok(())
@@ -167,6 +171,7 @@ impl Node {
 }
 
 struct Nothing {
+    /// A period and what a read may take of the next, for to the kernel a short read is the end of the file.
     body: Bytes,
 }
 
@@ -203,9 +208,8 @@ impl Filesystem for Nothing {
         reply: ReplyData,
     ) {
         let left = Node::of(ino.0).attr().size.saturating_sub(offset).min(size.into()) as usize;
-        // Reads that the kernel makes do not lie across a period's end, which is a multiple of all their sizes.
         let from = offset as usize % PERIOD;
-        reply.data(&self.body[from..(from + left).min(PERIOD)]);
+        reply.data(&self.body[from..from + left]);
     }
 
     fn release(

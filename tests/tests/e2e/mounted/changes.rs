@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use provender_tests::child::eventually;
 use rustix::fs::{Advice, fadvise};
 
-use super::{Site, latest, started};
+use super::{Caches, Site, latest, started};
 use crate::world::snapshot;
 
 /// How soon `latest` shows a new success.
@@ -84,7 +84,7 @@ fn a_shell_in_an_old_folder_goes_on() {
         }
         eventually("latest has gone on", || latest(&site.both()[n], "n").join("more").exists());
         // And with the entries that the kernel has forgotten meanwhile.
-        std::fs::write("/proc/sys/vm/drop_caches", "2").unwrap();
+        Caches::mine().drop_all();
         std::fs::write(at("go"), "").unwrap();
         let said = shell.wait().ok().out();
         let mut lines = said.lines();

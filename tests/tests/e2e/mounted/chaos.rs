@@ -204,8 +204,13 @@ fn who_serves_is_stopped_and_goes_on_and_no_byte_is_wrong() {
     survives(if soak() { 100 } else { 4 }, &blows);
 }
 
-/// In a long run only: each takes as long as a stalled connection is waited for.
+/// Each round takes as long as a stalled connection is waited for.
 #[test]
-fn who_serves_is_stopped_for_good_and_its_readers_are_let_go() {
-    survives(if soak() { 20 } else { 0 }, &[Blow::StopDaemonForGood, Blow::StopMountForGood]);
+fn a_daemon_is_stopped_for_good_and_its_readers_are_let_go() {
+    survives(if soak() { 10 } else { 1 }, &[Blow::StopDaemonForGood]);
+}
+
+#[test]
+fn a_mount_is_stopped_for_good_and_its_readers_are_let_go() {
+    survives(if soak() { 10 } else { 1 }, &[Blow::StopMountForGood]);
 }
