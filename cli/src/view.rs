@@ -11,8 +11,7 @@ use bytes::{Bytes, BytesMut};
 use provender_client::{Client, ClientError, Described};
 use provender_core::name::Name;
 use provender_core::provenance::{Branch, Place};
-use provender_core::tree::MAX_ENCODED;
-use provender_core::{Digest, Ref, TaskKey, Timestamp, Tree};
+use provender_core::{Digest, Ref, TaskKey, Timestamp};
 use provender_fuse::{Consumers, Content, Document, Entry, Input, Page, ReadAt, Source, SourceError};
 use tokio::runtime::Handle;
 
@@ -108,12 +107,6 @@ impl Source for ClientSource {
             Described::Task(task) => Ok(which.render(&task.execution, &task.spec)),
             _ => Err(SourceError::NotFound),
         }
-    }
-
-    fn tree(&self, digest: Digest) -> Result<Arc<Tree>, SourceError> {
-        let bytes = self.ask(self.client.bytes(&digest, MAX_ENCODED))?;
-        let damaged = |error| SourceError::Damaged { what: format!("the directory {digest}: {error}") };
-        Tree::decode(&bytes.into()).map(Arc::new).map_err(damaged)
     }
 
     fn open(&self, digest: Digest) -> Result<Content, SourceError> {

@@ -136,10 +136,8 @@ impl Tree {
     pub fn insert(&mut self, name: impl Into<Bytes>, node: Node) -> Result<(), TreeError> {
         let name = name.into();
         check_name(&name)?;
-        if let Node::Symlink { target } = &node
-            && (target.is_empty() || target.len() > MAX_TARGET || target.contains(&0))
-        {
-            return Err(TreeError::Target { name });
+        if let Node::Symlink { target } = &node {
+            check_target(&name, target)?;
         }
         match self.entries.insert(name.clone(), node) {
             None => Ok(()),
@@ -204,55 +202,108 @@ impl Tree {
         if bytes.len() as u64 > MAX_ENCODED {
             return Err(TreeError::TooLarge);
         }
-        let mut reader = Reader { bytes, at: 0 };
-        if reader.take(MAGIC.len())? != MAGIC {
-            return Err(TreeError::NotCanonical { at: 0, why: "no tree begins like this" });
+        let not_canonical = |at, why| TreeError::NotCanonical { at, why };
+        if !bytes.starts_with(MAGIC) {
+            return Err(not_canonical(0, "no tree begins like this"));
         }
         let mut tree = Tree::new();
-        while reader.at < bytes.len() {
-            let start = reader.at;
-            let kind = reader.take(1)?[0];
-            let len = usize::from(reader.take(1)?[0]);
-            let name = reader.take(len)?;
-            let node = match kind {
-                b'f' | b'x' => Node::File { digest: reader.digest()?, executable: kind == b'x' },
-                b'd' => Node::Directory { digest: reader.digest()? },
-                b'l' => {
-                    let len = reader.take(2)?;
-                    let len = usize::from(u16::from_be_bytes([len[0], len[1]]));
-                    Node::Symlink { target: reader.take(len)? }
-                }
-                _ => return Err(TreeError::NotCanonical { at: start, why: "an unknown kind of entry" }),
+        let mut at = MAGIC.len();
+        while at < bytes.len() {
+            let (entry, len) = Entry::first(&bytes[at..]).map_err(|why| not_canonical(at, why))?;
+            let name = bytes.slice_ref(entry.name);
+            let node = match entry.stands {
+                Stands::File { digest, executable } => Node::File { digest, executable },
+                Stands::Directory { digest } => Node::Directory { digest },
+                Stands::Symlink { target } => Node::Symlink { target: bytes.slice_ref(target) },
             };
             if tree.entries.last_key_value().is_some_and(|(last, _)| *last > name) {
-                return Err(TreeError::NotCanonical { at: start, why: "an entry out of order" });
+                return Err(not_canonical(at, "an entry out of order"));
             }
             tree.insert(name, node)?;
+            at += len;
         }
         Ok(tree)
     }
 }
 
-struct Reader<'a> {
-    bytes: &'a Bytes,
-    at: usize,
+/// An entry as it stands in an encoding, for who reads a large directory without holding it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Entry<'a> {
+    /// Its name, not looked at yet (see [`check_name`]).
+    pub name: &'a [u8],
+    /// What stands there.
+    pub stands: Stands<'a>,
 }
 
-impl Reader<'_> {
-    fn take(&mut self, len: usize) -> Result<Bytes, TreeError> {
-        let end = self.at + len;
-        if end > self.bytes.len() {
-            return Err(TreeError::NotCanonical { at: self.at, why: "an early end" });
+/// A [`Node`] as it stands in an encoding.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stands<'a> {
+    /// A regular file.
+    File {
+        /// Its bytes.
+        digest: Digest,
+        /// Whether its owner may run it.
+        executable: bool,
+    },
+    /// A symbolic link.
+    Symlink {
+        /// Not looked at yet: of any length up to 65,535 bytes.
+        target: &'a [u8],
+    },
+    /// A directory.
+    Directory {
+        /// The digest of its tree.
+        digest: Digest,
+    },
+}
+
+impl Entry<'_> {
+    /// The most bytes that an entry of a canonical tree takes.
+    pub const MAX: usize = 2 + MAX_NAME + 2 + MAX_TARGET;
+
+    /// The entry that `bytes` begin with, and how many of them it takes; or what is wrong with them.
+    pub fn first(bytes: &[u8]) -> Result<(Entry<'_>, usize), &'static str> {
+        fn take<'a>(bytes: &mut &'a [u8], len: usize) -> Result<&'a [u8], &'static str> {
+            let (part, rest) = bytes.split_at_checked(len).ok_or(EARLY_END)?;
+            *bytes = rest;
+            Ok(part)
         }
-        let part = self.bytes.slice(self.at..end);
-        self.at = end;
-        Ok(part)
+        fn digest(bytes: &mut &[u8]) -> Result<Digest, &'static str> {
+            Digest::from_bytes(take(bytes, 40)?).ok_or("no digest")
+        }
+        let rest = &mut &*bytes;
+        let &[kind, len] = take(rest, 2)? else { return Err(EARLY_END) };
+        let name = take(rest, usize::from(len))?;
+        let stands = match kind {
+            b'f' | b'x' => Stands::File { digest: digest(rest)?, executable: kind == b'x' },
+            b'd' => Stands::Directory { digest: digest(rest)? },
+            b'l' => {
+                let &[high, low] = take(rest, 2)? else { return Err(EARLY_END) };
+                Stands::Symlink { target: take(rest, usize::from(u16::from_be_bytes([high, low])))? }
+            }
+            _ => return Err("an unknown kind of entry"),
+        };
+        Ok((Entry { name, stands }, bytes.len() - rest.len()))
     }
 
-    fn digest(&mut self) -> Result<Digest, TreeError> {
-        let at = self.at;
-        let bytes = self.take(40)?;
-        Digest::from_bytes(&bytes).ok_or(TreeError::NotCanonical { at, why: "no digest" })
+    /// Whether it could stand in a canonical tree.
+    pub fn check(&self) -> Result<(), TreeError> {
+        check_name(self.name)?;
+        match self.stands {
+            Stands::Symlink { target } => check_target(self.name, target),
+            Stands::File { .. } | Stands::Directory { .. } => Ok(()),
+        }
+    }
+}
+
+const EARLY_END: &str = "an early end";
+
+fn check_target(name: &[u8], target: &[u8]) -> Result<(), TreeError> {
+    match target {
+        _ if target.is_empty() || target.len() > MAX_TARGET || target.contains(&0) => {
+            Err(TreeError::Target { name: Bytes::copy_from_slice(name) })
+        }
+        _ => Ok(()),
     }
 }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use provender_core::name::{Name, Space};
 use provender_core::provenance::{Branch, Place};
-use provender_core::{Digest, TaskKey, Timestamp, Tree};
+use provender_core::{Digest, TaskKey, Timestamp};
 use provender_fuse::{Consumers, Content, Document, Entry, Input, Page, ReadAt, Source, SourceError};
 use tokio::runtime::Handle;
 
@@ -102,10 +102,6 @@ impl Source for StoreSource {
     fn document(&self, entry: &Entry, which: Document) -> Result<Bytes, SourceError> {
         let (execution, spec) = self.ask(self.store.execution_and_spec(&self.space, entry.id))?;
         Ok(which.render(&execution, &spec))
-    }
-
-    fn tree(&self, digest: Digest) -> Result<Arc<Tree>, SourceError> {
-        self.ask(self.store.tree(&self.space, &digest)).map(Arc::new)
     }
 
     fn open(&self, digest: Digest) -> Result<Content, SourceError> {

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 pub use provender_core::provenance::Branch;
 use provender_core::provenance::{Origin, Place};
-use provender_core::{Digest, Execution, ExecutionId, Name, Spec, TaskKey, Timestamp, Tree, json, spec};
+use provender_core::{Digest, Execution, ExecutionId, Name, Spec, TaskKey, Timestamp, json, spec};
 
 /// A store as the view sees it: one space of it, what has ended and has a folder.
 ///
@@ -71,10 +71,8 @@ pub trait Source: Send + Sync + 'static {
     /// A rendered file of an execution: the same bytes each time, at most a few MiB.
     fn document(&self, entry: &Entry, which: Document) -> Result<Bytes, SourceError>;
 
-    /// A decoded directory. The view keeps a bounded cache of them.
-    fn tree(&self, digest: Digest) -> Result<Arc<Tree>, SourceError>;
-
-    /// The bytes of a file or a log. What is returned stays readable until it is dropped, whatever is collected meanwhile.
+    /// The bytes of a file, a log, or a directory's encoding. What is returned stays readable until it is dropped, whatever is
+    /// collected meanwhile. The view keeps a bounded number of directories.
     fn open(&self, digest: Digest) -> Result<Content, SourceError>;
 }
 

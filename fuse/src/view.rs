@@ -6,11 +6,13 @@
 
 mod content;
 mod edges;
+mod folder;
 mod inodes;
 mod link;
 mod listing;
 mod names;
 mod node;
+mod pages;
 mod recent;
 mod stale;
 mod trees;
@@ -273,21 +275,10 @@ impl View {
 
     /// Gives `each` item of an open directory from `cookie` on, with the cookie of what follows it, until `each` returns
     /// `false` for "no room". 0 is the cookie of the first item, and reads the directory anew.
-    pub fn list(&self, handle: u64, cookie: u64, mut each: impl FnMut(&Item, u64) -> bool) -> Result<(), ViewError> {
+    pub fn list(&self, handle: u64, cookie: u64, each: impl FnMut(&Item, u64) -> bool) -> Result<(), ViewError> {
         let handle = self.handle(handle)?;
         let Handle::Directory(listing) = &*handle else { return Err(ViewError::NoHandle) };
-        let mut listing = listing.lock();
-        if cookie == 0 {
-            listing.rewind();
-        }
-        let mut place = usize::try_from(cookie).unwrap_or(usize::MAX);
-        while let Some(item) = listing.item(&self.context, place)? {
-            place += 1;
-            if !each(item, place as u64) {
-                break;
-            }
-        }
-        Ok(())
+        listing.lock().each(&self.context, cookie, each)
     }
 
     /// Closes a handle of either type, and says which number it was an open of, if it was for reading.

@@ -73,6 +73,8 @@ mod search;
 mod security;
 #[path = "e2e/takeover.rs"]
 mod takeover;
+#[path = "e2e/unprivileged.rs"]
+mod unprivileged;
 #[path = "e2e/verdicts.rs"]
 mod verdicts;
 #[path = "e2e/verify.rs"]

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use provender_core::provenance::{Origin, Place};
-use provender_core::{Digest, ExecutionId, Name, Node, TaskKey, Timestamp, Tree};
+use provender_core::{Digest, ExecutionId, Name, Node, TaskKey, Timestamp};
 
 use super::contents::content;
 use super::{MemorySource, State, Stored, Wanted};
@@ -162,11 +162,6 @@ impl Source for MemorySource {
 
     fn document(&self, entry: &Entry, which: Document) -> Result<Bytes, SourceError> {
         Ok(format!("{{\"execution\": \"{}\", \"document\": \"{which:?}\"}}\n", entry.id).into())
-    }
-
-    fn tree(&self, digest: Digest) -> Result<Arc<Tree>, SourceError> {
-        let tree = Tree::decode(&self.0.read().blob(digest)?);
-        tree.map(Arc::new).map_err(|error| SourceError::Damaged { what: format!("{digest}: {error}") })
     }
 
     fn open(&self, digest: Digest) -> Result<Content, SourceError> {

@@ -30,6 +30,11 @@ impl OpenFile {
         if found == size { Ok(OpenFile { content, size }) } else { Err(damaged(size, found)) }
     }
 
+    /// What it is read from.
+    pub(super) fn content(&self) -> &Content {
+        &self.content
+    }
+
     /// The file that holds its bytes and nothing else, if there is one.
     pub fn file(&self) -> Option<&File> {
         match &self.content {

@@ -1,18 +1,20 @@
 //! The listing of one open directory.
 //!
-//! Invariant: an item's cookie is its place in the listing, so that reading can go on from any cookie that was given out, for as
-//! long as the directory is open; the items are fetched page by page, each once, so that a listing costs what it is long.
+//! Invariant: an item's cookie is how many items were listed before it, so that reading can go on from any cookie that was given out,
+//! for as long as the directory is open: what was listed then is listed again unless it is gone, and nothing twice. A listing costs
+//! what it is long; of a long one little is held (see [`pages`](super::pages) and [`folder`](super::folder)).
 
 use std::sync::Arc;
 
-use bytes::Bytes;
-use provender_core::view::{self, INPUTS, LATEST, OUT, STDERR, STDOUT, USED_BY, encode};
+use provender_core::view::{INPUTS, OUT, STDERR, STDOUT, USED_BY};
 use provender_core::{key, tree};
 
+use super::folder::{Folder, Place};
 use super::inodes::Inode;
-use super::node::{DOCUMENTS, FAILED, KEYS, Kind, Node, PAGE, TASKS};
-use super::{Context, ViewError, edges, link};
-use crate::source::{Branch, Entry, Page, SourceError};
+use super::node::{DOCUMENTS, FAILED, KEYS, Kind, Node, TASKS};
+use super::pages::Pages;
+use super::{Context, ViewError, edges};
+use crate::source::{Branch, Entry, SourceError};
 
 /// An entry of a directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,124 +27,117 @@ pub struct Item {
     pub name: Box<[u8]>,
 }
 
-/// Where the next page begins.
-#[derive(Debug)]
-enum Next {
-    Begin,
-    Folders { after: Option<String> },
-    Parts { after: Option<String> },
-    Keys { after: Option<String> },
-    Consumers { after: Option<Bytes> },
-    Entries { after: Box<[u8]> },
-    End,
-}
+/// Some items' types and names.
+pub(super) type Names = Vec<(Kind, Box<[u8]>)>;
 
 /// What has been read of a directory so far.
 #[derive(Debug)]
 pub(super) struct Listing {
     inode: Arc<Inode>,
-    items: Vec<Item>,
-    next: Next,
+    rest: Rest,
 }
 
-type Names = Vec<(Kind, Box<[u8]>)>;
+/// What comes after the dots.
+#[derive(Debug)]
+enum Rest {
+    Unread,
+    /// Few enough to be held.
+    Held(Names),
+    Folder {
+        folder: Arc<Folder>,
+        next: Place,
+    },
+    Pages(Pages),
+}
+
+/// How many items are dots.
+const DOTS: u64 = 2;
 
 impl Listing {
     pub(super) fn new(inode: Arc<Inode>) -> Listing {
-        let item = |number, name: &str| Item { number, kind: Kind::Directory, name: name.as_bytes().into() };
-        let items = vec![item(inode.number, "."), item(inode.parent, "..")];
-        Listing { inode, items, next: Next::Begin }
+        Listing { inode, rest: Rest::Unread }
     }
 
-    /// Forgets what was read, so that the directory is seen as it is now.
-    pub(super) fn rewind(&mut self) {
-        *self = Listing::new(self.inode.clone());
-    }
-
-    /// The item at a place, fetched if need be; `None` beyond the last. After an error it can be asked for again.
-    pub(super) fn item(&mut self, context: &Context, place: usize) -> Result<Option<&Item>, ViewError> {
-        while self.items.len() <= place && !matches!(self.next, Next::End) {
-            let (names, next) = self.page(context)?;
-            let path = &self.inode.path;
-            let item = |(kind, name): (Kind, Box<[u8]>)| Item { number: path.child(&name).number(), kind, name };
-            self.items.extend(names.into_iter().map(item));
-            self.next = next;
+    /// Gives `each` item from `cookie` on, with the cookie of what follows it, until it returns `false`. From 0 on the directory is
+    /// seen as it is now. After an error it can be asked again.
+    pub(super) fn each(
+        &mut self,
+        context: &Context,
+        cookie: u64,
+        mut each: impl FnMut(&Item, u64) -> bool,
+    ) -> Result<(), ViewError> {
+        if cookie == 0 {
+            self.rest = Rest::Unread;
         }
-        Ok(self.items.get(place))
-    }
-
-    fn page(&self, context: &Context) -> Result<(Names, Next), ViewError> {
-        let source = &context.source;
-        Ok(match (&self.inode.node, &self.next) {
-            (Node::Root, _) => (names(Kind::Directory, [FAILED, KEYS, TASKS]), Next::End),
-            (Node::Names(Branch::Tasks, Some(name)), Next::Begin) => {
-                let latest = source.latest(name)?.map(|_| LATEST);
-                (names(Kind::Link, latest), Next::Folders { after: None })
+        let dots = [(self.inode.number, "."), (self.inode.parent, "..")];
+        for (place, (number, name)) in (0..).zip(dots).skip_while(|(place, _)| *place < cookie) {
+            let item = Item { number, kind: Kind::Directory, name: name.as_bytes().into() };
+            if !each(&item, place + 1) {
+                return Ok(());
             }
-            (Node::Names(Branch::Failed, Some(_)), Next::Begin) => (Vec::new(), Next::Folders { after: None }),
-            (Node::Names(branch, Some(name)), Next::Folders { after }) => {
-                let page = source.folders(*branch, name, after.as_deref(), PAGE)?;
-                page.items.iter().try_for_each(|folder| link::check_folder(folder))?;
-                let (page, last) = components(Kind::Directory, page, String::clone);
-                (page, if last.is_some() { Next::Folders { after: last } } else { Next::Parts { after: None } })
-            }
-            (Node::Names(_, None), Next::Begin) => (Vec::new(), Next::Parts { after: None }),
-            (Node::Names(branch, prefix), Next::Parts { after }) => {
-                let page = source.children(*branch, prefix.as_ref(), after.as_deref(), PAGE)?;
-                let (page, last) = components(Kind::Directory, page, |part| encode(part));
-                (page, if last.is_some() { Next::Parts { after: last } } else { Next::End })
-            }
-            (Node::Keys, _) => {
-                let schemes = source.schemes()?;
-                if let Some(scheme) = schemes.iter().find(|scheme| !key::is_scheme(scheme)) {
-                    return Err(SourceError::Damaged { what: format!("{scheme:?} is no scheme") }.into());
+        }
+        let from = cookie.saturating_sub(DOTS);
+        let path = &self.inode.path;
+        let mut give = |kind, name: &[u8], place: u64| {
+            let item = Item { number: path.child(name).number(), kind, name: name.into() };
+            each(&item, DOTS + place + 1)
+        };
+        if matches!(self.rest, Rest::Unread) {
+            self.rest = rest(context, &self.inode.node)?;
+        }
+        match &mut self.rest {
+            Rest::Unread => Ok(()),
+            Rest::Held(names) => {
+                let names = (0..).zip(&*names).skip(usize::try_from(from).unwrap_or(usize::MAX));
+                for (place, (kind, name)) in names {
+                    if !give(*kind, name, place) {
+                        break;
+                    }
                 }
-                (names(Kind::Directory, schemes), Next::End)
+                Ok(())
             }
-            (Node::Scheme(_), Next::Begin) => (Vec::new(), Next::Keys { after: None }),
-            (Node::Scheme(scheme), Next::Keys { after }) => {
-                let page = source.keys(scheme, after.as_deref(), PAGE)?;
-                let (page, last) = components(Kind::Link, page, |id| encode(id));
-                (page, if last.is_some() { Next::Keys { after: last } } else { Next::End })
+            Rest::Folder { folder, next } => {
+                let number = usize::try_from(from).unwrap_or(usize::MAX);
+                let begin = if next.number == number { *next } else { folder.place(number)? };
+                *next = folder.each(begin, |place, entry| give(kind(&entry), entry.name, place.number as u64))?;
+                Ok(())
             }
-            (Node::Execution(branch, entry), _) => (execution(*branch, entry), Next::End),
-            (Node::Inputs(entry), _) => {
-                let inputs = context.recent.inputs(&**source, entry)?;
-                let component = |input| {
-                    let (kind, component) = edges::component(&inputs, input);
-                    (kind, component.into_bytes().into())
-                };
-                (inputs.iter().map(component).collect(), Next::End)
-            }
-            (Node::UsedBy(_), Next::Begin) => (Vec::new(), Next::Consumers { after: None }),
-            (Node::UsedBy(entry), Next::Consumers { after }) => {
-                let page = edges::consumers(context, entry, after.as_ref())?;
-                let components = page.items.iter().map(|place| view::consumer(&place.name, &place.folder));
-                let next = page.next.map_or(Next::End, |after| Next::Consumers { after: Some(after) });
-                (names(Kind::Link, components), next)
-            }
-            // The empty name sorts before all others.
-            (Node::Tree { .. }, Next::Begin) => (Vec::new(), Next::Entries { after: Box::default() }),
-            (Node::Tree { digest, .. }, Next::Entries { after }) => {
-                let tree = context.trees.get(&**source, *digest)?;
-                let page: Names =
-                    tree.after(after).take(PAGE).map(|(name, node)| (kind(node), name[..].into())).collect();
-                let last = page.last().filter(|_| page.len() == PAGE).map(|(_, name)| name.clone());
-                (page, last.map_or(Next::End, |after| Next::Entries { after }))
-            }
-            _ => (Vec::new(), Next::End),
-        })
+            Rest::Pages(pages) => pages.each(context, &self.inode, from, give),
+        }
     }
 }
 
-fn names(kind: Kind, texts: impl IntoIterator<Item: Into<String>>) -> Names {
-    texts.into_iter().map(|text| (kind, text.into().into_bytes().into())).collect()
+fn rest(context: &Context, node: &Node) -> Result<Rest, ViewError> {
+    let source = &context.source;
+    Ok(match node {
+        Node::Root => Rest::Held(names(Kind::Directory, [FAILED, KEYS, TASKS])),
+        Node::Names(..) | Node::Scheme(_) | Node::UsedBy(_) => Rest::Pages(Pages::default()),
+        Node::Keys => {
+            let schemes = source.schemes()?;
+            if let Some(scheme) = schemes.iter().find(|scheme| !key::is_scheme(scheme)) {
+                return Err(SourceError::Damaged { what: format!("{scheme:?} is no scheme") }.into());
+            }
+            Rest::Held(names(Kind::Directory, schemes))
+        }
+        Node::Execution(branch, entry) => Rest::Held(execution(*branch, entry)),
+        Node::Inputs(entry) => {
+            let inputs = context.recent.inputs(&**source, entry)?;
+            let component = |input| {
+                let (kind, component) = edges::component(&inputs, input);
+                (kind, component.into_bytes().into())
+            };
+            Rest::Held(inputs.iter().map(component).collect())
+        }
+        Node::Tree { digest, .. } => {
+            let folder = context.trees.get(&**source, *digest)?;
+            Rest::Folder { next: folder.begin(), folder }
+        }
+        Node::Document { .. } | Node::Unheld { .. } | Node::Blob { .. } | Node::Link { .. } => Rest::Unread,
+    })
 }
 
-/// A page of components, and after which item the next one begins, if there is a next one.
-fn components(kind: Kind, page: Page<String>, component: impl Fn(&String) -> String) -> (Names, Option<String>) {
-    let names = names(kind, page.items.iter().map(component));
-    (names, page.items.into_iter().next_back().filter(|_| page.more))
+pub(super) fn names(kind: Kind, texts: impl IntoIterator<Item: Into<String>>) -> Names {
+    texts.into_iter().map(|text| (kind, text.into().into_bytes().into())).collect()
 }
 
 fn execution(branch: Branch, entry: &Entry) -> Names {
@@ -153,10 +148,10 @@ fn execution(branch: Branch, entry: &Entry) -> Names {
     [names(Kind::Directory, directories), names(Kind::File, files)].concat()
 }
 
-fn kind(node: &tree::Node) -> Kind {
-    match node {
-        tree::Node::File { .. } => Kind::File,
-        tree::Node::Symlink { .. } => Kind::Link,
-        tree::Node::Directory { .. } => Kind::Directory,
+fn kind(entry: &tree::Entry<'_>) -> Kind {
+    match entry.stands {
+        tree::Stands::File { .. } => Kind::File,
+        tree::Stands::Symlink { .. } => Kind::Link,
+        tree::Stands::Directory { .. } => Kind::Directory,
     }
 }

@@ -168,12 +168,20 @@ impl Node {
                 let key = names::key(context, scheme, text()?)?;
                 link::record(context, &key).map(link::node)
             }
-            Node::Tree { digest, at } => match context.trees.get(&*context.source, *digest)?.get(component) {
-                Some(node) => Ok(Node::in_tree(node, *at)),
-                None => Err(ViewError::NotFound),
-            },
+            Node::Tree { digest, at } => {
+                let folder = context.trees.get(&*context.source, *digest)?;
+                folder.find(component, |stands| Node::stands(stands, *at))?.ok_or(ViewError::NotFound)
+            }
             Node::Document { .. } | Node::Unheld { .. } | Node::Blob { .. } => Err(ViewError::NotDirectory),
             Node::Link { .. } => Err(ViewError::NotDirectory),
+        }
+    }
+
+    fn stands(stands: tree::Stands<'_>, at: Timestamp) -> Node {
+        match stands {
+            tree::Stands::File { digest, executable } => Node::Blob { digest, executable, at },
+            tree::Stands::Directory { digest } => Node::Tree { digest, at },
+            tree::Stands::Symlink { target } => Node::Link { target: target.into(), at },
         }
     }
 
@@ -181,7 +189,7 @@ impl Node {
         match node {
             tree::Node::File { digest, executable } => Node::Blob { digest: *digest, executable: *executable, at },
             tree::Node::Directory { digest } => Node::Tree { digest: *digest, at },
-            // A copy: the target is a slice of its whole directory's bytes.
+            // A copy: the target may be a slice of more.
             tree::Node::Symlink { target } => Node::Link { target: target[..].into(), at },
         }
     }

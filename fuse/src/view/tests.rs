@@ -197,6 +197,53 @@ fn latest_moves_with_the_store_and_a_rewound_listing_too() {
 }
 
 #[test]
+fn a_listing_keeps_its_places_while_entries_come_and_go() {
+    let source = Arc::new(MemorySource::new());
+    let empty = source.put_tree(&Tree::new()).expect("small");
+    let make = |number: u64, second: u64| {
+        commit(&source, &name("a"), &format!("{number:08x}"), at(second), empty, [None, None]).folder.into_bytes()
+    };
+    let count = 5 * node::PAGE as u64;
+    let mut there: Vec<Vec<u8>> = (0..count).map(|number| make(number, 10 * number)).collect();
+    let view = view(&source);
+    let directory = find(&view, "tasks/a").expect("there").number;
+    let handle = view.open_directory(directory).expect("a directory");
+    let from = |cookie: u64, room: usize| {
+        let mut items = Vec::new();
+        view.list(handle, cookie, |item, next| {
+            let fits = items.len() < room;
+            if fits {
+                items.push((item.name.to_vec(), next));
+            }
+            fits
+        })
+        .expect("listed");
+        items
+    };
+    let first = from(0, usize::MAX);
+    assert_eq!(first.len(), 3 + count as usize);
+
+    // Many come in between, more than a page of them at one place, and every third goes.
+    for number in 0..3 * node::PAGE as u64 {
+        make(count + number, 10 * 777 + 1 + number % 7);
+    }
+    for folder in there.iter().skip(3).step_by(3) {
+        source.collect(&name("a"), std::str::from_utf8(folder).expect("text"));
+    }
+    let gone: std::collections::HashSet<Vec<u8>> = there.iter().skip(3).step_by(3).cloned().collect();
+    there.retain(|folder| !gone.contains(folder));
+    for back in [first.len() - 2, 4000, 2500, 1500, 780, 3, 1024, 5] {
+        let is_there = |item: &(Vec<u8>, u64)| !gone.contains(&item.0);
+        // Those of the pages that were still held may be listed though they are gone.
+        let listed: Vec<_> = from(first[back].1, usize::MAX).into_iter().filter(is_there).collect();
+        let expected: Vec<_> = first[back + 1..].iter().cloned().filter(is_there).collect();
+        assert_eq!(listed, expected, "from {back}");
+    }
+    // Seen anew, it is as it is now.
+    assert_eq!(from(0, usize::MAX).len(), 3 + there.len() + 3 * node::PAGE);
+}
+
+#[test]
 fn what_is_collected_is_gone_but_for_who_has_it_open() {
     let source = Arc::new(MemorySource::new());
     let file = source.put("kept");
