@@ -104,6 +104,9 @@ pub enum ViewError {
     /// The number is not known: it was never given out, or has been forgotten.
     #[error("no such inode")]
     Forgotten,
+    /// What stands there has another number by now: this one is open by way of another file.
+    #[error("it is to be looked up again")]
+    Retired,
     /// There is no such open handle of this type.
     #[error("no such handle")]
     NoHandle,
