@@ -40,6 +40,8 @@ if [[ $wanted == *" test "* ]]; then
     need script bsdutils "tests with a terminal"
     need cmp diffutils "tests that compare files"
     need rsync rsync "a test that copies a mounted view"
+    need fio fio "tests that read a mounted view in all ways"
+    need git git "tests that mount a repository"
     any '/usr/lib/*/faketime/libfaketimeMT.so.1' || missing+=("libfaketime: tests that step a daemon's clock")
 fi
 if [ ${#missing[@]} -gt 0 ]; then

@@ -47,6 +47,8 @@ mod lost;
 mod many_uploads;
 #[path = "e2e/mount.rs"]
 mod mount;
+#[path = "e2e/mounted.rs"]
+mod mounted;
 #[path = "e2e/outputs.rs"]
 mod outputs;
 #[path = "e2e/power.rs"]

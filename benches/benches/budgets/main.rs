@@ -7,12 +7,14 @@ mod batch;
 mod ingest;
 mod lookup;
 mod memory;
+mod mount;
 mod serve;
 mod small;
 mod start;
 mod table;
 
 use std::error::Error;
+use std::process::ExitCode;
 
 use provender_benches::load;
 
@@ -23,8 +25,22 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
 
 #[tokio::main]
-async fn main() -> Result<()> {
+async fn main() -> Result<ExitCode> {
+    let mut words = std::env::args_os();
+    if words.nth(1).is_some_and(|word| word == provender_fuse::WATCHDOG_ARG) {
+        return Ok(provender_fuse::watchdog_main(words));
+    }
+    run().await?;
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn run() -> Result<()> {
     let args: Vec<_> = std::env::args().collect();
+    if let [_, command, point] = &args[..]
+        && command == mount::COMMAND
+    {
+        return mount::serve(point.as_ref());
+    }
     if let [_, command, kind, dir] = &args[..]
         && command == serve::COMMAND
     {
@@ -63,6 +79,9 @@ async fn main() -> Result<()> {
     }
     for engine in [batch::Engine::Rocks, batch::Engine::Postgres].into_iter().filter(|_| wanted("batch")) {
         batch::measure(engine, dir.path()).await?.iter().for_each(table::print);
+    }
+    if wanted("mount") {
+        mount::measure().await?;
     }
     println!(
         "\nRates are medians of the rounds, ratios medians of the rounds' ratios; the first limit named is the one that counts."

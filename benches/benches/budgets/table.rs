@@ -39,6 +39,33 @@ pub(crate) fn print(row: &Row) {
     );
 }
 
+/// Prints what has one limit, and below it what else was measured beside, each with our ratio to it. Without a budget it is only shown.
+pub(crate) fn print_beside(what: &str, unit: &str, ours: &[f64], others: &[(&str, Vec<f64>)], budget: Option<f64>) {
+    for (n, (name, rates)) in others.iter().enumerate() {
+        let ratios: Vec<_> = ours.iter().zip(rates).map(|(ours, other)| ours / other).collect();
+        let ratio = median(&ratios);
+        let least = ratios.iter().copied().fold(f64::INFINITY, f64::min);
+        let most = ratios.iter().copied().fold(0.0, f64::max);
+        let budget = budget.filter(|_| n == 0);
+        let numbers = [
+            format!("{ratio:.2}"),
+            format!("({least:.2} - {most:.2})"),
+            budget.map_or_else(String::new, |budget| format!(">= {budget:.2}")),
+        ];
+        let (what, measured) = match n {
+            0 => (what, format!("{:.0} {unit}", median(ours))),
+            _ => ("", String::new()),
+        };
+        let verdict = match budget {
+            None => "",
+            Some(budget) if ratio >= budget => "holds",
+            Some(_) => "MISSES",
+        };
+        let shown = format!("{name} {:.0}", median(rates));
+        line(what, &measured, &shown, numbers.each_ref().map(String::as_str), verdict);
+    }
+}
+
 /// Prints what is to stay below a bound.
 pub(crate) fn print_bound(what: &str, measured: &[f64], unit: &str, bound: f64) {
     let most = measured.iter().copied().fold(0.0, f64::max);
