@@ -24,7 +24,7 @@ pub(crate) fn errno(error: &ViewError) -> Errno {
         ViewError::NotLink => Errno::EINVAL,
         ViewError::NotFile => Errno::EINVAL,
         ViewError::NoAttribute => Errno::ENODATA,
-        ViewError::LongTarget { .. } => Errno::ENAMETOOLONG,
+        ViewError::LongName | ViewError::LongTarget { .. } => Errno::ENAMETOOLONG,
         ViewError::TooLarge { .. } => Errno::EFBIG,
     }
 }

@@ -125,6 +125,9 @@ pub enum ViewError {
     /// It has no extended attribute of that name.
     #[error("no such attribute")]
     NoAttribute,
+    /// No name is that long: the kernel asks for up to 1,024 bytes.
+    #[error("a name is over the limit of {} bytes", tree::MAX_NAME)]
+    LongName,
     /// A link's target is longer than the kernel follows.
     #[error("a link's target of {size} bytes is over the limit of {}", tree::MAX_TARGET)]
     LongTarget {
