@@ -23,7 +23,8 @@ use fuser::{
 use rustix::fs::OFlags;
 
 use crate::errno::{errno, is_fault};
-use crate::opens::{Opens, Otherwise, Way};
+use crate::files::{Files, Opened};
+use crate::opens::Way;
 use crate::requests::{Progress, Request as Asked, Requests, Working};
 use crate::view::{Attributes, Kind, View, ViewError};
 
@@ -33,7 +34,7 @@ const BLOCK: u32 = 4096;
 /// A view as fuser serves it.
 pub(crate) struct Adapter {
     pub(crate) view: Arc<View>,
-    pub(crate) opens: Opens<BackingId>,
+    pub(crate) files: Files<BackingId>,
     /// Whether the kernel may still be asked to read files by itself.
     pub(crate) passthrough: AtomicBool,
     /// How many file systems may lie between us and a backing file's own.
@@ -189,26 +190,15 @@ impl Filesystem for Adapter {
         if flags.acc_mode() != OpenAccMode::O_RDONLY || truncates {
             return reply.error(Errno::EROFS);
         }
-        let content = match self.ask(Asked::Open, |view| view.content(ino.0)) {
-            Ok(content) => content,
-            Err(error) => return reply.error(error),
-        };
-        match self.opens.open(ino.0, content.file(), |file| self.back(&reply, file)) {
-            // The kernel holds the file from here on.
-            Ok(Way::Kernel(backing)) => {
-                let handle = FileHandle(self.view.hold(ino.0, None));
-                reply.opened_passthrough(handle, FopenFlags::empty(), &backing);
+        match self.ask(Asked::Open, |_| self.files.open(ino.0, |file| self.back(&reply, file))) {
+            Ok(Opened { handle, way: Way::Kernel(backing) }) => {
+                reply.opened_passthrough(FileHandle(handle), FopenFlags::empty(), &backing);
             }
             // A number's bytes never change, so that what the page cache has of it stays good.
-            Ok(Way::Asked) => {
-                let handle = FileHandle(self.view.hold(ino.0, Some(content)));
-                reply.opened(handle, FopenFlags::FOPEN_KEEP_CACHE);
+            Ok(Opened { handle, way: Way::Asked }) => {
+                reply.opened(FileHandle(handle), FopenFlags::FOPEN_KEEP_CACHE);
             }
-            // After this error the kernel looks the path up again, and finds a number that can be opened.
-            Err(Otherwise) => {
-                self.view.retire(ino.0);
-                reply.error(Errno::ESTALE);
-            }
+            Err(error) => reply.error(error),
         }
     }
 
@@ -240,9 +230,7 @@ impl Filesystem for Adapter {
         reply: ReplyEmpty,
     ) {
         let _working = self.begin(Asked::Release);
-        if let Some(number) = self.view.release(fh.0) {
-            self.opens.release(number);
-        }
+        self.files.release(fh.0);
         reply.ok();
     }
 

@@ -16,14 +16,15 @@ pub(crate) fn errno(error: &ViewError) -> Errno {
         },
         ViewError::Io(error) => Errno::from_i32(error.raw_os_error()),
         ViewError::NotFound => Errno::ENOENT,
-        ViewError::Forgotten => Errno::ESTALE,
+        // The kernel looks the path up again after this one.
+        ViewError::Forgotten | ViewError::Retired => Errno::ESTALE,
         ViewError::NoHandle => Errno::EBADF,
         ViewError::NotDirectory => Errno::ENOTDIR,
         ViewError::IsDirectory => Errno::EISDIR,
         ViewError::NotLink => Errno::EINVAL,
         ViewError::NotFile => Errno::EINVAL,
         ViewError::NoAttribute => Errno::ENODATA,
-        ViewError::LongTarget { .. } => Errno::ENAMETOOLONG,
+        ViewError::LongName | ViewError::LongTarget { .. } => Errno::ENAMETOOLONG,
         ViewError::TooLarge { .. } => Errno::EFBIG,
     }
 }

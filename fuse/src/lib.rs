@@ -6,6 +6,7 @@
 
 mod adapter;
 mod errno;
+mod files;
 pub mod memory;
 mod mount;
 mod opens;

@@ -95,6 +95,12 @@ impl<B> Opens<B> {
         // Its id is given back here, outside the lock.
         drop(last);
     }
+
+    /// How many numbers are open.
+    #[cfg(test)]
+    pub(crate) fn len(&self) -> usize {
+        self.0.len()
+    }
 }
 
 fn file_id(file: &File) -> io::Result<FileId> {
@@ -130,7 +136,7 @@ mod tests {
         opens.release(7);
         assert_eq!(opens.open(7, Some(&other), |_| Some(2)).err(), Some(Otherwise));
         opens.release(7);
-        assert_eq!(opens.0.len(), 0);
+        assert_eq!(opens.len(), 0);
         assert_eq!(id(opens.open(7, Some(&other), |_| Some(2))), Some(2));
     }
 
@@ -147,6 +153,6 @@ mod tests {
         assert_eq!(id(opens.open(7, Some(&file), |_| None)), None);
         opens.release(7);
         opens.release(7);
-        assert_eq!(opens.0.len(), 0);
+        assert_eq!(opens.len(), 0);
     }
 }

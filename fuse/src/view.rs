@@ -104,6 +104,9 @@ pub enum ViewError {
     /// The number is not known: it was never given out, or has been forgotten.
     #[error("no such inode")]
     Forgotten,
+    /// What stands there has another number by now: this one is open by way of another file.
+    #[error("it is to be looked up again")]
+    Retired,
     /// There is no such open handle of this type.
     #[error("no such handle")]
     NoHandle,
@@ -122,6 +125,9 @@ pub enum ViewError {
     /// It has no extended attribute of that name.
     #[error("no such attribute")]
     NoAttribute,
+    /// No name is that long: the kernel asks for up to 1,024 bytes.
+    #[error("a name is over the limit of {} bytes", tree::MAX_NAME)]
+    LongName,
     /// A link's target is longer than the kernel follows.
     #[error("a link's target of {size} bytes is over the limit of {}", tree::MAX_TARGET)]
     LongTarget {

@@ -15,7 +15,7 @@ use rustix::io::FdFlags;
 
 use super::{FILE_SYSTEM, MountError, Options, point, table};
 use crate::adapter::Adapter;
-use crate::opens::Opens;
+use crate::files::Files;
 use crate::requests::Progress;
 use crate::source::Source;
 use crate::view::View;
@@ -48,7 +48,7 @@ impl Serving {
         let progress = Arc::new(Progress::default());
         let adapter = Adapter {
             view: view.clone(),
-            opens: Opens::default(),
+            files: Files::new(view.clone()),
             passthrough: AtomicBool::new(options.passthrough),
             stacked: options.stacked,
             requests: options.requests.clone(),

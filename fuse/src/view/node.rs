@@ -143,7 +143,7 @@ impl Node {
     /// The node that `component` in this one stands for. For a name, [`Node::shape`] tells whether it exists.
     pub(super) fn child(&self, context: &Context, component: &[u8]) -> Result<Node, ViewError> {
         if component.len() > tree::MAX_NAME {
-            return Err(ViewError::NotFound);
+            return Err(ViewError::LongName);
         }
         let text = || std::str::from_utf8(component).map_err(|_| ViewError::NotFound);
         match self {

@@ -9,18 +9,22 @@ use provender_core::provenance::{Origin, Place};
 use super::*;
 use crate::source::{Branch, Consumers, Content, Document, Input, Page};
 
-pub(super) struct Watched {
-    pub(super) inner: Arc<MemorySource>,
+pub(crate) struct Watched {
+    pub(crate) inner: Arc<MemorySource>,
     pub(super) asked: AtomicUsize,
     /// Says that it waits, and for what.
     pub(super) gate: Option<(Sender<()>, Mutex<Receiver<()>>)>,
     /// What it says instead of each folder and scheme.
     pub(super) twisted: Option<&'static str>,
+    /// What it gives instead of a content.
+    pub(crate) instead: Option<Box<dyn Fn(&Digest) -> Option<Content> + Send + Sync>>,
+    /// Called at each question.
+    pub(super) pause: fn(),
 }
 
 impl Watched {
     pub(super) fn new(inner: Arc<MemorySource>) -> Watched {
-        Watched { inner, asked: AtomicUsize::new(0), gate: None, twisted: None }
+        Watched { inner, asked: AtomicUsize::new(0), gate: None, twisted: None, instead: None, pause: || {} }
     }
 
     /// How many questions there were since the last time.
@@ -30,6 +34,7 @@ impl Watched {
 
     fn count<T>(&self, answer: T) -> T {
         self.asked.fetch_add(1, Ordering::Relaxed);
+        (self.pause)();
         answer
     }
 
@@ -111,6 +116,9 @@ impl Source for Watched {
             entered.send(()).expect("the test listens");
             let _ = gate.lock().recv();
         }
-        self.count(self.inner.open(digest))
+        match self.instead.as_ref().and_then(|instead| instead(&digest)) {
+            Some(content) => Ok(self.count(content)),
+            None => self.count(self.inner.open(digest)),
+        }
     }
 }

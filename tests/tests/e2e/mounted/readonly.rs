@@ -21,8 +21,6 @@ const DIFFER: &[(&str, &str, &str)] = &[
         "the view has none of ext4's attributes (as chattr sets them), and asking changes nothing",
     ),
     ("ioctl(fd, FS_IOC_FSGETXATTR", "", "likewise"),
-    // To be mended in the adapter's lookup, and these lines to go with it.
-    ("", "name of 256", "a bug: the view says that there is none, where a name that is too long is ENAMETOOLONG"),
 ];
 
 /// The entries that `calls.c` knows.
