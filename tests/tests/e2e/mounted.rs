@@ -81,9 +81,14 @@ impl Site {
         [self.own(), self.remote()]
     }
 
-    /// Whoever serves the second mount.
+    /// Whoever serves the second mount, not who watches over it.
     fn servers(&self) -> Vec<Pid> {
-        child::processes(child::program("provender").to_str().unwrap(), self.remote().to_str().unwrap())
+        let all = child::processes(child::program("provender").to_str().unwrap(), self.remote().to_str().unwrap());
+        let serves = |pid: &Pid| {
+            let line = std::fs::read(format!("/proc/{}/cmdline", pid.as_raw_nonzero())).unwrap_or_default();
+            line.split(|byte| *byte == 0).nth(1) == Some(b"mount")
+        };
+        all.into_iter().filter(serves).collect()
     }
 
     /// Stores a file or folder of the working folder under a name.
