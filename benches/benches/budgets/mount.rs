@@ -139,7 +139,25 @@ pub(crate) async fn measure() -> Result<()> {
             table::print_beside(&format!("{what}, {called}"), unit, &rates[0][warm], &others, budget);
         }
     }
+    let large = contestants[0].at(LARGE)?;
+    let mut taken = Vec::new();
+    for _ in 0..ROUNDS {
+        drop_caches()?;
+        let before = cached()?;
+        read::in_sequence(&large)?;
+        taken.push(cached()? - before);
+    }
+    // Twice as much where the daemon has read it as well.
+    table::print_bound("page cache that a read of 1 GiB takes", &taken, "MiB", 1.1 * 1024.0);
     Ok(())
+}
+
+/// What the kernel keeps of all files, in mebibytes.
+fn cached() -> Result<f64> {
+    let text = std::fs::read_to_string("/proc/meminfo")?;
+    let line = text.lines().find_map(|line| line.strip_prefix("Cached:"));
+    let kibibytes: Option<f64> = line.and_then(|line| line.split_whitespace().next()?.parse().ok());
+    Ok(kibibytes.ok_or("no `Cached` in /proc/meminfo")? / 1024.0)
 }
 
 /// Makes the files that all show, on the host.
