@@ -152,7 +152,7 @@ impl Cache {
         let Some(place) = self.shared.place.as_ref().filter(|place| place.room.is_for(digest.size)) else { return };
         let kept = match Outboard::has(digest.size) {
             true => Part::new(*digest).write(&place.folder, 0, bytes),
-            false => place.folder.put_new(&place.folder.blob(digest), bytes),
+            false => place.folder.put(&place.folder.blob(digest), bytes),
         };
         place.room.settle(&place.folder, kept);
     }

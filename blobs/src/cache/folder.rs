@@ -26,9 +26,11 @@ use crate::{Outboard, Signature};
 pub(super) const BLOBS: &str = "blobs";
 pub(super) const ANSWERS: &str = "answers";
 /// How the names of what stands beside a blob end.
-pub(super) const BESIDE: [&str; 2] = [TREE, WHOLE];
+pub(super) const BESIDE: [&str; 3] = [WHOLE, SIGNING, TREE];
 const TREE: &str = ".tree";
 const WHOLE: &str = ".whole";
+/// What will be `.whole`.
+const SIGNING: &str = ".signing";
 /// The largest thing that is kept under a key, in bytes.
 const MAX_ANSWER: u64 = 64 << 20;
 /// How often a folder is made again that somebody deletes.
@@ -104,37 +106,35 @@ impl Folder {
         self.whole_path(digest).exists()
     }
 
-    pub(super) fn sign(&self, digest: &Digest, signature: &Signature) -> io::Result<u64> {
+    /// Says that a file is right. One at a time does so for each file.
+    pub(super) fn sign(&self, digest: &Digest, signature: &Signature) -> io::Result<()> {
         let signature = signature.to_bytes();
         let seal = sealed(&[&digest.to_bytes(), &signature]);
-        self.put(&self.whole_path(digest), &[&signature[..], seal.as_bytes()].concat())
+        // At once, as whoever finds half of it removes it.
+        let signing = beside(self.blob(digest), SIGNING);
+        self.put(&signing, &[&signature[..], seal.as_bytes()].concat())?;
+        fs::rename(signing, self.whole_path(digest))
     }
 
     /// A blob's bytes, if all are there and right.
     pub(super) fn bytes(&self, digest: &Digest) -> Option<Bytes> {
         let path = self.blob(digest);
         let bytes = read(&path, digest.size)?;
-        if Digest::of(&bytes) == *digest {
-            if !Outboard::has(digest.size) || !self.is_signed(digest) {
-                touch(&path);
-            }
-            return Some(bytes.into());
+        if Digest::of(&bytes) != *digest {
+            return None;
         }
-        if !Outboard::has(digest.size) {
-            // So that it is written anew.
-            let _ = fs::remove_file(path);
+        match self.is_signed(digest) {
+            true => touch(&self.whole_path(digest)),
+            false => touch(&path),
         }
-        None
+        Some(bytes.into())
     }
 
     pub(super) fn outboard(&self, digest: &Digest) -> Option<Outboard> {
         let path = self.outboard_path(digest);
-        let outboard = Outboard::from_bytes(digest, &read(&path, Outboard::len(digest.size) as u64)?);
-        match &outboard {
-            Some(_) => touch(&path),
-            None => _ = fs::remove_file(path),
-        }
-        outboard
+        let outboard = Outboard::from_bytes(digest, &read(&path, Outboard::len(digest.size) as u64)?)?;
+        touch(&path);
+        Some(outboard)
     }
 
     pub(super) fn recall(&self, key: &[u8; 32]) -> Option<Bytes> {
@@ -142,7 +142,6 @@ impl Folder {
         let bytes = Bytes::from(read(&path, MAX_ANSWER)?);
         let body = bytes.get(blake3::OUT_LEN..)?;
         if bytes[..blake3::OUT_LEN] != *sealed(&[key, body]).as_bytes() {
-            let _ = fs::remove_file(path);
             return None;
         }
         touch(&path);
@@ -163,15 +162,6 @@ impl Folder {
     pub(super) fn put(&self, path: &Path, bytes: &[u8]) -> io::Result<u64> {
         let file = self.create(path, OpenOptions::new().write(true).create(true))?;
         written(&file, path, bytes)
-    }
-
-    /// Writes a file unless there is one.
-    pub(super) fn put_new(&self, path: &Path, bytes: &[u8]) -> io::Result<u64> {
-        match self.create(path, OpenOptions::new().write(true).create_new(true)) {
-            Ok(file) => written(&file, path, bytes),
-            Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(0),
-            Err(error) => Err(error),
-        }
     }
 
     /// Opens a file that may have to be made, with the folders above it.

@@ -161,12 +161,12 @@ fn stem(name: OsString) -> OsString {
 
 /// Removes a blob and what stands beside it, what says that it is right first; whether anything was there.
 fn remove(path: &Path) -> bool {
-    let beside = |suffix: &&str| {
+    let beside = |suffix: &str| {
         let mut name = path.as_os_str().to_owned();
         name.push(suffix);
         PathBuf::from(name)
     };
-    let [tree, whole] = [0, 1].map(|at| beside(&BESIDE[at]));
-    let removed = [&whole, path, &tree].map(|path| fs::remove_file(path).is_ok());
-    removed.contains(&true)
+    let all = BESIDE.iter().map(|suffix| beside(suffix)).take(1).chain([path.to_path_buf()]);
+    let all = all.chain(BESIDE.iter().skip(1).map(|suffix| beside(suffix)));
+    all.filter(|path| fs::remove_file(path).is_ok()).count() > 0
 }

@@ -28,15 +28,16 @@ fn a_flipped_byte_is_never_handed_out_and_mended() {
     let (cache, origin) = whole(dir.path(), 20);
     flip(&path(dir.path(), &origin.digest), 5 * GROUP + 9);
     assert!(cache.file(&origin.digest).is_none());
-    assert_eq!(cache.bytes(&origin.digest), None);
+    // Right, if somebody has mended it by now.
+    assert!(cache.bytes(&origin.digest).is_none_or(|bytes| bytes == origin.bytes));
     let before = origin.fetched();
     let stream = origin.stream(&cache);
-    assert_eq!(read(&stream, 0..origin.digest.size).unwrap(), origin.bytes);
+    assert!(read(&stream, 0..origin.digest.size).unwrap() == origin.bytes);
     // None, if it was still in memory.
     assert!(origin.fetched() - before <= GROUP, "only what was damaged is fetched");
     drop(stream);
     let file = eventually("it is whole again", || cache.file(&origin.digest));
-    assert_eq!(read_file(&file), origin.bytes);
+    assert!(read_file(&file) == origin.bytes);
 }
 
 #[test]
@@ -60,7 +61,7 @@ fn a_byte_that_is_flipped_before_the_file_is_whole_is_not_signed() {
     }
     drop(stream);
     let stream = origin.stream(&cache);
-    assert_eq!(read(&stream, 0..origin.digest.size).unwrap(), origin.bytes);
+    assert!(read(&stream, 0..origin.digest.size).unwrap() == origin.bytes);
     assert_eq!(read_file(&eventually("whole", || cache.file(&origin.digest))), origin.bytes);
 }
 
@@ -89,7 +90,7 @@ fn torn_files_and_notes_are_as_good_as_missing() {
     for size in [3 * GROUP - 5, 0, 100 * GROUP] {
         File::options().write(true).open(&data).unwrap().set_len(size).unwrap();
         assert!(cache.file(&origin.digest).is_none());
-        assert_eq!(read(&origin.stream(&cache), 0..origin.digest.size).unwrap(), origin.bytes);
+        assert!(read(&origin.stream(&cache), 0..origin.digest.size).unwrap() == origin.bytes);
         eventually("it is whole again", || {
             drop(origin.stream(&cache));
             cache.file(&origin.digest)
@@ -136,7 +137,7 @@ fn it_may_be_deleted_at_any_time() {
     assert_eq!(read_file(&file), first.bytes, "what is open stays readable");
     assert!(cache.file(&first.digest).is_none());
     // It fills again, in a folder that is again nobody else's.
-    assert_eq!(read(&stream, 0..origin.digest.size).unwrap(), origin.bytes);
+    assert!(read(&stream, 0..origin.digest.size).unwrap() == origin.bytes);
     assert_eq!(cache.bytes(&Digest::of(b"small")).unwrap(), "small");
     Cache::open(&dir.path().join("c"), AMPLE).unwrap();
 }
