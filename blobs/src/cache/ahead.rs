@@ -30,13 +30,20 @@ struct Reader {
 pub(super) struct Ahead {
     group: u64,
     groups: u64,
+    /// The widest window, in groups; less where the line is slow.
+    most: u64,
     readers: Vec<Reader>,
 }
 
 impl Ahead {
     /// For a blob of so many groups, of so many bytes each.
     pub(super) fn new(group: u64, groups: u64) -> Ahead {
-        Ahead { group, groups, readers: Vec::with_capacity(READERS) }
+        Ahead { group, groups, most: WINDOW / group, readers: Vec::with_capacity(READERS) }
+    }
+
+    /// Takes note of how a fetch ahead of readers went. What comes too late is asked for in smaller pieces, down to a group.
+    pub(super) fn went(&mut self, well: bool) {
+        self.most = if well { (self.most * 2).min(WINDOW / self.group) } else { (self.most / 4).max(1) };
     }
 
     /// Takes note that a group is read, and says which others are to be fetched for those who come after.
@@ -54,7 +61,7 @@ impl Ahead {
             return Vec::new();
         }
         reader.at = group;
-        reader.window = (reader.window * 2).max(1).min(WINDOW / self.group);
+        reader.window = (reader.window * 2).max(1).min(self.most);
         let begin = reader.until.max(group + 1);
         let end = (group + 1 + reader.window).min(self.groups);
         // In a few large pieces instead of one for each group that is read.
@@ -62,7 +69,8 @@ impl Ahead {
             return Vec::new();
         }
         reader.until = end;
-        let step = (RUN / self.group).max(1);
+        // The window is in at least four of them.
+        let step = (RUN / self.group).min(self.most / 4).max(1);
         (begin..end).step_by(usize::try_from(step).unwrap_or(1)).map(|at| at..end.min(at + step)).collect()
     }
 }
@@ -89,6 +97,20 @@ mod tests {
             widest = widest.max(fetched - group - 1);
         }
         assert_eq!((widest * GROUP, fetched), (WINDOW, 1000));
+    }
+
+    #[test]
+    fn a_slow_line_is_asked_for_less_at_once() {
+        let mut ahead = Ahead::new(GROUP, 1 << 20);
+        let widest = |ahead: &mut Ahead, from: u64| {
+            let runs: Vec<_> = (from..from + 200).flat_map(|group| ahead.read(group)).collect();
+            runs.iter().map(|run| run.end - run.start).max().unwrap_or(0)
+        };
+        assert_eq!(widest(&mut ahead, 0), RUN / GROUP);
+        (0..5).for_each(|_| ahead.went(false));
+        assert_eq!(widest(&mut ahead, 10_000), 1);
+        (0..9).for_each(|_| ahead.went(true));
+        assert_eq!(widest(&mut ahead, 20_000), RUN / GROUP);
     }
 
     #[test]

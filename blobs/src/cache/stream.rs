@@ -126,7 +126,12 @@ impl Stream {
                 }
             }
             at = run.end.max(at + 1);
-            if !flights.is_empty() && !(Claim { stream: self, run, flights }).settle() {
+            if flights.is_empty() {
+                continue;
+            }
+            let went = Claim { stream: self, run, flights }.settle();
+            self.ahead.lock().went(went);
+            if !went {
                 return;
             }
         }
