@@ -176,18 +176,27 @@ impl Finishing {
     /// Reads all of it, and signs it if it is right.
     pub(super) fn finish(self, folder: &Folder, outboard: &Outboard) -> io::Result<Finished> {
         let before = Signature::of(&self.file)?;
+        match self.wrong(outboard) {
+            Some(wrong) => Ok(Finished::Wrong(wrong)),
+            None => self.sign(folder, &before),
+        }
+    }
+
+    fn wrong(&self, outboard: &Outboard) -> Option<u64> {
         let look = Look(self.file.clone());
         let groups = outboard.covering(&(0..self.digest.size));
-        if let Some(wrong) = groups.into_iter().find(|group| look.group(outboard, *group).is_none()) {
-            return Ok(Finished::Wrong(wrong));
-        }
+        groups.into_iter().find(|group| look.group(outboard, *group).is_none())
+    }
+
+    /// Signs it if it still looks as it did before it was found right.
+    fn sign(self, folder: &Folder, before: &Signature) -> io::Result<Finished> {
         // A signature is believed after a crash too.
         self.file.sync_data()?;
         // On a descriptor of its own, whose lock is not that of our own writers.
         let own = File::open(folder.blob(&self.digest))?;
         let lock = Lock::take(&own, FlockOperation::NonBlockingLockExclusive);
         let after = Signature::of(&self.file)?;
-        let is_same = after == before && after.size == self.digest.size;
+        let is_same = after == *before && after.size == self.digest.size;
         if lock.is_none() || !is_same || !is_in_place(folder, &self.digest, &self.file) {
             return Ok(Finished::Changed);
         }
@@ -214,5 +223,48 @@ impl Lock<'_> {
 impl Drop for Lock<'_> {
     fn drop(&mut self) {
         let _ = flock(self.0, FlockOperation::Unlock);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn what_changes_while_it_is_looked_through_is_not_signed() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = Folder::open(&dir.path().join("c")).unwrap();
+        let bytes = vec![7; 1 << 20];
+        let mut ingest = crate::Ingest::new(&[]);
+        ingest.update(&bytes);
+        let outboard = ingest.finish().outboard.unwrap();
+        let digest = *outboard.digest();
+        let mut part = Part::new(digest);
+        part.write(&folder, 0, &bytes).unwrap();
+
+        let finishing = part.finishing(&folder).unwrap();
+        let before = Signature::of(&finishing.file).unwrap();
+        assert_eq!(finishing.wrong(&outboard), None);
+        // A tick of the clock that files are dated by.
+        std::thread::sleep(Duration::from_millis(20));
+        File::options().write(true).open(folder.blob(&digest)).unwrap().write_all_at(&[8], 5).unwrap();
+        assert!(matches!(finishing.sign(&folder, &before), Ok(Finished::Changed)));
+        assert!(matches!(part.finishing(&folder).unwrap().finish(&folder, &outboard), Ok(Finished::Wrong(0))));
+
+        // Somebody is writing to it.
+        part.write(&folder, 0, &bytes).unwrap();
+        let other = File::open(folder.blob(&digest)).unwrap();
+        let lock = Lock::take(&other, FlockOperation::NonBlockingLockShared);
+        assert!(matches!(part.finishing(&folder).unwrap().finish(&folder, &outboard), Ok(Finished::Changed)));
+        drop(lock);
+        // It has another name, or none.
+        let finishing = part.finishing(&folder).unwrap();
+        std::fs::rename(folder.blob(&digest), dir.path().join("away")).unwrap();
+        std::fs::write(folder.blob(&digest), vec![9; 1 << 20]).unwrap();
+        assert!(matches!(finishing.finish(&folder, &outboard), Ok(Finished::Changed)));
+        std::fs::rename(dir.path().join("away"), folder.blob(&digest)).unwrap();
+        assert!(matches!(part.finishing(&folder).unwrap().finish(&folder, &outboard), Ok(Finished::Signed)));
+        assert!(folder.whole(&digest).is_some() && part.finishing(&folder).is_none());
     }
 }

@@ -52,18 +52,26 @@ fn a_fetch_that_panics_leaves_nobody_waiting() {
     struct Panics;
     impl Fetch for Panics {
         fn fetch(&self, _: Range<u64>) -> Result<Bytes, FetchError> {
+            // When all others wait for it.
+            thread::sleep(Duration::from_millis(100));
             std::panic::resume_unwind(Box::new("no reader may hang for this"));
         }
     }
     let cache = Cache::none();
     let origin = Origin::new(12, 4 * GROUP);
     let stream = cache.stream(origin.outboard.clone().unwrap(), Arc::new(Panics));
-    thread::scope(|scope| {
-        let readers: Vec<_> = (0..4).map(|_| scope.spawn(|| read(&stream, 0..1))).collect();
-        for reader in readers {
-            assert!(!matches!(reader.join(), Ok(Ok(_))));
-        }
-    });
+    let (ended, ends) = std::sync::mpsc::channel();
+    for _ in 0..4 {
+        let (stream, ended) = (stream.clone(), ended.clone());
+        thread::spawn(move || {
+            let reading = std::panic::AssertUnwindSafe(|| read(&stream, 0..1));
+            ended.send(matches!(std::panic::catch_unwind(reading), Ok(Ok(_)))).unwrap();
+        });
+    }
+    for _ in 0..4 {
+        let succeeded = ends.recv_timeout(Duration::from_secs(10)).expect("nobody waits for ever");
+        assert!(!succeeded);
+    }
     assert!(stream.prefetch_is_idle());
 }
 
