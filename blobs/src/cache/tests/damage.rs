@@ -136,7 +136,12 @@ fn it_may_be_deleted_at_any_time() {
     }
     assert_eq!(read_file(&file), first.bytes, "what is open stays readable");
     assert!(cache.file(&first.digest).is_none());
-    assert!(path(dir.path(), &origin.digest).exists(), "a new file, as the old one has no name");
+    let other = Origin::new(25, 4 * GROUP);
+    let stream_of_other = other.stream(&cache);
+    read(&stream_of_other, 0..1).unwrap();
+    eventually("it is deleted", || fs::remove_dir_all(dir.path().join("c")).ok());
+    read(&stream_of_other, 3 * GROUP..3 * GROUP + 1).unwrap();
+    assert!(path(dir.path(), &other.digest).exists(), "a new file, as the old one has no name");
     // It fills again, in a folder that is again nobody else's.
     assert!(read(&stream, 0..origin.digest.size).unwrap() == origin.bytes);
     assert_eq!(cache.bytes(&Digest::of(b"small")).unwrap(), "small");
