@@ -7,10 +7,12 @@
 use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError};
 
-use provender_blobs::Outboard;
+use futures::TryStreamExt;
+use provender_blobs::{Ingest, Outboard};
+use provender_core::name::Space;
 use provender_core::{Digest, RowKey, rows};
 
-use super::{Store, StoreError, Txn};
+use super::{Store, StoreError, Txn, lost};
 use crate::meta::MetaError;
 
 /// The bytes of a row: so there are at most 32 for a blob.
@@ -70,6 +72,33 @@ impl Store {
                 None
             }
         }
+    }
+
+    /// What proves the parts of a blob that the space holds; none if it is so small that its digest does. If it is lost, all of the
+    /// blob is read for it, to its end whoever gives up meanwhile, so that it is there for who asks again.
+    pub async fn proof(&self, space: &Space, digest: &Digest) -> Result<Option<Outboard>, StoreError> {
+        self.place(space, digest).await?;
+        if !Outboard::has(digest.size) {
+            return Ok(None);
+        }
+        if let Some(outboard) = self.outboard(digest).await {
+            return Ok(Some(outboard));
+        }
+        let (store, space, digest) = (self.clone(), space.clone(), *digest);
+        let made = tokio::spawn(async move {
+            let mut reader = store.read(&space, &digest, 0..digest.size).await?;
+            let mut ingest = Ingest::new(&[]);
+            while let Some(piece) = reader.try_next().await.map_err(|error| lost(&digest, error))? {
+                // A piece has a MiB at most: some hundred microseconds.
+                ingest.update(&piece);
+            }
+            let outboard = ingest.finish().outboard.filter(|outboard| *outboard.digest() == digest);
+            if let Some(outboard) = &outboard {
+                store.write_outboard(outboard).await?;
+            }
+            Ok(outboard)
+        });
+        made.await.map_err(|_| StoreError::Draining)?
     }
 
     /// Writes the outboard of a blob anew, if that is still stored; whether it is.
