@@ -177,3 +177,6 @@ impl Source for Remote {
 fn page((items, more): (Vec<String>, bool)) -> Page<String> {
     Page { items, more }
 }
+
+#[cfg(test)]
+mod tests;

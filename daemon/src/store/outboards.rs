@@ -125,3 +125,41 @@ impl Store {
         Ok(tokio::task::spawn_blocking(move || Outboard::from_bytes(&digest, &bytes)).await.unwrap_or_default())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use bytes::Bytes;
+    use provender_core::batch::Batch;
+
+    use super::*;
+    use crate::clock;
+    use crate::meta::{Memory, Meta};
+    use crate::store::tests::over;
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn proofs_are_for_who_holds_the_blob_and_are_made_again_where_they_are_lost() {
+        let meta: Arc<dyn Meta> = Arc::new(Memory::default());
+        let (store, space) = (over(meta.clone()).await, Space::default());
+        let bytes = Bytes::from(vec![7; 600_000]);
+        let digest = store.put_bytes(&space, bytes.clone()).await.unwrap();
+        let row = rows::outboard(&digest, 0);
+        let kept = meta.get(&[row.clone()]).await.unwrap().pop().flatten().unwrap().value;
+
+        let mut batch = Batch::new(clock::batch_id());
+        batch.delete(row.clone());
+        meta.commit(batch).await.unwrap();
+        let proof = store.proof(&space, &digest).await.unwrap().unwrap();
+        assert_eq!((proof.digest(), proof.to_bytes()), (&digest, kept.clone()));
+        assert_eq!(meta.get(&[row]).await.unwrap().pop().flatten().unwrap().value, kept, "it is there again");
+        assert_eq!(store.proof(&space, &digest).await.unwrap(), Some(proof));
+
+        let small = store.put_small(&space, vec![Bytes::from_static(b"small")]).await.unwrap()[0];
+        assert_eq!(store.proof(&space, &small).await.unwrap(), None);
+        let other = Space::new("other").unwrap();
+        assert!(matches!(store.proof(&other, &digest).await, Err(StoreError::NotFound { .. })));
+        let never = Digest { hash: [1; 32], size: u64::MAX };
+        assert!(matches!(store.proof(&space, &never).await, Err(StoreError::NotFound { .. })));
+    }
+}
