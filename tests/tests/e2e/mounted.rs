@@ -17,9 +17,10 @@ mod walk;
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use provender_tests::child::{self, Ran, Running};
+use rustix::mount::{UnmountFlags, unmount};
+use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 use crate::world::{World, folder};
@@ -80,6 +81,16 @@ impl Site {
         [self.own(), self.remote()]
     }
 
+    /// Whoever serves the second mount, not who watches over it.
+    fn servers(&self) -> Vec<Pid> {
+        let all = child::processes(child::program("provender").to_str().unwrap(), self.remote().to_str().unwrap());
+        let serves = |pid: &Pid| {
+            let line = std::fs::read(format!("/proc/{}/cmdline", pid.as_raw_nonzero())).unwrap_or_default();
+            line.split(|byte| *byte == 0).nth(1) == Some(b"mount")
+        };
+        all.into_iter().filter(serves).collect()
+    }
+
     /// Stores a file or folder of the working folder under a name.
     #[track_caller]
     fn put(&self, path: &str, name: &str) {
@@ -94,9 +105,13 @@ impl Site {
 
 impl Drop for Site {
     fn drop(&mut self) {
+        // Who serves goes first, stopped or not: else who reads, and who unmounts, would wait for it.
+        for server in self.servers().into_iter().chain([self.world.daemon.pid()]) {
+            let _ = kill_process(server, Signal::KILL);
+        }
         for point in self.both() {
             if is_mounted(&point) {
-                let _ = Command::new("umount").arg("--lazy").arg(point).status();
+                let _ = unmount(&point, UnmountFlags::DETACH);
             }
         }
     }

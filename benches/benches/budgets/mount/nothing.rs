@@ -92,9 +92,9 @@ impl Node {
         INodeNo(match self {
             Node::Root => 1,
             Node::Large => 1 << 56,
-            Node::Top(small) => 2 + not(small) << 56,
-            Node::Folder(small, folder) => 4 + not(small) << 56 | folder << 32,
-            Node::File(small, folder, n) => 6 + not(small) << 56 | folder << 32 | n,
+            Node::Top(small) => (2 + not(small)) << 56,
+            Node::Folder(small, folder) => (4 + not(small)) << 56 | folder << 32,
+            Node::File(small, folder, n) => (6 + not(small)) << 56 | folder << 32 | n,
             Node::Million => 8 << 56,
             Node::Empty(n) => 9 << 56 | n,
         })

@@ -6,8 +6,8 @@
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use provender_tests::child::{Running, eventually, processes, program, soak};
-use rustix::process::{Signal, kill_process};
+use provender_tests::child::{Running, eventually, soak};
+use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 
 use super::{Site, is_mounted, latest, started, succeeds};
 
@@ -54,6 +54,7 @@ impl Reader {
     }
 }
 
+/// The site goes first, and who serves with it: until then a reader may not be able to end.
 struct Chaos {
     site: Site,
     /// First those of the daemon's own mount.
@@ -80,10 +81,8 @@ impl Chaos {
         chaos
     }
 
-    /// Whoever serves the second mount.
-    fn server(&self) -> rustix::process::Pid {
-        let program = program("provender");
-        let servers = processes(program.to_str().unwrap(), self.site.remote().to_str().unwrap());
+    fn server(&self) -> Pid {
+        let servers = self.site.servers();
         assert_eq!(servers.len(), 1, "{servers:?}");
         servers[0]
     }
@@ -133,7 +132,7 @@ impl Chaos {
         let server = self.server();
         kill_process(server, Signal::KILL).unwrap();
         // Before that it holds the mount still.
-        eventually("it has ended", || rustix::process::test_kill_process(server).is_err() || is_dead(server));
+        eventually("it has ended", || test_kill_process(server).is_err() || is_dead(server));
         self.site.mount();
         assert!(is_mounted(&self.site.remote()));
     }
@@ -180,7 +179,7 @@ impl Chaos {
     }
 }
 
-fn is_dead(pid: rustix::process::Pid) -> bool {
+fn is_dead(pid: Pid) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero())).unwrap_or_default();
     stat.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with('Z'))
 }
