@@ -145,7 +145,7 @@ mod tests {
         let bytes = Bytes::from(vec![7; 600_000]);
         let digest = store.put_bytes(&space, bytes.clone()).await.unwrap();
         let row = rows::outboard(&digest, 0);
-        let kept = meta.get(&[row.clone()]).await.unwrap().pop().flatten().unwrap().value;
+        let kept = meta.get(std::slice::from_ref(&row)).await.unwrap().pop().flatten().unwrap().value;
 
         let mut batch = Batch::new(clock::batch_id());
         batch.delete(row.clone());
