@@ -78,19 +78,11 @@ fn what_is_not_there_and_what_was_not_seen_are_two_things() {
 
 #[test]
 fn files_come_from_the_cache_alone_and_a_damaged_answer_is_none() {
-    use provender_core::tree::Node;
     let offline = Offline::new();
     let small = Digest::of(b"small");
     assert!(offline.remote.open(small).is_err());
     offline.cache.keep(&small, b"small");
     assert!(matches!(offline.remote.open(small).unwrap(), Content::Bytes(bytes) if bytes == "small"));
-    let mut tree = Tree::new();
-    tree.insert(Bytes::from_static(b"f"), Node::File { digest: small, executable: false }).unwrap();
-    let encoded = tree.encode().unwrap();
-    let digest = Digest::of(&encoded);
-    assert!(offline.remote.tree(digest).is_err());
-    offline.cache.keep(&digest, &encoded);
-    assert_eq!(*offline.remote.tree(digest).unwrap(), tree);
 
     offline.said(offline.remote.question("schemes"), vec!["run".to_owned()]);
     assert_eq!(offline.remote.schemes().unwrap(), ["run"]);
