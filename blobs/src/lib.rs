@@ -22,6 +22,7 @@ use bytes::Bytes;
 use provender_core::Digest;
 
 mod blocking;
+pub mod cache;
 mod config;
 mod copy;
 mod disk;

@@ -423,6 +423,15 @@ pub(crate) struct Mount {
     /// Let other users look in too; without root this takes `user_allow_other` in /etc/fuse.conf
     #[arg(long)]
     pub(crate) allow_other: bool,
+    /// Keep what was read in this folder, which may be deleted at any time [default: provender/mount in $XDG_CACHE_HOME or ~/.cache]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) cache: Option<PathBuf>,
+    /// The most that it takes of the disk, in bytes or with K, M, G or T; what was used least recently goes. 0 keeps nothing
+    #[arg(long, value_name = "SIZE", default_value = "10G", value_parser = size)]
+    pub(crate) cache_size: u64,
+    /// Ask no daemon: show what was seen with one, as it was then. What was not seen is an error
+    #[arg(long)]
+    pub(crate) offline: bool,
     /// Say on standard output when it is mounted, then let go of the caller
     #[arg(long, hide = true, requires = "foreground")]
     pub(crate) ready: bool,
@@ -460,6 +469,16 @@ pub(crate) struct Backup {
 pub(crate) struct Umount {
     /// Where it is mounted
     pub(crate) dir: PathBuf,
+}
+
+fn size(text: &str) -> Result<u64, String> {
+    let (digits, unit) = match text.strip_suffix(['K', 'M', 'G', 'T']) {
+        Some(digits) => (digits, text.chars().last()),
+        None => (text, None),
+    };
+    let shift = unit.map_or(0, |unit| "KMGT".find(unit).map_or(0, |place| 10 * (place + 1)));
+    let size = digits.parse::<u64>().ok().and_then(|size| size.checked_mul(1 << shift));
+    size.ok_or_else(|| "it takes a number of bytes, or one with K, M, G or T, such as 20G".into())
 }
 
 fn variable(text: OsString) -> Result<OsString, &'static str> {

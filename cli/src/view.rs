@@ -1,49 +1,86 @@
-//! The mounted view's source, over a daemon that is reached by the client.
+//! The mounted view's source on any machine: a daemon that is reached by the client, and a cache of what it said.
 //!
-//! Calls come from kernel threads and block; each ends within [`PATIENCE`], since a process that reads the mount cannot be killed
-//! while it waits. What comes from the daemon is checked against its digest here, unless it is a part of a large blob: the daemon
-//! checked that.
+//! Owns [`Remote`]. Calls come from kernel threads and block; each ends within [`link::PATIENCE`], since a process that reads the mount cannot be
+//! killed while it waits. What comes from the daemon is checked against its digest here, whatever the daemon did.
+//! Answers are kept as they come, each under the whole question, the daemon's address and the space. With `--offline` nobody is asked: what was
+//! answered once is answered so again, and what was not is an error. So a listing of which a page is missing fails instead of looking whole.
 
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+mod answers;
+mod content;
+mod link;
 
-use bytes::{Bytes, BytesMut};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use provender_blobs::cache::Cache;
 use provender_client::{Client, ClientError, Described};
-use provender_core::name::Name;
+use provender_core::name::{Name, Space};
 use provender_core::provenance::{Branch, Place};
 use provender_core::{Digest, Ref, TaskKey, Timestamp};
-use provender_fuse::{Consumers, Content, Document, Entry, Input, Page, ReadAt, Source, SourceError};
-use tokio::runtime::Handle;
+use provender_fuse::{Consumers, Content, Document, Entry, Input, Page, Source, SourceError};
 
-/// How long one answer may take.
-const PATIENCE: Duration = Duration::from_secs(30);
-/// The largest blob, in bytes, that is fetched whole when it is opened, and so is checked here.
-const WHOLE: u64 = 4 << 20;
-/// How many bytes of a larger one are fetched at once, and kept while it is read on.
-const WINDOW: u64 = 4 << 20;
+use self::answers::{Answer, Question, decode, encode};
+use self::content::Contents;
+pub(crate) use self::link::Link;
 
-/// A daemon's store, as files.
-#[derive(Debug, Clone)]
-pub(crate) struct ClientSource {
-    client: Client,
-    runtime: Handle,
+/// A daemon's store as files, or what is remembered of it.
+#[derive(Debug)]
+pub(crate) struct Remote {
+    /// None: offline.
+    link: Option<Link>,
+    cache: Cache,
+    contents: Contents,
+    /// Whose answers these are.
+    scope: String,
 }
 
-impl ClientSource {
-    /// A source that asks through `client`, whose connection lives on `runtime`.
-    pub(crate) fn new(client: Client, runtime: Handle) -> ClientSource {
-        ClientSource { client, runtime }
+impl Remote {
+    /// The store at `address`, by way of `link` if it may be asked at all. What it says is kept in `cache`.
+    pub(crate) fn new(address: &str, link: Option<Link>, cache: Cache) -> Remote {
+        let scope = format!("{address}\n{}", Space::default().as_str());
+        let contents = Contents::new(link.clone(), cache.clone());
+        Remote { link, cache, contents, scope }
     }
 
-    fn ask<T>(&self, question: impl Future<Output = Result<T, ClientError>>) -> Result<T, SourceError> {
-        let answer = self.runtime.block_on(async { tokio::time::timeout(PATIENCE, question).await });
-        answer.map_err(|_| SourceError::TimedOut)?.map_err(refused)
+    fn question(&self, kind: &'static str) -> Question {
+        Question::new(&self.scope, kind)
+    }
+
+    /// Asks the daemon and keeps what it says; offline, says what it said.
+    fn answer<T: Answer>(
+        &self,
+        question: Question,
+        ask: impl AsyncFnOnce(&Client) -> Result<T, ClientError>,
+    ) -> Result<T, SourceError> {
+        let kind = question.kind();
+        let key = question.key();
+        match &self.link {
+            Some(link) => {
+                let answer = link.ask(ask)?;
+                self.cache.remember(&key, &encode(&answer));
+                Ok(answer)
+            }
+            None => self.cache.recall(&key).and_then(|kept| decode(&kept)).ok_or_else(|| content::not_cached(kind)),
+        }
+    }
+
+    /// The same for what never changes: if it is known, nobody is asked.
+    fn settled<T: Answer>(
+        &self,
+        question: Question,
+        ask: impl AsyncFnOnce(&Client) -> Result<T, ClientError>,
+    ) -> Result<T, SourceError> {
+        match self.cache.recall(&question.clone().key()).and_then(|kept| decode(&kept)) {
+            Some(known) => Ok(known),
+            None => self.answer(question, ask),
+        }
     }
 }
 
-impl Source for ClientSource {
+impl Source for Remote {
     fn changed(&self, branch: Branch, name: &Name) -> Result<Option<Timestamp>, SourceError> {
-        self.ask(self.client.changed(branch, name))
+        let question = self.question("changed").branch(branch).text(name.as_str());
+        self.answer(question, async |client| client.changed(branch, name).await)
     }
 
     fn children(
@@ -53,7 +90,9 @@ impl Source for ClientSource {
         after: Option<&str>,
         limit: usize,
     ) -> Result<Page<String>, SourceError> {
-        self.ask(self.client.children(branch, prefix, after, limit)).map(page)
+        let prefix_text = prefix.map(Name::as_str).unwrap_or_default();
+        let question = self.question("children").branch(branch).text(prefix_text).page(after, limit);
+        self.answer(question, async |client| client.children(branch, prefix, after, limit).await.map(page))
     }
 
     fn folders(
@@ -63,107 +102,75 @@ impl Source for ClientSource {
         after: Option<&str>,
         limit: usize,
     ) -> Result<Page<String>, SourceError> {
-        self.ask(self.client.folders(branch, name, after, limit)).map(page)
+        let question = self.question("folders").branch(branch).text(name.as_str()).page(after, limit);
+        self.answer(question, async |client| client.folders(branch, name, after, limit).await.map(page))
     }
 
     fn entry(&self, branch: Branch, name: &Name, folder: &str) -> Result<Option<Entry>, SourceError> {
-        let found = self.ask(self.client.in_folder(branch, name, folder))?;
-        Ok(found.and_then(|execution| Entry::at(&execution, name, folder)))
+        let question = self.question("entry").branch(branch).text(name.as_str()).text(folder);
+        self.answer(question, async |client| {
+            let found = client.in_folder(branch, name, folder).await?;
+            Ok(found.and_then(|execution| Entry::at(&execution, name, folder)))
+        })
     }
 
     fn latest(&self, name: &Name) -> Result<Option<Entry>, SourceError> {
-        let found = self.ask(self.client.latest_folder(name))?;
-        Ok(found.and_then(|(execution, folder)| Entry::at(&execution, name, &folder)))
+        self.answer(self.question("latest").text(name.as_str()), async |client| {
+            let found = client.latest_folder(name).await?;
+            Ok(found.and_then(|(execution, folder)| Entry::at(&execution, name, &folder)))
+        })
     }
 
     fn inputs(&self, entry: &Entry) -> Result<Arc<[Input]>, SourceError> {
-        let found = self.ask(self.client.inputs(entry.id))?;
-        Ok(found.into_iter().map(|(name, origin, input)| Input::new(name, origin, &input)).collect())
+        let found = self.answer(self.question("inputs").bytes(&entry.id.0), async |client| {
+            let found = client.inputs(entry.id).await?;
+            Ok(found.into_iter().map(|(name, origin, input)| Input::new(name, origin, &input)).collect::<Vec<_>>())
+        });
+        found.map(Arc::from)
     }
 
     fn consumers(&self, entry: &Entry, after: Option<&Bytes>, limit: usize) -> Result<Consumers, SourceError> {
-        let (items, next) = self.ask(self.client.consumers(entry.id, after.cloned(), limit))?;
-        Ok(Consumers { items, next })
+        let cursor = after.map(|after| &after[..]).unwrap_or_default();
+        let question = self.question("consumers").bytes(&entry.id.0).bytes(cursor).number(limit as u64);
+        self.answer(question, async |client| {
+            let (items, next) = client.consumers(entry.id, after.cloned(), limit).await?;
+            Ok(Consumers { items, next })
+        })
     }
 
     fn is_consumer(&self, entry: &Entry, place: &Place) -> Result<Option<Place>, SourceError> {
-        self.ask(self.client.is_consumer(entry.id, &place.name, &place.folder))
+        let question = self.question("is consumer").bytes(&entry.id.0).text(place.name.as_str()).text(&place.folder);
+        self.answer(question, async |client| client.is_consumer(entry.id, &place.name, &place.folder).await)
     }
 
     fn schemes(&self) -> Result<Vec<String>, SourceError> {
-        self.ask(self.client.schemes())
+        self.answer(self.question("schemes"), async |client| client.schemes().await)
     }
 
     fn keys(&self, scheme: &str, after: Option<&str>, limit: usize) -> Result<Page<String>, SourceError> {
-        self.ask(self.client.keys(scheme, after, limit)).map(page)
+        let question = self.question("keys").text(scheme).page(after, limit);
+        self.answer(question, async |client| client.keys(scheme, after, limit).await.map(page))
     }
 
     fn record(&self, key: &TaskKey) -> Result<Option<Place>, SourceError> {
-        self.ask(self.client.record(key))
+        self.answer(self.question("record").text(key.as_str()), async |client| client.record(key).await)
     }
 
     fn document(&self, entry: &Entry, which: Document) -> Result<Bytes, SourceError> {
-        match self.ask(self.client.describe(&Ref::Execution(entry.id)))? {
-            Described::Task(task) => Ok(which.render(&task.execution, &task.spec)),
-            _ => Err(SourceError::NotFound),
-        }
+        let kind = match which {
+            Document::Record => "record.json",
+            Document::Spec => "spec.json",
+        };
+        self.settled(self.question(kind).bytes(&entry.id.0), async |client| {
+            match client.describe(&Ref::Execution(entry.id)).await? {
+                Described::Task(task) => Ok(which.render(&task.execution, &task.spec)),
+                _ => Err(ClientError::NotFound(format!("exec:{} is no execution", entry.id))),
+            }
+        })
     }
 
     fn open(&self, digest: Digest) -> Result<Content, SourceError> {
-        if digest.size <= WHOLE {
-            return Ok(Content::Bytes(self.ask(self.client.bytes(&digest, WHOLE))?.into()));
-        }
-        // Whether it is there at all shows now, not at the first read.
-        let missing = self.ask(self.client.find_missing(&[digest]))?;
-        if !missing.is_empty() {
-            return Err(SourceError::NotFound);
-        }
-        Ok(Content::Reader(Box::new(Remote { source: self.clone(), digest, window: Mutex::default() })))
-    }
-}
-
-/// A large blob, read window by window.
-struct Remote {
-    source: ClientSource,
-    digest: Digest,
-    /// The last window, and where it begins.
-    window: Mutex<(u64, Bytes)>,
-}
-
-impl ReadAt for Remote {
-    fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<usize, SourceError> {
-        if offset >= self.digest.size {
-            return Ok(0);
-        }
-        let mut window = self.window.lock().unwrap_or_else(PoisonError::into_inner);
-        let within = |(begins, bytes): &(u64, Bytes)| (*begins..*begins + bytes.len() as u64).contains(&offset);
-        if !within(&window) {
-            let begins = offset / WINDOW * WINDOW;
-            *window = (begins, self.source.ask(self.fetch(begins))?);
-        }
-        let rest = &window.1[(offset - window.0) as usize..];
-        let read = rest.len().min(buf.len());
-        buf[..read].copy_from_slice(&rest[..read]);
-        Ok(read)
-    }
-}
-
-impl Remote {
-    async fn fetch(&self, begins: u64) -> Result<Bytes, ClientError> {
-        let length = WINDOW.min(self.digest.size - begins);
-        let mut download = self.source.client.download(&self.digest, begins, length).await?;
-        let mut bytes = BytesMut::with_capacity(length as usize);
-        while let Some(piece) = download.next().await? {
-            bytes.extend_from_slice(&piece);
-            if bytes.len() as u64 > length {
-                break;
-            }
-        }
-        if bytes.len() as u64 == length {
-            Ok(bytes.freeze())
-        } else {
-            Err(ClientError::Corrupt { digest: self.digest })
-        }
+        self.contents.open(digest)
     }
 }
 
@@ -171,10 +178,5 @@ fn page((items, more): (Vec<String>, bool)) -> Page<String> {
     Page { items, more }
 }
 
-fn refused(error: ClientError) -> SourceError {
-    match error {
-        ClientError::NotFound(_) => SourceError::NotFound,
-        ClientError::Corrupt { .. } => SourceError::Damaged { what: error.to_string() },
-        other => SourceError::Unavailable { source: Box::new(other) },
-    }
-}
+#[cfg(test)]
+mod tests;

@@ -92,6 +92,7 @@ struct File {
     mount: Option<PathBuf>,
     mount_allow_other: bool,
     mount_passthrough: Option<bool>,
+    mount_cache_bytes: Option<u64>,
     metrics_listen: Option<SocketAddr>,
     log_format: Option<LogFormat>,
     log: Option<String>,
@@ -174,6 +175,8 @@ pub struct Config {
     pub mount_allow_other: bool,
     /// Whether the kernel reads files of the mount by itself, where it can.
     pub mount_passthrough: bool,
+    /// How many bytes of blobs that are compressed are kept as they are read through the mount.
+    pub mount_cache_bytes: u64,
     /// Where to serve metrics.
     pub metrics_listen: Option<SocketAddr>,
     /// How to log.
@@ -272,6 +275,7 @@ impl Config {
             mount: flags.mount.or(file.mount),
             mount_allow_other: file.mount_allow_other,
             mount_passthrough: file.mount_passthrough.unwrap_or(true),
+            mount_cache_bytes: file.mount_cache_bytes.unwrap_or(4 << 30),
             metrics_listen: flags.metrics_listen.or(file.metrics_listen),
             log_format: flags.log_format.or(file.log_format).unwrap_or(LogFormat::Text),
             log: flags.log.or(file.log).unwrap_or_else(|| "info".into()),

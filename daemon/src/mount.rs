@@ -7,6 +7,7 @@ use std::time::Duration;
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
 use prometheus::{IntCounterVec, opts};
+use provender_blobs::cache::Cache;
 use provender_core::batch::Table;
 use provender_core::execution::Verdict;
 use provender_core::name::Space;
@@ -21,6 +22,8 @@ use crate::config::Config;
 use crate::store::Store;
 use crate::view::StoreSource;
 
+/// Where the mount's cache is, in the data folder. It may be deleted at any time.
+const CACHE: &str = "mount-cache";
 /// How long readers may keep files open when the daemon stops.
 pub(crate) const GRACE: Duration = Duration::from_secs(2);
 
@@ -42,8 +45,19 @@ pub(crate) fn mount(
         ..Options::default()
     };
     options.settings.since = crate::clock::now();
-    let source = StoreSource::new(store.clone(), Space::default(), runtime);
+    let source = StoreSource::new(store.clone(), Space::default(), runtime, cache(config));
     Mount::new(Arc::new(source), point, &options)
+}
+
+/// Where files are kept that are none in the store.
+fn cache(config: &Config) -> Cache {
+    if config.mount_cache_bytes == 0 {
+        return Cache::none();
+    }
+    Cache::open(&config.data.join(CACHE), config.mount_cache_bytes).unwrap_or_else(|error| {
+        tracing::warn!(%error, "what the mounted view reads of compressed blobs is not kept");
+        Cache::none()
+    })
 }
 
 /// Whether a folder lies on an overlay of others, as in a container.

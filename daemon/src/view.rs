@@ -3,10 +3,12 @@
 //! Calls come from kernel threads and block; each ends within [`PATIENCE`], since a process that reads the mount cannot be killed
 //! while it waits.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::ops::Range;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use provender_blobs::cache::{Cache, Fetch, FetchError, ReadError, Stream};
 use provender_core::name::{Name, Space};
 use provender_core::provenance::{Branch, Place};
 use provender_core::{Digest, TaskKey, Timestamp};
@@ -24,12 +26,31 @@ pub struct StoreSource {
     store: Store,
     space: Space,
     runtime: Handle,
+    /// What is not a file of the store's becomes one here, as it is read.
+    cache: Cache,
 }
 
 impl StoreSource {
     /// A source that runs its questions on `runtime`.
-    pub fn new(store: Store, space: Space, runtime: Handle) -> StoreSource {
-        StoreSource { store, space, runtime }
+    pub fn new(store: Store, space: Space, runtime: Handle, cache: Cache) -> StoreSource {
+        StoreSource { store, space, runtime, cache }
+    }
+
+    /// A blob that stands in no file by itself: compressed, or elsewhere.
+    fn stream(&self, digest: Digest) -> Result<Content, SourceError> {
+        if let Some(file) = self.cache.file(&digest) {
+            return Ok(Content::Fd(file));
+        }
+        let stream = match self.cache.streaming(&digest) {
+            Some(stream) => stream,
+            None => {
+                let proof = self.ask(self.store.proof(&self.space, &digest))?;
+                let unproven = || SourceError::Damaged { what: format!("{digest}: its parts cannot be proven") };
+                let parts = Parts { source: self.clone(), digest };
+                self.cache.stream(proof.ok_or_else(unproven)?, Arc::new(parts))
+            }
+        };
+        Ok(Content::Reader(Box::new(Streamed(stream))))
     }
 
     fn ask<T>(&self, question: impl Future<Output = Result<T, StoreError>>) -> Result<T, SourceError> {
@@ -108,44 +129,33 @@ impl Source for StoreSource {
         Ok(match self.ask(self.store.content(&self.space, &digest))? {
             store::Content::Bytes(bytes) => Content::Bytes(bytes),
             store::Content::File(file) => Content::Fd(file),
-            store::Content::Parts => Content::Reader(Box::new(Parts::new(self.clone(), digest))),
+            store::Content::Parts => self.stream(digest)?,
         })
     }
 }
 
-/// A blob that is asked for in aligned windows; the last one stays at hand, since most readers go on where they were.
+/// A blob's parts, from the store.
 struct Parts {
     source: StoreSource,
     digest: Digest,
-    last: Mutex<(u64, Bytes)>,
 }
 
-/// The bytes of a window.
-const WINDOW: u64 = 1 << 20;
-
-impl Parts {
-    fn new(source: StoreSource, digest: Digest) -> Parts {
-        Parts { source, digest, last: Mutex::default() }
+impl Fetch for Parts {
+    fn fetch(&self, range: Range<u64>) -> Result<Bytes, FetchError> {
+        let StoreSource { store, space, .. } = &self.source;
+        self.source.ask(store.read_part(space, &self.digest, range)).map_err(|error| Arc::new(error) as FetchError)
     }
 }
 
-impl ReadAt for Parts {
+/// A blob that is read through the cache, as the view reads.
+struct Streamed(Arc<Stream>);
+
+impl ReadAt for Streamed {
     fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<usize, SourceError> {
-        let begin = offset - offset % WINDOW;
-        let known = self.last.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let window = match known {
-            (at, window) if at == begin && !window.is_empty() => window,
-            _ => {
-                let StoreSource { store, space, .. } = &self.source;
-                let window = self.source.ask(store.read_part(space, &self.digest, begin..begin + WINDOW))?;
-                *self.last.lock().unwrap_or_else(PoisonError::into_inner) = (begin, window.clone());
-                window
-            }
-        };
-        let part = window.get((offset - begin) as usize..).unwrap_or_default();
-        let len = part.len().min(buf.len());
-        buf[..len].copy_from_slice(&part[..len]);
-        Ok(len)
+        self.0.read_at(buf, offset).map_err(|error| match error {
+            ReadError::Fetch(cause) => SourceError::Unavailable { source: cause.to_string().into() },
+            error => SourceError::Damaged { what: error.to_string() },
+        })
     }
 }
 

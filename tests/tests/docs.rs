@@ -60,6 +60,7 @@ fn the_configuration_is_documented_whole() {
         mount,
         mount_allow_other,
         mount_passthrough: _,
+        mount_cache_bytes: _,
         metrics_listen,
         log_format: _,
         log: _,

@@ -61,6 +61,8 @@ mod reach;
 mod records;
 #[path = "e2e/remarks.rs"]
 mod remarks;
+#[path = "e2e/remote_mount.rs"]
+mod remote_mount;
 #[path = "e2e/resume.rs"]
 mod resume;
 #[path = "e2e/run.rs"]

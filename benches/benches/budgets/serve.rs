@@ -232,6 +232,13 @@ impl Blobs for Nothing {
         none()
     }
 
+    async fn outboard(
+        &self,
+        _: Request<v1::OutboardRequest>,
+    ) -> std::result::Result<Response<v1::OutboardReply>, Status> {
+        none()
+    }
+
     async fn batch_put(
         &self,
         _: Request<v1::BatchPutRequest>,

@@ -8,19 +8,25 @@ use std::process::{Command, ExitCode, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
+use provender_blobs::cache::Cache;
+use provender_client::remote::{self, Address};
+use provender_client::{Client, Remote};
 use provender_core::Timestamp;
+use provender_core::name::Space;
 use provender_fuse::{Mount, MountError, Options};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::Session;
 use crate::args;
 use crate::fault::Fault;
-use crate::view::ClientSource;
+use crate::view::{self, Link};
 
 /// What the serving process says once the view is there.
 const READY: &[u8] = b"mounted\n";
 /// How often it is looked whether somebody else has unmounted it.
 const LOOK: Duration = Duration::from_millis(200);
+/// How many requests are answered at once: most wait for the daemon, not for a processor.
+const THREADS: usize = 16;
 /// How long readers may keep files open when a signal ends the view.
 const GRACE: Duration = Duration::from_secs(2);
 
@@ -41,6 +47,10 @@ fn start(session: &Session, args: &args::Mount) -> Result<ExitCode, Fault> {
     };
     let mut command = Command::new(std::env::current_exe().map_err(failed("find this program"))?);
     command.args(["mount", "--foreground", "--ready"]).args(args.allow_other.then_some("--allow-other"));
+    command.args(args.offline.then_some("--offline")).args(["--cache-size", &args.cache_size.to_string()]);
+    if let Some(cache) = &args.cache {
+        command.arg("--cache").arg(cache);
+    }
     if let Some(remote) = &session.remote {
         command.args(["--remote", remote]);
     }
@@ -67,12 +77,27 @@ async fn serve(session: &Session, args: &args::Mount) -> Result<ExitCode, Fault>
         // A signal to the caller's terminal is not meant for what stays. It fails only where this is so already.
         let _ = rustix::process::setsid();
     }
-    let client = session.client().await?;
+    let remote = Remote::find(session.remote.as_deref())?;
+    let address = address(&remote);
+    let link = match args.offline {
+        true => None,
+        false => {
+            let client = Client::connect(&remote, Space::default()).await?;
+            Some(Link::new(remote, client, tokio::runtime::Handle::current()))
+        }
+    };
+    let cache = cache(args)?;
     // Asked before, so that a signal that comes while it is being mounted is not lost.
     let caught = |kind| signal(kind).map_err(|error| Fault::ours(format!("cannot catch signals: {error}")));
     let (mut interrupt, mut terminate) = (caught(SignalKind::interrupt())?, caught(SignalKind::terminate())?);
-    let source = Arc::new(ClientSource::new(client, tokio::runtime::Handle::current()));
-    let mut options = Options { allow_other: args.allow_other, ..Options::default() };
+    let source = Arc::new(view::Remote::new(&address, link, cache));
+    let mut options = Options {
+        allow_other: args.allow_other,
+        threads: THREADS,
+        // This very program: `main` knows its first argument.
+        watchdog: std::env::current_exe().ok(),
+        ..Options::default()
+    };
     options.settings.since = now();
     let dir = args.dir.clone();
     let mounted = tokio::task::spawn_blocking(move || Mount::new(source, &dir, &options)).await;
@@ -94,6 +119,30 @@ async fn serve(session: &Session, args: &args::Mount) -> Result<ExitCode, Fault>
     let unmounted = tokio::task::spawn_blocking(move || mount.unmount(GRACE)).await;
     unmounted.map_err(Fault::ours)?.map_err(refused)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Where what is read is kept. Without such a place it is not kept, unless it was asked for.
+fn cache(args: &args::Mount) -> Result<Cache, Fault> {
+    let usual = || remote::cache_dir().map(|folder| folder.join("mount"));
+    let Some(folder) = args.cache.clone().or_else(usual).filter(|_| args.cache_size > 0) else {
+        return Ok(Cache::none());
+    };
+    match Cache::open(&folder, args.cache_size) {
+        Ok(cache) => Ok(cache),
+        Err(error) if args.cache.is_some() || args.offline => Err(Fault::no(error)),
+        Err(error) => {
+            tracing::warn!("{error}; nothing is cached");
+            Ok(Cache::none())
+        }
+    }
+}
+
+/// The daemon's address, the same wherever it is named from.
+fn address(remote: &Remote) -> String {
+    match &remote.address {
+        Address::Unix(path) => Address::Unix(std::path::absolute(path).unwrap_or_else(|_| path.clone())).to_string(),
+        address => address.to_string(),
+    }
 }
 
 /// Tells who waits, and lets go of its terminal and pipes, which it would else wait for.

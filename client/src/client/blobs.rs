@@ -4,10 +4,11 @@ use std::ops::Range;
 
 use bytes::Bytes;
 use futures::Stream;
+use provender_blobs::Outboard;
 use provender_core::{Digest, Timestamp};
 use provender_proto::convert;
 use provender_proto::v1;
-use tonic::Streaming;
+use tonic::{Code, Streaming};
 
 use super::Client;
 use crate::error::ClientError;
@@ -114,6 +115,19 @@ impl Client {
         let request =
             v1::DownloadRequest { space: self.space(), digest: Some(convert::digest_to(digest)), offset, length };
         Ok(self.blobs.clone().download(request).await.map_err(self.failed())?.into_inner())
+    }
+
+    /// What proves the parts of a blob of more than one group, checked; `None` from a daemon that is too old to know.
+    pub async fn outboard(&self, digest: &Digest) -> Result<Option<Outboard>, ClientError> {
+        let request = v1::OutboardRequest { space: self.space(), digest: Some(convert::digest_to(digest)) };
+        match self.blobs.clone().outboard(request).await {
+            Ok(reply) => match Outboard::from_bytes(digest, &reply.into_inner().values) {
+                Some(outboard) => Ok(Some(outboard)),
+                None => Err(ClientError::Corrupt { digest: *digest }),
+            },
+            Err(status) if status.code() == Code::Unimplemented => Ok(None),
+            Err(status) => Err(self.failed()(status)),
+        }
     }
 
     /// Keeps a blob or tree for a while; until when.

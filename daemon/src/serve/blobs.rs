@@ -118,6 +118,16 @@ impl Blobs for Front {
         .await
     }
 
+    async fn outboard(&self, request: Request<v1::OutboardRequest>) -> Result<Response<v1::OutboardReply>, Status> {
+        let request = request.into_inner();
+        counted(self.store.metrics(), "Outboard", async {
+            let digest = convert::needed_digest("digest", request.digest.as_ref())?;
+            let outboard = self.store.proof(&convert::space(&request.space)?, &digest).await?;
+            Ok(v1::OutboardReply { values: outboard.map(|outboard| outboard.to_bytes()).unwrap_or_default() })
+        })
+        .await
+    }
+
     async fn batch_put(&self, request: Request<v1::BatchPutRequest>) -> Result<Response<v1::BatchPutReply>, Status> {
         let request = request.into_inner();
         counted(self.store.metrics(), "BatchPut", async {

@@ -7,10 +7,12 @@
 use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError};
 
-use provender_blobs::Outboard;
+use futures::TryStreamExt;
+use provender_blobs::{Ingest, Outboard};
+use provender_core::name::Space;
 use provender_core::{Digest, RowKey, rows};
 
-use super::{Store, StoreError, Txn};
+use super::{Store, StoreError, Txn, lost};
 use crate::meta::MetaError;
 
 /// The bytes of a row: so there are at most 32 for a blob.
@@ -72,6 +74,33 @@ impl Store {
         }
     }
 
+    /// What proves the parts of a blob that the space holds; none if it is so small that its digest does. If it is lost, all of the
+    /// blob is read for it, to its end whoever gives up meanwhile, so that it is there for who asks again.
+    pub async fn proof(&self, space: &Space, digest: &Digest) -> Result<Option<Outboard>, StoreError> {
+        self.place(space, digest).await?;
+        if !Outboard::has(digest.size) {
+            return Ok(None);
+        }
+        if let Some(outboard) = self.outboard(digest).await {
+            return Ok(Some(outboard));
+        }
+        let (store, space, digest) = (self.clone(), space.clone(), *digest);
+        let made = tokio::spawn(async move {
+            let mut reader = store.read(&space, &digest, 0..digest.size).await?;
+            let mut ingest = Ingest::new(&[]);
+            while let Some(piece) = reader.try_next().await.map_err(|error| lost(&digest, error))? {
+                // A piece has a MiB at most: some hundred microseconds.
+                ingest.update(&piece);
+            }
+            let outboard = ingest.finish().outboard.filter(|outboard| *outboard.digest() == digest);
+            if let Some(outboard) = &outboard {
+                store.write_outboard(outboard).await?;
+            }
+            Ok(outboard)
+        });
+        made.await.map_err(|_| StoreError::Draining)?
+    }
+
     /// Writes the outboard of a blob anew, if that is still stored; whether it is.
     pub(super) async fn write_outboard(&self, outboard: &Outboard) -> Result<bool, StoreError> {
         self.transact(|mut txn| async move {
@@ -94,5 +123,43 @@ impl Store {
         }
         // Some milliseconds of hashing.
         Ok(tokio::task::spawn_blocking(move || Outboard::from_bytes(&digest, &bytes)).await.unwrap_or_default())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use bytes::Bytes;
+    use provender_core::batch::Batch;
+
+    use super::*;
+    use crate::clock;
+    use crate::meta::{Memory, Meta};
+    use crate::store::tests::over;
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn proofs_are_for_who_holds_the_blob_and_are_made_again_where_they_are_lost() {
+        let meta: Arc<dyn Meta> = Arc::new(Memory::default());
+        let (store, space) = (over(meta.clone()).await, Space::default());
+        let bytes = Bytes::from(vec![7; 600_000]);
+        let digest = store.put_bytes(&space, bytes.clone()).await.unwrap();
+        let row = rows::outboard(&digest, 0);
+        let kept = meta.get(std::slice::from_ref(&row)).await.unwrap().pop().flatten().unwrap().value;
+
+        let mut batch = Batch::new(clock::batch_id());
+        batch.delete(row.clone());
+        meta.commit(batch).await.unwrap();
+        let proof = store.proof(&space, &digest).await.unwrap().unwrap();
+        assert_eq!((proof.digest(), proof.to_bytes()), (&digest, kept.clone()));
+        assert_eq!(meta.get(&[row]).await.unwrap().pop().flatten().unwrap().value, kept, "it is there again");
+        assert_eq!(store.proof(&space, &digest).await.unwrap(), Some(proof));
+
+        let small = store.put_small(&space, vec![Bytes::from_static(b"small")]).await.unwrap()[0];
+        assert_eq!(store.proof(&space, &small).await.unwrap(), None);
+        let other = Space::new("other").unwrap();
+        assert!(matches!(store.proof(&other, &digest).await, Err(StoreError::NotFound { .. })));
+        let never = Digest { hash: [1; 32], size: u64::MAX };
+        assert!(matches!(store.proof(&space, &never).await, Err(StoreError::NotFound { .. })));
     }
 }

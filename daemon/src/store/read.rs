@@ -192,7 +192,7 @@ impl Store {
     }
 
     /// Where a blob is that the space holds, and its bytes if they are a row.
-    async fn place(&self, space: &Space, digest: &Digest) -> Result<(Stored, Option<Bytes>), StoreError> {
+    pub(super) async fn place(&self, space: &Space, digest: &Digest) -> Result<(Stored, Option<Bytes>), StoreError> {
         let found = self.inner.meta.get(&[rows::holding(space, digest), rows::blob(digest)]).await?;
         let [Some(_), Some(row)] = &found[..] else {
             return Err(StoreError::NotFound { what: format!("the blob {digest}") });

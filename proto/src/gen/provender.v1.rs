@@ -1657,6 +1657,20 @@ pub struct DownloadReply {
     pub data: ::prost::bytes::Bytes,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct OutboardRequest {
+    #[prost(string, tag = "1")]
+    pub space: ::prost::alloc::string::String,
+    #[prost(message, optional, tag = "2")]
+    pub digest: ::core::option::Option<Digest>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct OutboardReply {
+    /// 32 bytes for each group of 256 KiB, or of twice that as often as it takes for at most 65,536 of them; they merge to the
+    /// digest as BLAKE3's tree does. Empty for a blob of one group, which its digest proves.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub values: ::prost::bytes::Bytes,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct BatchPutRequest {
     #[prost(string, tag = "1")]
     pub space: ::prost::alloc::string::String,
@@ -1901,6 +1915,28 @@ pub mod blobs_client {
                 .insert(GrpcMethod::new("provender.v1.Blobs", "Download"));
             self.inner.server_streaming(req, path, codec).await
         }
+        /// The chaining values of a blob's groups, which prove what Download gives of it part by part.
+        pub async fn outboard(
+            &mut self,
+            request: impl tonic::IntoRequest<super::OutboardRequest>,
+        ) -> std::result::Result<tonic::Response<super::OutboardReply>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/provender.v1.Blobs/Outboard",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("provender.v1.Blobs", "Outboard"));
+            self.inner.unary(req, path, codec).await
+        }
         /// Many small blobs, made durable together.
         pub async fn batch_put(
             &mut self,
@@ -2011,6 +2047,11 @@ pub mod blobs_server {
             &self,
             request: tonic::Request<super::DownloadRequest>,
         ) -> std::result::Result<tonic::Response<Self::DownloadStream>, tonic::Status>;
+        /// The chaining values of a blob's groups, which prove what Download gives of it part by part.
+        async fn outboard(
+            &self,
+            request: tonic::Request<super::OutboardRequest>,
+        ) -> std::result::Result<tonic::Response<super::OutboardReply>, tonic::Status>;
         /// Many small blobs, made durable together.
         async fn batch_put(
             &self,
@@ -2278,6 +2319,49 @@ pub mod blobs_server {
                                 max_encoding_message_size,
                             );
                         let res = grpc.server_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/provender.v1.Blobs/Outboard" => {
+                    #[allow(non_camel_case_types)]
+                    struct OutboardSvc<T: Blobs>(pub Arc<T>);
+                    impl<T: Blobs> tonic::server::UnaryService<super::OutboardRequest>
+                    for OutboardSvc<T> {
+                        type Response = super::OutboardReply;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::OutboardRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Blobs>::outboard(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = OutboardSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
                         Ok(res)
                     };
                     Box::pin(fut)

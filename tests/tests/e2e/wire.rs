@@ -114,6 +114,12 @@ async fn values_that_are_none_are_refused() {
         assert_eq!(status.get_details_bad_request().unwrap().field_violations.len(), 1);
         let download = v1::DownloadRequest { digest: Some(digest(hash, 1)), ..Default::default() };
         refused(wire.blobs.download(download).await, Code::InvalidArgument, "32 bytes");
+        let outboard = v1::OutboardRequest { digest: Some(digest(hash, 1)), ..Default::default() };
+        refused(wire.blobs.outboard(outboard).await, Code::InvalidArgument, "32 bytes");
+    }
+    for size in [0, 1 << 20, u64::MAX] {
+        let outboard = v1::OutboardRequest { digest: Some(digest(&[1; 32], size)), ..Default::default() };
+        refused(wire.blobs.outboard(outboard).await, Code::NotFound, "blob");
     }
     refused(wire.blobs.download(v1::DownloadRequest::default()).await, Code::InvalidArgument, "digest");
     for key in ["", "nocolon", "UP:x", "run:", &format!("run:{}", "x".repeat(300)), "a:\u{0}"] {

@@ -1,0 +1,287 @@
+//! Reading a blob of which parts may be missing.
+//!
+//! Owns [`Stream`]. Invariants: no byte is handed out, or written, that was not held against the outboard; at any time one thread fetches a
+//! group, and all others who want it get what that one gets, also its error, which is not kept; a waiter waits no longer than one
+//! [`Fetch`] takes. Writing to the folder comes after the answer, and its failure is nobody's.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::fmt;
+use std::ops::Range;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use parking_lot::{Condvar, Mutex};
+
+use super::ahead::Ahead;
+use super::part::{Finished, Look, Part};
+use super::workers::Job;
+use super::{Fetch, ReadError, Shared};
+use crate::Outboard;
+
+/// How many damaged groups of a file are mended at once.
+const MENDED: usize = 8;
+
+/// A large blob, read by any number of threads at once.
+pub struct Stream {
+    shared: Arc<Shared>,
+    id: u64,
+    outboard: Outboard,
+    fetch: Arc<dyn Fetch>,
+    part: Mutex<Part>,
+    finishing: Mutex<()>,
+    ahead: Mutex<Ahead>,
+    flights: Mutex<HashMap<u64, Arc<Flight>>>,
+}
+
+type Landed = Result<Bytes, ReadError>;
+
+/// A group on its way.
+#[derive(Default)]
+struct Flight {
+    landed: Mutex<Option<Landed>>,
+    is_down: Condvar,
+}
+
+impl Flight {
+    fn land(&self, landed: Landed) {
+        self.landed.lock().get_or_insert(landed);
+        self.is_down.notify_all();
+    }
+
+    fn wait(&self) -> Landed {
+        let mut landed = self.landed.lock();
+        loop {
+            match &*landed {
+                Some(landed) => return landed.clone(),
+                None => self.is_down.wait(&mut landed),
+            }
+        }
+    }
+}
+
+impl Stream {
+    pub(super) fn new(shared: Arc<Shared>, id: u64, outboard: Outboard, fetch: Arc<dyn Fetch>) -> Stream {
+        let digest = *outboard.digest();
+        let groups = outboard.covering(&(0..digest.size)).end;
+        let ahead = Mutex::new(Ahead::new(outboard.place(&(0..1)).end, groups));
+        let part = Mutex::new(Part::new(digest));
+        Stream { shared, id, outboard, fetch, part, finishing: Mutex::new(()), ahead, flights: Mutex::default() }
+    }
+
+    /// Reads some bytes from `offset` on into `buf`, and says how many; 0 only at the end.
+    pub fn read_at(self: &Arc<Self>, buf: &mut [u8], offset: u64) -> Result<usize, ReadError> {
+        let size = self.outboard.digest().size;
+        if offset >= size || buf.is_empty() {
+            return Ok(0);
+        }
+        let group = self.outboard.covering(&(offset..offset + 1)).start;
+        for run in self.ahead.lock().read(group) {
+            self.shared.workers.send(Job::Ahead(Arc::downgrade(self), run));
+        }
+        let bytes = self.group(group)?;
+        let rest = &bytes[(offset - self.outboard.place(&(group..group + 1)).start) as usize..];
+        let read = rest.len().min(buf.len());
+        buf[..read].copy_from_slice(&rest[..read]);
+        Ok(read)
+    }
+
+    fn group(self: &Arc<Self>, group: u64) -> Landed {
+        if let Some(bytes) = self.shared.recent.get((self.id, group)) {
+            return Ok(bytes);
+        }
+        let claim = match self.flights.lock().entry(group) {
+            Entry::Occupied(flight) => Err(flight.get().clone()),
+            Entry::Vacant(free) => Ok(free.insert(Arc::default()).clone()),
+        };
+        match claim {
+            Err(flight) => flight.wait(),
+            Ok(flight) => {
+                Claim { stream: self, run: group..group + 1, flights: vec![flight.clone()] }.settle();
+                flight.wait()
+            }
+        }
+    }
+
+    /// Has groups at hand, as far as nobody else is about to.
+    pub(super) fn prefetch(self: &Arc<Self>, groups: Range<u64>) {
+        let look = self.look();
+        let is_kept = |group| look.as_ref().is_some_and(|look| look.may_have(&self.outboard, group));
+        let mut at = groups.start;
+        while at < groups.end {
+            let (mut run, mut flights) = (at..at, Vec::new());
+            {
+                let mut all = self.flights.lock();
+                // What comes from the folder goes one by one, what is fetched together.
+                while run.end < groups.end && (flights.is_empty() || !is_kept(run.end)) {
+                    if self.shared.recent.has((self.id, run.end)) {
+                        break;
+                    }
+                    let Entry::Vacant(free) = all.entry(run.end) else { break };
+                    flights.push(free.insert(Arc::default()).clone());
+                    run.end += 1;
+                    if is_kept(run.end - 1) {
+                        break;
+                    }
+                }
+            }
+            at = run.end.max(at + 1);
+            if flights.is_empty() {
+                continue;
+            }
+            let went = Claim { stream: self, run, flights }.settle();
+            self.ahead.lock().went(went);
+            if !went {
+                return;
+            }
+        }
+    }
+
+    /// Finds out whether the file is whole; if so, it is known to be from now on.
+    pub(super) fn finish(&self) {
+        let Some(place) = self.place() else { return };
+        // One after the other, since each looks for changes of the file, which the other may make.
+        let _one = self.finishing.lock();
+        // What was damaged meanwhile is mended if it is still at hand, else whoever reads it next does so.
+        for _ in 0..MENDED {
+            let Some(finishing) = self.part.lock().finishing(&place.folder) else { return };
+            let wrong = match finishing.finish(&place.folder, &self.outboard) {
+                Ok(Finished::Signed) => return,
+                Ok(Finished::Changed) => continue,
+                Ok(Finished::Wrong(wrong)) => wrong,
+                Err(error) => return place.room.settle(&place.folder, Err(error)),
+            };
+            let offset = self.outboard.place(&(wrong..wrong + 1)).start;
+            let mut part = self.part.lock();
+            part.doubt(offset);
+            let Some(bytes) = self.shared.recent.get((self.id, wrong)) else { return };
+            let outcome = part.write(&place.folder, offset, &bytes);
+            drop(part);
+            place.room.settle(&place.folder, outcome);
+        }
+    }
+
+    fn place(&self) -> Option<&super::Place> {
+        self.shared.place.as_ref()
+    }
+
+    fn look(&self) -> Option<Look> {
+        self.part.lock().look(&self.place()?.folder)
+    }
+
+    /// The bytes of groups that follow each other, each with its verdict.
+    fn fetched(&self, run: &Range<u64>) -> Result<Vec<Landed>, ReadError> {
+        let digest = *self.outboard.digest();
+        let range = self.outboard.place(run);
+        let bytes = self.fetch.fetch(range.clone()).map_err(ReadError::Fetch)?;
+        if bytes.len() as u64 != range.end - range.start {
+            return Err(ReadError::Wrong { digest, range });
+        }
+        let check = |group| {
+            let place = self.outboard.place(&(group..group + 1));
+            // A copy, so that one group in memory does not hold all that came with it.
+            let part = &bytes[(place.start - range.start) as usize..(place.end - range.start) as usize];
+            let bytes = if part.len() == bytes.len() { bytes.clone() } else { Bytes::copy_from_slice(part) };
+            match self.outboard.is_right(group, std::slice::from_ref(&bytes)) {
+                true => Ok(bytes),
+                false => Err(ReadError::Wrong { digest, range: place }),
+            }
+        };
+        Ok(run.clone().map(check).collect())
+    }
+
+    /// Writes a group to the folder, if there is room for the blob.
+    pub(super) fn keep(self: &Arc<Self>, group: u64, bytes: &[u8]) {
+        let Some(place) = self.place().filter(|place| place.room.is_for(self.outboard.digest().size)) else { return };
+        let offset = self.outboard.place(&(group..group + 1)).start;
+        let (outcome, is_solid) = {
+            let mut part = self.part.lock();
+            let outcome = part.write(&place.folder, offset, bytes);
+            let is_solid = matches!(outcome, Ok(1..)) && part.is_solid();
+            (outcome, is_solid)
+        };
+        place.room.settle(&place.folder, outcome);
+        if is_solid {
+            self.shared.workers.send(Job::Finish(self.clone()));
+        }
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        self.shared.recent.forget(self.id);
+    }
+}
+
+impl fmt::Debug for Stream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Stream({:?})", self.outboard)
+    }
+}
+
+/// The right, and the duty, to have some groups land.
+struct Claim<'a> {
+    stream: &'a Arc<Stream>,
+    run: Range<u64>,
+    flights: Vec<Arc<Flight>>,
+}
+
+impl Claim<'_> {
+    /// Has them land: one group from where it is kept, else all by one fetch. Says whether that went well.
+    fn settle(self) -> bool {
+        let stream = self.stream;
+        if self.run.end - self.run.start == 1 {
+            let group = self.run.start;
+            // It may have landed while we came here.
+            let known = stream.shared.recent.get((stream.id, group));
+            let kept = || stream.look().and_then(|look| look.group(&stream.outboard, group));
+            if let Some(bytes) = known.or_else(kept) {
+                self.land(0, Ok(bytes));
+                return true;
+            }
+        }
+        match stream.fetched(&self.run) {
+            Ok(all) => {
+                let is_right = all.iter().all(Result::is_ok);
+                for (number, landed) in all.iter().enumerate() {
+                    self.land(number, landed.clone());
+                }
+                // Only then, so that nobody waits for the disk; but before the claim ends, so that nobody fetches it again.
+                for (group, bytes) in self.run.clone().zip(all.iter().flatten()).filter(|_| is_right) {
+                    stream.keep(group, bytes);
+                }
+                is_right
+            }
+            Err(error) => {
+                (0..self.flights.len()).for_each(|number| self.land(number, Err(error.clone())));
+                false
+            }
+        }
+    }
+
+    fn land(&self, number: usize, landed: Landed) {
+        if let Ok(bytes) = &landed {
+            self.stream.shared.recent.put((self.stream.id, self.run.start + number as u64), bytes.clone());
+        }
+        self.flights[number].land(landed);
+    }
+}
+
+impl Drop for Claim<'_> {
+    fn drop(&mut self) {
+        let mut all = self.stream.flights.lock();
+        for (group, flight) in self.run.clone().zip(&self.flights) {
+            all.remove(&group);
+            // Of those that landed nothing changes.
+            flight.land(Err(ReadError::Abandoned { digest: *self.stream.outboard.digest() }));
+        }
+    }
+}
+
+#[cfg(test)]
+impl Stream {
+    /// Whether no group is on its way.
+    pub(super) fn prefetch_is_idle(&self) -> bool {
+        self.flights.lock().is_empty()
+    }
+}
