@@ -209,7 +209,6 @@ fn a_daemon_is_stopped_for_good_and_its_readers_are_let_go() {
     survives(if soak() { 10 } else { 1 }, &[Blow::StopDaemonForGood]);
 }
 
-/// RED until `provender mount` has a watchdog too: `options.watchdog = std::env::current_exe().ok()` in `cli/src/commands/mount.rs`.
 #[test]
 fn a_mount_is_stopped_for_good_and_its_readers_are_let_go() {
     survives(if soak() { 10 } else { 1 }, &[Blow::StopMountForGood]);
