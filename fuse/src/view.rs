@@ -8,12 +8,14 @@ mod content;
 mod edges;
 mod folder;
 mod inodes;
+mod kept;
 mod link;
 mod listing;
 mod names;
 mod node;
 mod pages;
 mod recent;
+mod small;
 mod stale;
 mod trees;
 mod xattrs;
@@ -34,6 +36,7 @@ use self::listing::Listing;
 pub use self::node::Kind;
 use self::node::Node;
 use self::recent::Recent;
+use self::small::Small;
 pub use self::stale::{Change, Stale};
 use self::trees::Trees;
 use crate::shards::Shards;
@@ -44,8 +47,10 @@ use crate::source::{Source, SourceError};
 pub struct Settings {
     /// The time that folders show which have none of their own, such as the root.
     pub since: Timestamp,
-    /// How many bytes of decoded directories are kept, about.
+    /// How many bytes of directories are kept, about.
     pub cache_bytes: u64,
+    /// How many bytes of small files are kept, about.
+    pub small_bytes: u64,
     /// The largest directory that is shown, in encoded bytes.
     pub max_tree_bytes: u64,
     /// How long the inputs of an execution, which may be learned later, are gone by without asking again.
@@ -57,6 +62,7 @@ impl Default for Settings {
         Settings {
             since: Timestamp::default(),
             cache_bytes: 64 << 20,
+            small_bytes: 64 << 20,
             max_tree_bytes: tree::MAX_ENCODED,
             inputs_valid: Duration::from_secs(1),
         }
@@ -148,6 +154,7 @@ pub enum ViewError {
 struct Context {
     source: Arc<dyn Source>,
     trees: Trees,
+    small: Small,
     recent: Recent,
     since: Timestamp,
 }
@@ -173,6 +180,7 @@ impl View {
             context: Context {
                 source,
                 trees: Trees::new(settings.cache_bytes, settings.max_tree_bytes),
+                small: Small::new(settings.small_bytes),
                 recent: Recent::new(settings.inputs_valid),
                 since: settings.since,
             },
@@ -236,7 +244,7 @@ impl View {
         let inode = self.inode(number)?;
         let source = &self.context.source;
         match &inode.node {
-            Node::Blob { digest, .. } => OpenFile::new(source.open(*digest)?, digest.size),
+            Node::Blob { digest, .. } => self.context.small.open(&**source, *digest),
             Node::Document { entry, which, size } => OpenFile::new(source.document(entry, *which)?.into(), *size),
             Node::Unheld { entry, input, digest } => {
                 OpenFile::new(edges::document(&self.context, entry, input, digest)?.into(), digest.size)
