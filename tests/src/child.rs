@@ -229,6 +229,15 @@ pub fn processes(program: &str, word: &str) -> Vec<Pid> {
     pids.filter(is_it).collect()
 }
 
+/// The processes of a program that serve a mount at `point`, and not those that watch over it.
+pub fn mounting(program: &str, point: &str) -> Vec<Pid> {
+    let serves = |pid: &Pid| {
+        let line = std::fs::read(format!("/proc/{}/cmdline", pid.as_raw_nonzero())).unwrap_or_default();
+        line.split(|byte| *byte == 0).nth(1) == Some(b"mount")
+    };
+    processes(program, point).into_iter().filter(serves).collect()
+}
+
 /// Nothing that a person reads has a stack trace in it.
 #[track_caller]
 pub fn sane(said: &str) {

@@ -86,7 +86,7 @@ impl Part {
         self.solid >= size
     }
 
-    /// What [`Part::finish`] needs, without a lock for the time that it takes.
+    /// What finishing it needs, without a lock for the time that it takes.
     pub(super) fn finishing(&mut self, folder: &Folder) -> Option<Finishing> {
         self.look(folder)?;
         let file = self.file.clone().filter(|open| open.is_writable)?.file;

@@ -237,7 +237,7 @@ fn a_listing_keeps_its_places_while_entries_come_and_go() {
         let is_there = |item: &(Vec<u8>, u64)| !gone.contains(&item.0);
         // Those of the pages that were still held may be listed though they are gone.
         let listed: Vec<_> = from(first[back].1, usize::MAX).into_iter().filter(is_there).collect();
-        let expected: Vec<_> = first[back + 1..].iter().cloned().filter(is_there).collect();
+        let expected: Vec<_> = first[back + 1..].iter().filter(|item| is_there(item)).cloned().collect();
         assert_eq!(listed, expected, "from {back}");
     }
     // Seen anew, it is as it is now.

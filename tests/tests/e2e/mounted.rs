@@ -83,12 +83,7 @@ impl Site {
 
     /// Whoever serves the second mount, not who watches over it.
     fn servers(&self) -> Vec<Pid> {
-        let all = child::processes(child::program("provender").to_str().unwrap(), self.remote().to_str().unwrap());
-        let serves = |pid: &Pid| {
-            let line = std::fs::read(format!("/proc/{}/cmdline", pid.as_raw_nonzero())).unwrap_or_default();
-            line.split(|byte| *byte == 0).nth(1) == Some(b"mount")
-        };
-        all.into_iter().filter(serves).collect()
+        child::mounting(child::program("provender").to_str().unwrap(), self.remote().to_str().unwrap())
     }
 
     /// Stores a file or folder of the working folder under a name.

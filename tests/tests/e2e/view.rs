@@ -302,7 +302,7 @@ fn mount_and_umount_do_what_they_say() {
     world.run(&["--name", "n", "--out", "out"], "echo made >out").ok();
     let made = remote.join("tasks/n/latest/out/out");
     let program = provender_tests::child::program("provender");
-    let servers = || provender_tests::child::processes(program.to_str().unwrap(), remote.to_str().unwrap());
+    let servers = || provender_tests::child::mounting(program.to_str().unwrap(), remote.to_str().unwrap());
     let [server] = servers()[..] else { panic!("{:?}", servers()) };
     rustix::process::kill_process(server, rustix::process::Signal::KILL).unwrap();
     eventually("the mount is dead", || std::fs::read(&made).is_err());

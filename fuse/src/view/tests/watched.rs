@@ -9,6 +9,9 @@ use provender_core::provenance::{Origin, Place};
 use super::*;
 use crate::source::{Branch, Consumers, Content, Document, Input, Page};
 
+/// A content of one's own for a digest, or none.
+pub(crate) type Instead = Box<dyn Fn(&Digest) -> Option<Content> + Send + Sync>;
+
 pub(crate) struct Watched {
     pub(crate) inner: Arc<MemorySource>,
     pub(super) asked: AtomicUsize,
@@ -17,7 +20,7 @@ pub(crate) struct Watched {
     /// What it says instead of each folder and scheme.
     pub(super) twisted: Option<&'static str>,
     /// What it gives instead of a content.
-    pub(crate) instead: Option<Box<dyn Fn(&Digest) -> Option<Content> + Send + Sync>>,
+    pub(crate) instead: Option<Instead>,
     /// Called at each question.
     pub(super) pause: fn(),
 }
