@@ -43,8 +43,9 @@ impl Store {
         let ahead = &OnceLock::new();
         let begun = self
             .transact(|mut txn| async move {
-                let now = ahead.get().copied().unwrap_or_else(clock::now);
                 let Standing { mut known, incarnation, lost, .. } = self.known(&mut txn, space, &request.key).await?;
+                // After what it follows was read: whoever is slow to begin has not begun before who ended meanwhile.
+                let now = ahead.get().copied().unwrap_or_else(clock::now);
                 let (key, one) = (std::slice::from_ref(&request.key), std::slice::from_mut(&mut known));
                 self.test_records(space, key, one, lost).await?;
                 // After the key, so that a holder that still runs was running when the key was read; and somebody else may have succeeded
