@@ -7,7 +7,7 @@ mod error;
 mod point;
 mod push;
 mod serving;
-mod table;
+pub(crate) mod table;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -185,21 +185,29 @@ impl Kept {
                 }
                 _ => {
                     drop(serving);
-                    self.mount_anew();
+                    if !self.mount_anew() {
+                        self.over.store(true, Ordering::Release);
+                        return;
+                    }
                 }
             }
         }
     }
 
-    fn mount_anew(&self) {
+    /// Mounts where the dead mount of an aborted connection is; `false` if another has come to its place.
+    fn mount_anew(&self) -> bool {
         *self.served.lock() = None;
         if let Some(mut aborted) = self.serving.lock().take() {
             tracing::warn!(point = %self.point.display(), "the mount's connection was aborted; mounting anew");
             aborted.abandon();
         }
-        let mounted = point::prepare(&self.point).and_then(|_| self.serve());
-        if let Err(error) = mounted {
-            tracing::warn!(error = &error as &dyn std::error::Error, "could not mount anew; trying again");
+        match point::prepare(&self.point).and_then(|_| self.serve()) {
+            Ok(()) => true,
+            Err(MountError::Occupied { .. }) => false,
+            Err(error) => {
+                tracing::warn!(error = &error as &dyn std::error::Error, "could not mount anew; trying again");
+                true
+            }
         }
     }
 }

@@ -18,6 +18,7 @@ use std::process::{Child, ChildStdin, Command, ExitCode, Stdio};
 use std::sync::mpsc::{Receiver, TryRecvError, channel};
 use std::time::Duration;
 
+use crate::mount::table;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::mount::{MountFlags, UnmountFlags};
 use rustix::process::{Pid, Signal};
@@ -54,7 +55,9 @@ impl Watchdog {
             ])
             .current_dir("/")
             .stdin(Stdio::piped())
+            // What it does the server tells, once it is back; whoever started that one shall not wait for us.
             .stdout(Stdio::null())
+            .stderr(Stdio::null())
             // Signals to the server's terminal are not meant for it.
             .process_group(0)
             .spawn()?;
@@ -139,7 +142,7 @@ impl Watched {
                 waited = 0;
                 continue;
             }
-            waited = if self.somebody_waits(missing, &mut probe) { waited + 1 } else { 0 };
+            waited = if self.somebody_waits(&mut probe) { waited + 1 } else { 0 };
             if missing >= MISSING && waited >= MISSING - 1 {
                 return self.abort();
             }
@@ -157,7 +160,7 @@ impl Watched {
     }
 
     /// Whether requests wait. Where the kernel does not show it, we make one ourselves, once the server has been silent for a while.
-    fn somebody_waits(&self, missing: u32, probe: &mut Option<Receiver<()>>) -> bool {
+    fn somebody_waits(&self, probe: &mut Option<Receiver<()>>) -> bool {
         let waiting = fs::read_to_string(self.control("waiting")).ok();
         if let Some(waiting) = waiting.and_then(|text| text.trim().parse::<u64>().ok()) {
             return waiting > 0;
@@ -171,7 +174,12 @@ impl Watched {
             });
             answered
         });
-        missing > 0 && asked.try_recv() == Err(TryRecvError::Empty)
+        let waits = asked.try_recv() == Err(TryRecvError::Empty);
+        if !waits {
+            // It is asked again.
+            *probe = None;
+        }
+        waits
     }
 
     fn control(&self, file: &str) -> PathBuf {
@@ -180,12 +188,10 @@ impl Watched {
 
     /// Ends the connection: by the control file, else as an unmount by force does, else with the server itself.
     fn abort(&self) -> io::Result<()> {
-        let seconds = PATIENCE.as_secs();
-        let point = self.point.display();
-        _ = writeln!(
-            io::stderr(),
-            "provender: {point} was not answered for {seconds} s; all who wait for it get an error"
-        );
+        // Unmounted meanwhile, its number may be another's.
+        if !table::stands(&self.point, self.connection) {
+            return Ok(());
+        }
         if fs::write(self.control("abort"), "1").is_ok() {
             return Ok(());
         }

@@ -111,6 +111,8 @@ impl Serving {
 
     /// Leaves what is mounted as it is, since it is not ours any more.
     pub(super) fn abandon(&mut self) {
+        // Its connection's number may be given to another.
+        self.watchdog = None;
         std::mem::forget(self.session.take());
     }
 

@@ -33,6 +33,16 @@ pub(super) fn at(point: &Path) -> Result<Option<Row>, MountError> {
     Ok(table.split(|byte| *byte == b'\n').filter_map(parse).rfind(|row| row.point == point))
 }
 
+/// Whether a provender's mount with this device number stands at a path, whatever lies over it.
+pub(crate) fn stands(point: &Path, minor: u32) -> bool {
+    let is_it = |row: &Row| {
+        let device = row.device.split_once(':').map(|(_, minor)| minor);
+        row.point == point && row.is_provender() && device == Some(&*minor.to_string())
+    };
+    let table = std::fs::read("/proc/self/mountinfo").unwrap_or_default();
+    table.split(|byte| *byte == b'\n').filter_map(parse).any(|row| is_it(&row))
+}
+
 fn parse(line: &[u8]) -> Option<Row> {
     let mut fields = line.split(|byte| *byte == b' ');
     let device = fields.nth(2)?;

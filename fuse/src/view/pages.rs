@@ -12,7 +12,7 @@ use super::inodes::Inode;
 use super::listing::{Names, names};
 use super::node::{Kind, Node, PAGE};
 use super::{Context, ViewError, edges, link};
-use crate::source::{Branch, Page};
+use crate::source::{Branch, Page, SourceError};
 
 /// How many pages are held as they are: who reads on may take a few steps back.
 const HELD: usize = 2;
@@ -70,6 +70,10 @@ impl Pages {
         from: u64,
         mut each: impl FnMut(Kind, &[u8], u64) -> bool,
     ) -> Result<(), ViewError> {
+        // A place that was never given stands for nothing, and costs nothing.
+        if self.read.len().checked_sub(1).map_or(0, |last| self.end_of(last)) < from {
+            return Ok(());
+        }
         let mut from = from;
         loop {
             let index = match self.read.partition_point(|page| page.before <= from).checked_sub(1) {
@@ -163,20 +167,20 @@ fn page(context: &Context, node: &Node, begins: &Next) -> Result<(Names, Next), 
         }
         (Node::Names(Branch::Failed, Some(_)), Next::Begin) => (Vec::new(), Next::Folders { after: None }),
         (Node::Names(branch, Some(name)), Next::Folders { after }) => {
-            let page = source.folders(*branch, name, after.as_deref(), PAGE)?;
+            let page = advancing(source.folders(*branch, name, after.as_deref(), PAGE)?, after)?;
             page.items.iter().try_for_each(|folder| link::check_folder(folder))?;
             let (page, last) = components(Kind::Directory, page, String::clone);
             (page, if last.is_some() { Next::Folders { after: last } } else { Next::Parts { after: None } })
         }
         (Node::Names(_, None), Next::Begin) => (Vec::new(), Next::Parts { after: None }),
         (Node::Names(branch, prefix), Next::Parts { after }) => {
-            let page = source.children(*branch, prefix.as_ref(), after.as_deref(), PAGE)?;
+            let page = advancing(source.children(*branch, prefix.as_ref(), after.as_deref(), PAGE)?, after)?;
             let (page, last) = components(Kind::Directory, page, |part| encode(part));
             (page, if last.is_some() { Next::Parts { after: last } } else { Next::End })
         }
         (Node::Scheme(_), Next::Begin) => (Vec::new(), Next::Keys { after: None }),
         (Node::Scheme(scheme), Next::Keys { after }) => {
-            let page = source.keys(scheme, after.as_deref(), PAGE)?;
+            let page = advancing(source.keys(scheme, after.as_deref(), PAGE)?, after)?;
             let (page, last) = components(Kind::Link, page, |id| encode(id));
             (page, if last.is_some() { Next::Keys { after: last } } else { Next::End })
         }
@@ -189,6 +193,16 @@ fn page(context: &Context, node: &Node, begins: &Next) -> Result<(Names, Next), 
         }
         _ => (Vec::new(), Next::End),
     })
+}
+
+/// A page that does not begin before what it follows, so that a listing comes to an end.
+fn advancing(page: Page<String>, after: &Option<String>) -> Result<Page<String>, ViewError> {
+    match (page.items.last(), after) {
+        (Some(last), Some(after)) if last <= after => {
+            Err(SourceError::Damaged { what: format!("a page after {after:?} ends with {last:?}") }.into())
+        }
+        _ => Ok(page),
+    }
 }
 
 /// A page of components, and after which item the next one begins, if there is a next one.

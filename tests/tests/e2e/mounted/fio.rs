@@ -35,7 +35,8 @@ fn read(folder: &std::path::Path, seed: u64) -> Running {
     let mut words =
         vec!["fio", "--minimal", "--readonly", "--verify=crc32c", &interval, "--verify_fatal=1", &files, &seed];
     words.extend(
-        [&size, "--verify_state_load=0", "--invalidate=1", "--exitall_on_error=1"].map(|word| -> &str { word }),
+        [&size, "--verify_state_load=0", "--verify_state_save=0", "--invalidate=1", "--exitall_on_error=1"]
+            .map(|word| -> &str { word }),
     );
     for (engine, job) in JOBS {
         words.push("--name=job");
@@ -61,8 +62,17 @@ fn fio_verifies_each_block_while_the_store_changes() {
     for n in 0..FILES {
         // Each laid in blocks of another size.
         let (name, size) = (format!("--filename={n}"), format!("--bs={}k", 4 << n));
-        let all =
-            ["fio", "--minimal", "--name=lay", "--rw=write", "--verify=crc32c", "--do_verify=0", &lay[0], &lay[1]];
+        let all = [
+            "fio",
+            "--minimal",
+            "--name=lay",
+            "--rw=write",
+            "--verify=crc32c",
+            "--do_verify=0",
+            "--verify_state_save=0",
+            &lay[0],
+            &lay[1],
+        ];
         succeeds(&[&all[..], &[&name, &size, &format!("--size={MEBIBYTES}m")]].concat());
     }
     site.put("laid", "laid");
