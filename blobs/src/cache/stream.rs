@@ -19,6 +19,8 @@ use super::workers::Job;
 use super::{Fetch, ReadError, Shared};
 use crate::Outboard;
 
+/// How many bytes a reader waits for at once, if it asks for so many.
+const AT_ONCE: u64 = 4 << 20;
 /// How many damaged groups of a file are mended at once.
 const MENDED: usize = 8;
 
@@ -79,62 +81,78 @@ impl Stream {
         for run in self.ahead.lock().read(group) {
             self.shared.workers.send(Job::Ahead(Arc::downgrade(self), run));
         }
-        let bytes = self.group(group)?;
+        let end = self.outboard.covering(&(offset..size.min(offset.saturating_add(buf.len() as u64)))).end;
+        let bytes = self.group(group, end)?;
         let rest = &bytes[(offset - self.outboard.place(&(group..group + 1)).start) as usize..];
         let read = rest.len().min(buf.len());
         buf[..read].copy_from_slice(&rest[..read]);
         Ok(read)
     }
 
-    fn group(self: &Arc<Self>, group: u64) -> Landed {
-        if let Some(bytes) = self.shared.recent.get((self.id, group)) {
-            return Ok(bytes);
-        }
-        let claim = match self.flights.lock().entry(group) {
-            Entry::Occupied(flight) => Err(flight.get().clone()),
-            Entry::Vacant(free) => Ok(free.insert(Arc::default()).clone()),
-        };
-        match claim {
-            Err(flight) => flight.wait(),
-            Ok(flight) => {
-                Claim { stream: self, run: group..group + 1, flights: vec![flight.clone()] }.settle();
-                flight.wait()
+    /// A group, and if it has to be fetched, those up to `end` with it that have to be too: they are read next.
+    fn group(self: &Arc<Self>, group: u64, end: u64) -> Landed {
+        loop {
+            if let Some(bytes) = self.shared.recent.get((self.id, group)) {
+                return Ok(bytes);
+            }
+            match self.claim(group..end.min(group + self.at_once())) {
+                Claimed::Ours(claim) => {
+                    let flight = claim.flights[0].clone();
+                    claim.settle();
+                    return flight.wait();
+                }
+                Claimed::Others(flight) => return flight.wait(),
+                // Since we looked.
+                Claimed::AtHand => {}
             }
         }
     }
 
     /// Has groups at hand, as far as nobody else is about to.
     pub(super) fn prefetch(self: &Arc<Self>, groups: Range<u64>) {
-        let look = self.look();
-        let is_kept = |group| look.as_ref().is_some_and(|look| look.may_have(&self.outboard, group));
         let mut at = groups.start;
         while at < groups.end {
-            let (mut run, mut flights) = (at..at, Vec::new());
-            {
-                let mut all = self.flights.lock();
-                // What comes from the folder goes one by one, what is fetched together.
-                while run.end < groups.end && (flights.is_empty() || !is_kept(run.end)) {
-                    if self.shared.recent.has((self.id, run.end)) {
-                        break;
-                    }
-                    let Entry::Vacant(free) = all.entry(run.end) else { break };
-                    flights.push(free.insert(Arc::default()).clone());
-                    run.end += 1;
-                    if is_kept(run.end - 1) {
-                        break;
-                    }
-                }
-            }
-            at = run.end.max(at + 1);
-            if flights.is_empty() {
+            let Claimed::Ours(claim) = self.claim(at..groups.end) else {
+                at += 1;
                 continue;
-            }
-            let went = Claim { stream: self, run, flights }.settle();
+            };
+            at = claim.run.end;
+            let went = claim.settle();
             self.ahead.lock().went(went);
             if !went {
                 return;
             }
         }
+    }
+
+    /// How many groups are asked for in one piece by who waits for the first.
+    fn at_once(&self) -> u64 {
+        (AT_ONCE / self.outboard.place(&(0..1)).end).max(1)
+    }
+
+    /// Claims the first of these groups, which is one at least, and with it those after it as far as one fetch has them: what is
+    /// kept in the folder comes from there, one by one.
+    fn claim(self: &Arc<Self>, groups: Range<u64>) -> Claimed<'_> {
+        let look = self.look();
+        let is_kept = |group| look.as_ref().is_some_and(|look| look.may_have(&self.outboard, group));
+        let mut all = self.flights.lock();
+        if let Some(flight) = all.get(&groups.start) {
+            return Claimed::Others(flight.clone());
+        }
+        if self.shared.recent.has((self.id, groups.start)) {
+            return Claimed::AtHand;
+        }
+        let (mut run, mut flights) = (groups.start..groups.start, Vec::new());
+        let ends = if is_kept(groups.start) { groups.start + 1 } else { groups.end };
+        while run.end < ends {
+            let Entry::Vacant(free) = all.entry(run.end) else { break };
+            if !flights.is_empty() && (self.shared.recent.has((self.id, run.end)) || is_kept(run.end)) {
+                break;
+            }
+            flights.push(free.insert(Arc::default()).clone());
+            run.end += 1;
+        }
+        Claimed::Ours(Claim { stream: self, run, flights })
     }
 
     /// Finds out whether the file is whole; if so, it is known to be from now on.
@@ -219,6 +237,14 @@ impl fmt::Debug for Stream {
     }
 }
 
+/// Whose a group is.
+enum Claimed<'a> {
+    Ours(Claim<'a>),
+    Others(Arc<Flight>),
+    /// It is in memory.
+    AtHand,
+}
+
 /// The right, and the duty, to have some groups land.
 struct Claim<'a> {
     stream: &'a Arc<Stream>,
@@ -232,10 +258,7 @@ impl Claim<'_> {
         let stream = self.stream;
         if self.run.end - self.run.start == 1 {
             let group = self.run.start;
-            // It may have landed while we came here.
-            let known = stream.shared.recent.get((stream.id, group));
-            let kept = || stream.look().and_then(|look| look.group(&stream.outboard, group));
-            if let Some(bytes) = known.or_else(kept) {
+            if let Some(bytes) = stream.look().and_then(|look| look.group(&stream.outboard, group)) {
                 self.land(0, Ok(bytes));
                 return true;
             }
