@@ -233,8 +233,9 @@ impl View {
         Ok(value)
     }
 
-    /// Opens a file for reading: [`View::content`], held.
-    pub fn open(&self, number: u64) -> Result<u64, ViewError> {
+    /// [`View::content`], held.
+    #[cfg(test)]
+    pub(crate) fn open(&self, number: u64) -> Result<u64, ViewError> {
         let content = self.content(number)?;
         Ok(self.hold(number, Some(content)))
     }

@@ -1,3 +1,6 @@
+//! The cache against an origin that counts what it is asked. `model` tries everything at once, `damage` spoils files, `room` fills the folder,
+//! `sharing` has several caches on one.
+
 mod damage;
 mod model;
 mod room;

@@ -1,3 +1,5 @@
+//! What is shown offline: what was kept, and nothing that was not.
+
 use std::fs;
 
 use provender_fuse::{ROOT, Settings, View, ViewError};

@@ -71,7 +71,7 @@ impl Pages {
         mut each: impl FnMut(Kind, &[u8], u64) -> bool,
     ) -> Result<(), ViewError> {
         // A place that was never given stands for nothing, and costs nothing.
-        if self.read.len().checked_sub(1).map_or(0, |last| self.end_of(last)) < from {
+        if self.given() < from {
             return Ok(());
         }
         let mut from = from;
@@ -93,6 +93,11 @@ impl Pages {
         }
     }
 
+    /// How many items have been read so far.
+    fn given(&self) -> u64 {
+        self.read.len().checked_sub(1).map_or(0, |last| self.end_of(last))
+    }
+
     fn end_of(&self, index: usize) -> u64 {
         self.read[index].before + self.read[index].marks.len() as u64
     }
@@ -104,7 +109,7 @@ impl Pages {
         if names.is_empty() {
             return Ok(());
         }
-        let before = self.read.len().checked_sub(1).map_or(0, |last| self.end_of(last));
+        let before = self.given();
         let marks = names.iter().map(|(_, name)| mark(inode, name)).collect();
         self.read.push(Read { begins, before, marks });
         self.hold(
