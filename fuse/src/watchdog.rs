@@ -61,13 +61,20 @@ impl Watchdog {
             // Signals to the server's terminal are not meant for it.
             .process_group(0)
             .spawn()?;
-        Ok(Watchdog { pulse: process.stdin.take(), process: Some(process) })
+        let pulse = process.stdin.take();
+        if let Some(pulse) = &pulse {
+            rustix::io::ioctl_fionbio(pulse, true)?;
+        }
+        Ok(Watchdog { pulse, process: Some(process) })
     }
 
-    /// Beats once. An error: the watchdog is gone.
+    /// Beats once, without waiting for a watchdog that does not listen. An error: it is gone.
     pub(crate) fn beat(&mut self) -> io::Result<()> {
         match &mut self.pulse {
-            Some(pulse) => pulse.write_all(b"."),
+            Some(pulse) => match pulse.write_all(b".") {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
+                written => written,
+            },
             None => Ok(()),
         }
     }
