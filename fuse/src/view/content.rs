@@ -31,6 +31,17 @@ impl OpenFile {
         if found == size { Ok(OpenFile { content, size }) } else { Err(damaged(size, found)) }
     }
 
+    /// The same in memory, if it is at most so many bytes long.
+    pub(super) fn held(self, most: u64) -> Result<OpenFile, ViewError> {
+        match &self.content {
+            Content::Fd(_) | Content::Reader(_) if self.size <= most => {
+                let bytes = self.read(0, self.size as usize)?;
+                Ok(OpenFile { content: Content::Bytes(bytes), size: self.size })
+            }
+            _ => Ok(self),
+        }
+    }
+
     /// What it is read from.
     pub(super) fn content(&self) -> &Content {
         &self.content
