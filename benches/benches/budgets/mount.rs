@@ -20,8 +20,8 @@ use provender_core::execution::Executor;
 use provender_core::name::Name;
 
 pub(crate) use self::nothing::serve;
-pub(crate) use self::wide::measure as measure_wide;
 use self::nothing::{FOLDER, LARGE, MANY, MILLION, SMALL, SMALL_SIZE};
+pub(crate) use self::wide::measure as measure_wide;
 use crate::serve::Server;
 use crate::{Result, table};
 

@@ -11,10 +11,10 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use parking_lot::{Condvar, Mutex};
 
 use super::ahead::Ahead;
 use super::part::{Finished, Look, Part};
+use super::sync::{Condvar, Mutex};
 use super::workers::Job;
 use super::{Fetch, ReadError, Shared};
 use crate::Outboard;
@@ -306,5 +306,10 @@ impl Stream {
     /// Whether no group is on its way.
     pub(super) fn prefetch_is_idle(&self) -> bool {
         self.flights.lock().is_empty()
+    }
+
+    /// Claims a group and has nothing land, as a thread does that panics.
+    pub(super) fn give_up(self: &Arc<Self>, group: u64) {
+        drop(self.claim(group..group + 1));
     }
 }
