@@ -17,6 +17,12 @@ mod room;
 mod stream;
 mod workers;
 
+/// What is raced for, in the tests with other locks (`tests::raced`).
+mod sync {
+    pub(super) use parking_lot::{Condvar, Mutex};
+    pub(super) use std::sync::atomic::{AtomicBool, AtomicU64};
+}
+
 use std::collections::HashMap;
 use std::fmt;
 use std::fs::File;
@@ -27,7 +33,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
-use parking_lot::Mutex;
 use provender_core::Digest;
 
 use self::folder::Folder;
@@ -35,6 +40,7 @@ use self::part::Part;
 use self::recent::Recent;
 use self::room::Room;
 pub use self::stream::Stream;
+use self::sync::Mutex;
 use self::workers::{Job, Workers};
 use crate::Outboard;
 use crate::outboard::TreeHasher;

@@ -3,6 +3,7 @@
 //! Owns [`Mount`], whose drop unmounts. Invariants: unmounting never waits for those who still have files open; a connection that was
 //! aborted is succeeded by a new one at the same path, one that was unmounted is not. It must not know what the view shows.
 
+mod again;
 mod error;
 mod point;
 mod push;
@@ -18,6 +19,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
+use self::again::Again;
 pub use self::error::MountError;
 pub use self::push::Changes;
 use self::push::Served;
@@ -139,32 +141,39 @@ impl Mount {
     /// Unmounts, then waits at most `grace` for those who still have files open. Says whether all is over, the source
     /// dropped; if not, the view lives on for them until they are done or this process ends.
     pub fn unmount(mut self, grace: Duration) -> Result<bool, MountError> {
-        match self.end() {
-            Some(mut serving) => {
-                serving.detach(&self.kept.point)?;
-                Ok(serving.wait(grace))
-            }
-            // Aborted, and not mounted anew yet.
-            None if !self.is_over() => point::clear(&self.kept.point).map(|()| true),
-            None => Ok(true),
-        }
+        let serving = self.detach()?;
+        Ok(serving.is_none_or(|serving| serving.wait(grace)))
     }
 
-    /// Ends the keeper, so that nothing is mounted anew, and gives what is being served.
-    fn end(&mut self) -> Option<Serving> {
-        drop(self.stop.take());
-        if let Some(keeper) = self.keeper.take() {
-            _ = keeper.join();
-        }
+    /// Takes the mount off its path, and gives what may still be served.
+    fn detach(&mut self) -> Result<Option<Serving>, MountError> {
+        // Ends the keeper, so that nothing is mounted anew.
+        let (stop, keeper) = (self.stop.take(), self.keeper.take());
+        drop(stop);
+        let Some(keeper) = keeper else { return Ok(None) };
+        _ = keeper.join();
         *self.kept.served.lock() = None;
-        self.kept.serving.lock().take()
+        let point = &self.kept.point;
+        match self.kept.serving.lock().take() {
+            Some(mut serving) if serving.state(point) == State::Served => {
+                serving.detach(point)?;
+                Ok(Some(serving))
+            }
+            Some(ended) => {
+                if self.kept.end(ended) {
+                    point::clear(point)?;
+                }
+                Ok(None)
+            }
+            None if self.is_over() => Ok(None),
+            None => point::clear(point).map(|()| None),
+        }
     }
 }
 
 impl Drop for Mount {
     fn drop(&mut self) {
-        let Some(mut serving) = self.end() else { return };
-        if let Err(error) = serving.detach(&self.kept.point) {
+        if let Err(error) = self.detach() {
             tracing::warn!(error = &error as &dyn std::error::Error, "could not unmount");
         }
     }
@@ -185,26 +194,23 @@ impl Kept {
         let mut again = Again::default();
         while stopped.recv_timeout(PULSE) == Err(RecvTimeoutError::Timeout) {
             let mut serving = self.serving.lock();
-            let state = serving.as_ref().map(|serving| serving.state(&self.point));
-            match (state, serving.as_mut()) {
-                (Some(State::Served), Some(serving)) => {
-                    serving.beat();
-                    again.lives();
-                    continue;
-                }
-                (Some(State::Gone), _) => {
-                    serving.take().into_iter().for_each(Serving::abandon);
-                    break;
-                }
-                _ if again.is_too_soon() => continue,
-                (Some(state), _) => {
-                    tracing::warn!(point = %self.point.display(), "the mount was {state}; mounting anew");
-                    *self.served.lock() = None;
-                    serving.take().into_iter().for_each(|serving| serving.end(state));
-                }
-                (None, _) => {}
+            if let Some(serving) = serving.as_mut()
+                && serving.state(&self.point) == State::Served
+            {
+                serving.beat();
+                again.lives();
+                continue;
+            }
+            // Nobody shall wait for what is not served, whenever it is mounted anew.
+            if let Some(ended) = serving.take()
+                && !self.end(ended)
+            {
+                break;
             }
             drop(serving);
+            if again.is_too_soon() {
+                continue;
+            }
             match point::prepare(&self.point).and_then(|_| self.serve()) {
                 Ok(()) => {}
                 Err(MountError::Occupied { .. }) => break,
@@ -217,40 +223,16 @@ impl Kept {
             self.over.store(true, Ordering::Release);
         }
     }
-}
 
-/// When to mount anew: at once, then after ever longer pauses of up to half a minute, unless it lives.
-#[derive(Debug, Default)]
-struct Again {
-    tried: u32,
-    /// Beats, until the next.
-    pause: u32,
-    /// Beats, since the last.
-    lived: u32,
-}
-
-impl Again {
-    /// So many beats of life, and it is tried as if it were the first time.
-    const LIFE: u32 = 20;
-    /// The longest pause is 2 to the power of this, in beats.
-    const MOST: u32 = 6;
-
-    fn lives(&mut self) {
-        self.lived += 1;
-        if self.lived >= Again::LIFE {
-            *self = Again::default();
+    /// Ends what is not served any more; whether it is to be mounted anew.
+    fn end(&self, ended: Serving) -> bool {
+        *self.served.lock() = None;
+        let state = ended.state(&self.point);
+        if state != State::Gone {
+            tracing::warn!(point = %self.point.display(), "the mount was {state}");
         }
-    }
-
-    /// Whether to let this beat pass; if not, it counts as tried.
-    fn is_too_soon(&mut self) -> bool {
-        if self.pause > 0 {
-            self.pause -= 1;
-            return true;
-        }
-        self.tried = (self.tried + 1).min(Again::MOST);
-        (self.pause, self.lived) = ((1 << self.tried) - 2, 0);
-        false
+        ended.end(state, &self.point);
+        state != State::Gone
     }
 }
 
@@ -260,29 +242,5 @@ pub fn unmount(point: &Path) -> Result<(), MountError> {
     match table::at(&point)? {
         Some(mount) if mount.is_provender() => point::detach(&point),
         _ => Err(MountError::NotOurs { point }),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::Again;
-
-    #[test]
-    fn pauses_grow_until_it_lives() {
-        let mut again = Again::default();
-        let mut pause = || {
-            let mut beats = 0;
-            while again.is_too_soon() {
-                beats += 1;
-            }
-            beats
-        };
-        assert_eq!([(); 8].map(|()| pause()), [0, 0, 2, 6, 14, 30, 62, 62]);
-        for _ in 1..Again::LIFE {
-            again.lives();
-        }
-        assert!(again.is_too_soon());
-        again.lives();
-        assert!(!again.is_too_soon());
     }
 }

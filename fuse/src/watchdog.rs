@@ -102,6 +102,15 @@ fn has_connections() -> bool {
     rustix::fs::statfs(CONNECTIONS).is_ok_and(|stat| stat.f_type == 0x6573_5543)
 }
 
+fn control(connection: u32, file: &str) -> PathBuf {
+    Path::new(CONNECTIONS).join(connection.to_string()).join(file)
+}
+
+/// Ends the connection with this number, by its control file: whoever waits for an answer gets an error.
+pub(crate) fn abort(connection: u32) -> io::Result<()> {
+    fs::write(control(connection, "abort"), "1")
+}
+
 /// What a watchdog does, from the arguments after [`WATCHDOG_ARG`] on; called by `main`.
 pub fn watchdog_main(mut words: impl Iterator<Item = OsString>) -> ExitCode {
     let mut number = || words.next()?.to_str()?.parse::<i32>().ok();
@@ -168,7 +177,7 @@ impl Watched {
 
     /// Whether requests wait. Where the kernel does not show it, we make one ourselves, once the server has been silent for a while.
     fn somebody_waits(&self, probe: &mut Option<Receiver<()>>) -> bool {
-        let waiting = fs::read_to_string(self.control("waiting")).ok();
+        let waiting = fs::read_to_string(control(self.connection, "waiting")).ok();
         if let Some(waiting) = waiting.and_then(|text| text.trim().parse::<u64>().ok()) {
             return waiting > 0;
         }
@@ -189,17 +198,13 @@ impl Watched {
         waits
     }
 
-    fn control(&self, file: &str) -> PathBuf {
-        Path::new(CONNECTIONS).join(self.connection.to_string()).join(file)
-    }
-
     /// Ends the connection: by the control file, else as an unmount by force does, else with the server itself.
     fn abort(&self) -> io::Result<()> {
         // Unmounted meanwhile, its number may be another's.
         if !table::stands(&self.point, self.connection) {
             return Ok(());
         }
-        if fs::write(self.control("abort"), "1").is_ok() {
+        if abort(self.connection).is_ok() {
             return Ok(());
         }
         // It says "busy" after it has aborted.

@@ -15,6 +15,8 @@ use crate::table::Row;
 
 /// Callers that share one connection.
 pub(crate) const CALLERS: [usize; 3] = [1, 16, 64];
+/// What all records that are made here stand under.
+pub(crate) const NAME: &str = "bench/lookup";
 const KEYS: u64 = 256;
 const ROUNDS: usize = 7;
 const TIME: Duration = Duration::from_millis(800);
@@ -67,7 +69,7 @@ pub(crate) fn keys(count: u64) -> Result<Vec<TaskKey>> {
 pub(crate) async fn succeed(client: &Client, key: &TaskKey, n: u64) -> Result<()> {
     let mut id = [0; 16];
     id[8..].copy_from_slice(&n.to_be_bytes());
-    let (execution, spec, executor) = (ExecutionId(id), Spec::new(Name::new("bench/lookup")?), Executor::default());
+    let (execution, spec, executor) = (ExecutionId(id), Spec::new(Name::new(NAME)?), Executor::default());
     let begin = Begin {
         key,
         spec: &spec,

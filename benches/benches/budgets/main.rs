@@ -83,6 +83,9 @@ async fn run() -> Result<()> {
     if wanted("mount") {
         mount::measure().await?;
     }
+    if wanted("wide") {
+        mount::measure_wide().await?;
+    }
     println!(
         "\nRates are medians of the rounds, ratios medians of the rounds' ratios; the first limit named is the one that counts."
     );

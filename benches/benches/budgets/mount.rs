@@ -6,6 +6,7 @@
 
 mod nothing;
 mod read;
+mod wide;
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
@@ -20,6 +21,7 @@ use provender_core::name::Name;
 
 pub(crate) use self::nothing::serve;
 use self::nothing::{FOLDER, LARGE, MANY, MILLION, SMALL, SMALL_SIZE};
+pub(crate) use self::wide::measure as measure_wide;
 use crate::serve::Server;
 use crate::{Result, table};
 
@@ -177,11 +179,17 @@ fn make(at: &Path) -> Result<()> {
             }
         }
     }
-    std::fs::create_dir(at.join(MILLION))?;
-    for n in 0..nothing::MILLION_COUNT {
-        std::fs::File::create(at.join(MILLION).join(n.to_string()))?;
-    }
+    make_million(&at.join(MILLION))?;
     rustix::fs::sync();
+    Ok(())
+}
+
+/// Makes a folder of 1,000,000 empty files.
+fn make_million(at: &Path) -> Result<()> {
+    std::fs::create_dir(at)?;
+    for n in 0..nothing::MILLION_COUNT {
+        std::fs::File::create(at.join(n.to_string()))?;
+    }
     Ok(())
 }
 

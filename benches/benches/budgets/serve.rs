@@ -71,6 +71,12 @@ impl Server {
         provender_tests::child::peak(rustix::process::Pid::from_child(&self.child))
     }
 
+    /// The memory that it has now, in bytes, from which its peak counts from now on.
+    pub(crate) fn settled(&self) -> Result<u64> {
+        std::fs::write(format!("/proc/{}/clear_refs", self.child.id()), "5")?;
+        Ok(self.peak())
+    }
+
     /// Ends it without letting it end anything.
     pub(crate) fn kill(mut self) -> Result<()> {
         self.child.kill()?;

@@ -38,7 +38,8 @@ pub(crate) async fn measure() -> Result<()> {
     Ok(std::fs::remove_dir_all(DIR)?)
 }
 
-async fn make(daemon: &Server, keys: &[TaskKey], which: Range<usize>) -> Result<()> {
+/// Makes the records of some of these keys, all under one name.
+pub(crate) async fn make(daemon: &Server, keys: &[TaskKey], which: Range<usize>) -> Result<()> {
     let made = which.map(|n| succeed(&daemon.client, &keys[n], n as u64));
     stream::iter(made).buffer_unordered(AT_ONCE).try_for_each(async |()| Ok(())).await
 }

@@ -66,6 +66,14 @@ pub(crate) fn print_beside(what: &str, unit: &str, ours: &[f64], others: &[(&str
     }
 }
 
+/// Prints what has neither a limit nor a budget.
+pub(crate) fn print_alone(what: &str, measured: &[f64], unit: &str) {
+    let most = measured.iter().copied().fold(0.0, f64::max);
+    let least = measured.iter().copied().fold(f64::INFINITY, f64::min);
+    let range = format!("({least:.1} - {most:.1})");
+    line(what, &format!("{:.1} {unit}", median(measured)), "", ["", &range, ""], "");
+}
+
 /// Prints what is to stay below a bound.
 pub(crate) fn print_bound(what: &str, measured: &[f64], unit: &str, bound: f64) {
     let most = measured.iter().copied().fold(0.0, f64::max);

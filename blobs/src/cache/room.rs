@@ -10,13 +10,13 @@ use std::io;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 
-use parking_lot::Mutex;
 use rustix::fs::{FlockOperation, flock, statvfs};
 use rustix::io::Errno;
 
 use super::folder::{ANSWERS, BESIDE, BLOBS, Folder};
+use super::sync::{AtomicBool, AtomicU64, Mutex};
 
 /// How many candidates are kept in memory in one count; if they are not enough it is counted again.
 const CANDIDATES: usize = 65_536;

@@ -1,7 +1,7 @@
 //! Reading a blob of which parts may be missing.
 //!
 //! Owns [`Stream`]. Invariants: no byte is handed out, or written, that was not held against the outboard; at any time one thread fetches a
-//! group, and all others who want it get what that one gets, also its error, which is not kept; a waiter waits no longer than it
+//! group, and all others who want it get what that one gets; an error is not kept, and each of them tries once himself; a waiter waits no longer than it
 //! says, and no longer than one [`Fetch`] takes. Writing to the folder comes after the answer, and its failure is nobody's.
 
 use std::collections::HashMap;
@@ -9,13 +9,13 @@ use std::collections::hash_map::Entry;
 use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use parking_lot::{Condvar, Mutex};
 
 use super::ahead::Ahead;
 use super::part::{Finished, Look, Part};
+use super::sync::{Condvar, Mutex};
 use super::workers::Job;
 use super::{Fetch, ReadError, Shared};
 use crate::Outboard;
@@ -89,6 +89,7 @@ impl Stream {
 
     /// A group, and if it has to be fetched, those up to `end` with it that have to be too: they are read next.
     fn group(self: &Arc<Self>, group: u64, end: u64, patience: Duration) -> Landed {
+        let (until, mut tried) = (Instant::now() + patience, false);
         loop {
             if let Some(bytes) = self.shared.recent.get((self.id, group)) {
                 return Ok(bytes);
@@ -97,9 +98,13 @@ impl Stream {
                 Claimed::Ours(claim) => {
                     let flight = claim.flights[0].clone();
                     claim.settle();
-                    return flight.wait(patience);
+                    return flight.wait(Duration::ZERO);
                 }
-                Claimed::Others(flight) => return flight.wait(patience),
+                Claimed::Others(flight) => match flight.wait(until.saturating_duration_since(Instant::now())) {
+                    // Who fetched it may have had less time than we have.
+                    Err(ReadError::Fetch(_)) if !tried && Instant::now() < until => tried = true,
+                    landed => return landed,
+                },
                 // Since we looked.
                 Claimed::AtHand => {}
             }
@@ -304,5 +309,10 @@ impl Stream {
     /// Whether no group is on its way.
     pub(super) fn prefetch_is_idle(&self) -> bool {
         self.flights.lock().is_empty()
+    }
+
+    /// Claims a group and has nothing land, as a thread does that panics.
+    pub(super) fn give_up(self: &Arc<Self>, group: u64) {
+        drop(self.claim(group..group + 1));
     }
 }

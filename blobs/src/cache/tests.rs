@@ -1,8 +1,9 @@
 //! The cache against an origin that counts what it is asked. `model` tries everything at once, `damage` spoils files, `room` fills the folder,
-//! `sharing` has several caches on one.
+//! `sharing` has several caches on one, `races` tries many orders of what happens at once.
 
 mod damage;
 mod model;
+mod races;
 mod room;
 mod sharing;
 
@@ -213,6 +214,16 @@ fn wrong_bytes_are_an_error_and_are_not_kept() {
     stream.prefetch(1..4);
     assert!(matches!(read(&stream, 3 * GROUP..3 * GROUP + 1), Err(ReadError::Wrong { .. })));
     origin.set(|state| state.lying = false);
+    assert_eq!(read(&stream, 0..origin.digest.size).unwrap(), origin.bytes);
+}
+
+#[test]
+fn what_somebody_gave_up_is_fetched_by_the_next() {
+    let dir = scratch();
+    let origin = Origin::new(5, 4 * GROUP);
+    let stream = origin.stream(&open(dir.path(), AMPLE));
+    stream.give_up(2);
+    assert!(stream.prefetch_is_idle() && origin.fetches() == 0);
     assert_eq!(read(&stream, 0..origin.digest.size).unwrap(), origin.bytes);
 }
 

@@ -48,7 +48,7 @@ pub(super) fn prepare(point: &Path) -> Result<PathBuf, MountError> {
 pub(super) fn clear(point: &Path) -> Result<(), MountError> {
     for _ in 0..MAX_STALE {
         let Some(mount) = table::at(point)? else { break };
-        if !is_dead(point, &mount)? || !mount.is_provender() {
+        if !mount.is_provender() || !is_dead(point, &mount)? {
             break;
         }
         tracing::info!(point = %point.display(), "clearing the mount of a provender that has died");
@@ -59,7 +59,8 @@ pub(super) fn clear(point: &Path) -> Result<(), MountError> {
 
 /// Whether the topmost mount at `point` is one whose connection has ended.
 pub(super) fn is_dead_at(point: &Path) -> bool {
-    table::at(point).is_ok_and(|mount| mount.is_some_and(|mount| is_dead(point, &mount).unwrap_or(false)))
+    let is_dead = |mount: table::Row| mount.is_provender() && is_dead(point, &mount).unwrap_or(false);
+    table::at(point).is_ok_and(|mount| mount.is_some_and(is_dead))
 }
 
 /// The absolute path without symlinks, also of a dead mount.

@@ -13,19 +13,17 @@ use fuser::{BackgroundSession, Config, MountOption, Notifier, Session, SessionAC
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::FdFlags;
 
-use super::{FILE_SYSTEM, MountError, Options, point, table};
+use super::{Again, FILE_SYSTEM, MountError, Options, point, table};
 use crate::adapter::Adapter;
 use crate::files::Files;
 use crate::passing::Passing;
 use crate::requests::{ANSWER, Progress};
 use crate::source::Source;
 use crate::view::View;
-use crate::watchdog::Watchdog;
+use crate::watchdog::{self, Watchdog};
 
 /// A request that has been worked on for so long will not be answered any more.
 const STUCK: Duration = ANSWER.saturating_add(Duration::from_secs(2));
-/// How many watchdogs one connection gets, if they end before it does.
-const WATCHDOGS: usize = 10;
 
 /// A connection that is being served.
 #[derive(Debug)]
@@ -91,7 +89,7 @@ impl Serving {
         let device = table::at(point)?.map(|mount| mount.device).unwrap_or_default();
         let session = session.spawn().map_err(refused)?;
         let mut watched = Watched::new(options.watchdog.clone(), &device, point);
-        watched.watch();
+        watched.beat();
         Ok((Serving { device, connection, session: Some(session), ended, progress, watched }, view))
     }
 
@@ -127,30 +125,43 @@ impl Serving {
 
     /// What has become of it.
     pub(super) fn state(&self, point: &Path) -> State {
-        if !self.is_over() {
-            let is_served = self.ended.try_recv() != Err(TryRecvError::Disconnected);
-            return if is_served { State::Served } else { State::Unserved };
+        if !self.has_ended() && !self.is_over() {
+            return State::Served;
         }
-        // Another may have been given its device number since: that one answers.
-        let is_there = table::at(point).is_ok_and(|mount| mount.is_some_and(|mount| mount.device == self.device));
-        if is_there && point::is_dead_at(point) { State::Aborted } else { State::Gone }
+        match self.stands(point) {
+            true if !self.is_over() => State::Unserved,
+            // Another may have been given its device number since: that one answers.
+            true if point::is_dead_at(point) => State::Aborted,
+            _ => State::Gone,
+        }
     }
 
-    /// Unmounts what has come to an end by itself: what is there is its own. Who was not answered gets an error.
-    pub(super) fn end(mut self, state: State) {
-        let session = self.session.take();
-        // An aborted one's threads may be stuck.
-        if state == State::Unserved
-            && let Some(Err(error)) = session.map(BackgroundSession::join)
+    /// Lets go of what is not served any more, and unmounts it if it is there still. Who was not answered gets an error.
+    pub(super) fn end(mut self, state: State, point: &Path) {
+        let Some(session) = self.session.take() else { return };
+        let is_ours = state != State::Gone && self.stands(point);
+        if !self.is_over() {
+            // Else it lasts as long as anybody has a descriptor of it.
+            self.watched.abort();
+        }
+        if !is_ours {
+            // Dropped, it would unmount what is there now. Its descriptor stays open as long as this process lives.
+            std::mem::forget(session);
+        } else if self.has_ended()
+            && let Err(error) = session.join()
         {
             tracing::warn!(%error, "the mount could not be served");
         }
     }
 
-    /// Leaves what is mounted as it is, since it is not ours any more.
-    pub(super) fn abandon(mut self) {
-        // Dropped, it would unmount what is there now. Its descriptor stays open as long as this process lives.
-        std::mem::forget(self.session.take());
+    /// Whether none of its threads is left.
+    fn has_ended(&self) -> bool {
+        self.ended.try_recv() == Err(TryRecvError::Disconnected)
+    }
+
+    /// Whether the topmost mount at its path has its device number.
+    fn stands(&self, point: &Path) -> bool {
+        table::at(point).is_ok_and(|mount| mount.is_some_and(|mount| mount.device == self.device))
     }
 
     /// Whether this very mount is the topmost at its path.
@@ -174,40 +185,41 @@ struct Watched {
     /// The minor of the mount's device number.
     connection: Option<u32>,
     point: PathBuf,
-    started: usize,
     now: Option<Watchdog>,
+    again: Again,
 }
 
 impl Watched {
     fn new(program: Option<PathBuf>, device: &str, point: &Path) -> Watched {
         let connection = device.split_once(':').and_then(|(_, minor)| minor.parse().ok());
-        Watched { program, connection, point: point.into(), started: 0, now: None }
+        Watched { program, connection, point: point.into(), now: None, again: Again::default() }
     }
 
-    /// Starts one, unless too many have come to an end.
-    fn watch(&mut self) {
-        let (Some(program), Some(connection)) = (&self.program, self.connection) else { return };
-        if self.started == WATCHDOGS {
-            return;
-        }
-        self.started += 1;
-        self.now = Watchdog::start(program, connection, &self.point)
-            .inspect_err(|error| tracing::warn!(%error, "the mount's watchdog cannot start"))
-            .ok();
-        if self.now.is_none() && self.started == WATCHDOGS {
-            tracing::warn!("the mount has no watchdog; if this process hangs, so does who reads the mount");
-        }
-    }
-
+    /// Beats, to another one if the last has ended.
     fn beat(&mut self) {
         match self.now.as_mut().map(Watchdog::beat) {
-            Some(Ok(())) => {}
+            Some(Ok(())) => self.again.lives(),
             Some(Err(error)) => {
-                tracing::warn!(%error, "the mount's watchdog is gone; starting another");
+                tracing::warn!(%error, "the mount's watchdog is gone");
                 self.now = None;
-                self.watch();
             }
+            None if self.again.is_too_soon() => {}
             None => self.watch(),
+        }
+    }
+
+    fn watch(&mut self) {
+        let (Some(program), Some(connection)) = (&self.program, self.connection) else { return };
+        self.now = Watchdog::start(program, connection, &self.point)
+            .inspect_err(|error| tracing::warn!(%error, "the mount's watchdog cannot start; trying again"))
+            .ok();
+    }
+
+    /// Ends the connection.
+    fn abort(&self) {
+        let aborted = self.connection.map(watchdog::abort);
+        if let Some(Err(error)) = aborted {
+            tracing::debug!(%error, "the mount's connection could not be aborted");
         }
     }
 }

@@ -5,13 +5,16 @@
 
 use std::fs::File;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use rustix::buffer::spare_capacity;
 use rustix::io::{Errno, pread};
 
 use super::ViewError;
 use crate::requests::time_left;
 use crate::source::{Content, SourceError};
+
+/// How many bytes are read at once, by who goes through them.
+pub(super) const WINDOW: usize = 256 << 10;
 
 /// The content of an open file.
 #[derive(Debug)]
@@ -35,8 +38,12 @@ impl OpenFile {
     pub(super) fn held(self, most: u64) -> Result<OpenFile, ViewError> {
         match &self.content {
             Content::Fd(_) | Content::Reader(_) if self.size <= most => {
-                let bytes = self.read(0, self.size as usize)?;
-                Ok(OpenFile { content: Content::Bytes(bytes), size: self.size })
+                let mut bytes = BytesMut::with_capacity(self.size as usize);
+                // Bit by bit: what has come of a slow reader stays with it if the rest does not come in time.
+                while (bytes.len() as u64) < self.size {
+                    bytes.extend_from_slice(&self.read(bytes.len() as u64, WINDOW)?);
+                }
+                Ok(OpenFile { content: Content::Bytes(bytes.freeze()), size: self.size })
             }
             _ => Ok(self),
         }

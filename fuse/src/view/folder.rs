@@ -8,15 +8,13 @@ use provender_core::Digest;
 use provender_core::tree::{Entry, MAGIC, Stands};
 
 use super::ViewError;
-use super::content::OpenFile;
+use super::content::{OpenFile, WINDOW};
 use crate::source::{Content, Source, SourceError};
 
 /// How many entries lie between two places that are known.
 const SPAN: usize = 64;
 /// The largest encoding that is held in memory, in bytes: a lookup reads it a dozen times.
-const HELD: u64 = 4 << 20;
-/// How many bytes are read at once, by who goes through them.
-const WINDOW: usize = 256 << 10;
+const HELD: u64 = 1 << 20;
 
 /// A directory.
 #[derive(Debug)]

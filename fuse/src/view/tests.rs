@@ -1,10 +1,11 @@
 //! What holds for each kind of place. `machine` tries everything at once against `model`, `costs` counts what a source is asked,
-//! `hostile` lets it lie, `races` has many ask at once.
+//! `hostile` lets it lie, `races` has many ask at once, `pushed` tells the kernel of changes meanwhile.
 
 mod costs;
 mod hostile;
 mod machine;
 mod model;
+mod pushed;
 mod races;
 mod steps;
 mod watched;
