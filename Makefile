@@ -25,7 +25,8 @@ test: ## formatting, lints, every test, docs; one count at the end
 	@scripts/setup.sh test
 	@scripts/in-target.sh scripts/test.sh
 
-bench: setup ## ratios against the same work done without provender
+bench: ## ratios against the same work done without provender
+	@scripts/setup.sh test
 	@scripts/in-target.sh cargo bench --locked --profile dev --workspace --bench '*'
 
 soak: ## all tests over and over, with more cases (MINUTES=30)

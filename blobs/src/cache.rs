@@ -74,6 +74,9 @@ pub enum ReadError {
         /// Which of its bytes.
         range: Range<u64>,
     },
+    /// They were still on their way when the reader's patience ended.
+    #[error("the bytes did not come in time")]
+    TimedOut,
     /// Whoever fetched them for all ended without a result, which is a defect.
     #[error("the fetch of a part of {digest} was given up")]
     Abandoned {
@@ -134,6 +137,11 @@ impl Cache {
     /// One that keeps nothing: streams share their fetches, and that is all.
     pub fn none() -> Cache {
         Cache::with(None)
+    }
+
+    /// Where its files are; `None` if it keeps nothing.
+    pub fn folder(&self) -> Option<&Path> {
+        self.shared.place.as_ref().map(|place| place.folder.root())
     }
 
     fn with(place: Option<Place>) -> Cache {

@@ -1,7 +1,7 @@
 //! The mounted view's source on any machine: a daemon that is reached by the client, and a cache of what it said.
 //!
-//! Owns [`Remote`]. Calls come from kernel threads and block; each ends within [`link::PATIENCE`], since a process that reads the mount cannot be
-//! killed while it waits. What comes from the daemon is checked against its digest here, whatever the daemon did.
+//! Owns [`Remote`]. Calls come from kernel threads and block; each ends when the request's time is over, since a process that reads the mount
+//! cannot be killed while it waits. What comes from the daemon is checked against its digest here, whatever the daemon did.
 //! Answers are kept as they come, each under the whole question, the daemon's address and the space. With `--offline` nobody is asked: what was
 //! answered once is answered so again, and what was not is an error. So a listing of which a page is missing fails instead of looking whole.
 

@@ -38,7 +38,7 @@ pub(crate) fn mount(
     let mut options = Options {
         allow_other: config.mount_allow_other,
         passthrough: config.mount_passthrough,
-        stacked: config.blob_dir().is_some_and(is_stacked),
+        backing: config.blob_dir().into_iter().map(Path::to_owned).chain([config.data.join(CACHE)]).collect(),
         // This very program: `main` knows its first argument.
         watchdog: std::env::current_exe().ok(),
         requests,
@@ -58,12 +58,6 @@ fn cache(config: &Config) -> Cache {
         tracing::warn!(%error, "what the mounted view reads of compressed blobs is not kept");
         Cache::none()
     })
-}
-
-/// Whether a folder lies on an overlay of others, as in a container.
-fn is_stacked(dir: &Path) -> bool {
-    // OVERLAYFS_SUPER_MAGIC
-    rustix::fs::statfs(dir).is_ok_and(|stat| stat.f_type == 0x794c_7630)
 }
 
 /// Tells a mount of a space what changes in the store, for as long as it is polled.

@@ -1,24 +1,20 @@
 //! The mounted view's source, over the store in this process.
 //!
-//! Calls come from kernel threads and block; each ends within [`PATIENCE`], since a process that reads the mount cannot be killed
-//! while it waits.
+//! Calls come from kernel threads and block; each ends when the request's time is over, since a process that reads the mount cannot be
+//! killed while it waits.
 
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use provender_blobs::cache::{Cache, Fetch, FetchError, ReadError, Stream};
 use provender_core::name::{Name, Space};
 use provender_core::provenance::{Branch, Place};
 use provender_core::{Digest, TaskKey, Timestamp};
-use provender_fuse::{Consumers, Content, Document, Entry, Input, Page, ReadAt, Source, SourceError};
+use provender_fuse::{Consumers, Content, Document, Entry, Input, Page, ReadAt, Source, SourceError, time_left};
 use tokio::runtime::Handle;
 
 use crate::store::{self, Store, StoreError};
-
-/// How long one answer may take.
-const PATIENCE: Duration = Duration::from_secs(10);
 
 /// One space of a store, as files.
 #[derive(Debug, Clone)]
@@ -54,7 +50,7 @@ impl StoreSource {
     }
 
     fn ask<T>(&self, question: impl Future<Output = Result<T, StoreError>>) -> Result<T, SourceError> {
-        let answer = self.runtime.block_on(async { tokio::time::timeout(PATIENCE, question).await });
+        let answer = self.runtime.block_on(async { tokio::time::timeout(time_left(), question).await });
         answer.map_err(|_| SourceError::TimedOut)?.map_err(refused)
     }
 }
@@ -152,7 +148,8 @@ struct Streamed(Arc<Stream>);
 
 impl ReadAt for Streamed {
     fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<usize, SourceError> {
-        self.0.read_at(buf, offset).map_err(|error| match error {
+        self.0.read_at(buf, offset, time_left()).map_err(|error| match error {
+            ReadError::TimedOut => SourceError::TimedOut,
             ReadError::Fetch(cause) => SourceError::Unavailable { source: cause.to_string().into() },
             error => SourceError::Damaged { what: error.to_string() },
         })

@@ -5,12 +5,10 @@
 //! here); a panic below becomes EIO, since a dead thread would leave processes hanging.
 
 use std::ffi::OsStr;
-use std::fs::File;
 use std::os::unix::ffi::OsStrExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Sender;
 use std::time::{Duration, SystemTime};
 
@@ -25,6 +23,7 @@ use rustix::fs::OFlags;
 use crate::errno::{errno, is_fault};
 use crate::files::{Files, Opened};
 use crate::opens::Way;
+use crate::passing::Passing;
 use crate::requests::{Progress, Request as Asked, Requests, Working};
 use crate::view::{Attributes, Kind, View, ViewError};
 
@@ -35,10 +34,7 @@ const BLOCK: u32 = 4096;
 pub(crate) struct Adapter {
     pub(crate) view: Arc<View>,
     pub(crate) files: Files<BackingId>,
-    /// Whether the kernel may still be asked to read files by itself.
-    pub(crate) passthrough: AtomicBool,
-    /// How many file systems may lie between us and a backing file's own.
-    pub(crate) stacked: bool,
+    pub(crate) passing: Passing,
     pub(crate) requests: Arc<Requests>,
     pub(crate) progress: Arc<Progress>,
     pub(crate) uid: u32,
@@ -94,29 +90,6 @@ impl Adapter {
             }
         }
     }
-
-    /// A backing file for the kernel to read; `None` where it cannot, which it is asked once if that holds for all files.
-    fn back(&self, reply: &ReplyOpen, file: &File) -> Option<BackingId> {
-        if !self.passthrough.load(Ordering::Relaxed) {
-            return None;
-        }
-        let error = match reply.open_backing(file) {
-            Ok(backing) => return Some(backing),
-            Err(error) => error,
-        };
-        let passing = error.raw_os_error().map(rustix::io::Errno::from_raw_os_error);
-        if matches!(passing, Some(rustix::io::Errno::NOMEM | rustix::io::Errno::MFILE | rustix::io::Errno::NFILE)) {
-            tracing::warn!(%error, "a file could not be handed to the kernel; it is read through this process");
-        } else if self.passthrough.swap(false, Ordering::Relaxed) {
-            let why = match passing {
-                Some(rustix::io::Errno::PERM) => "it takes CAP_SYS_ADMIN",
-                Some(rustix::io::Errno::LOOP) => "the store's file system is stacked too deep",
-                _ => "the kernel refuses",
-            };
-            tracing::info!(%error, why, "files of the mounted view are read through this process, not by the kernel itself");
-        }
-        None
-    }
 }
 
 fn file_type(kind: Kind) -> FileType {
@@ -143,16 +116,7 @@ impl Filesystem for Adapter {
         for wanted in [InitFlags::FUSE_PARALLEL_DIROPS, InitFlags::FUSE_CACHE_SYMLINKS] {
             _ = config.add_capabilities(wanted);
         }
-        if self.passthrough.load(Ordering::Relaxed) {
-            // With 2, a store may lie on a stacked file system; with 1, a stacked one may lie on the mount.
-            let depth = config.set_max_stack_depth(if self.stacked { 2 } else { 1 });
-            if depth.is_err() || config.add_capabilities(InitFlags::FUSE_PASSTHROUGH).is_err() {
-                self.passthrough.store(false, Ordering::Relaxed);
-                tracing::info!(
-                    "this kernel cannot read files of the mounted view by itself; they are read through this process"
-                );
-            }
-        }
+        self.passing.agree(config);
         Ok(())
     }
 
@@ -190,7 +154,7 @@ impl Filesystem for Adapter {
         if flags.acc_mode() != OpenAccMode::O_RDONLY || truncates {
             return reply.error(Errno::EROFS);
         }
-        match self.ask(Asked::Open, |_| self.files.open(ino.0, |file| self.back(&reply, file))) {
+        match self.ask(Asked::Open, |_| self.files.open(ino.0, |file| self.passing.back(&reply, file))) {
             Ok(Opened { handle, way: Way::Kernel(backing) }) => {
                 reply.opened_passthrough(FileHandle(handle), FopenFlags::empty(), &backing);
             }

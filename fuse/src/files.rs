@@ -3,8 +3,17 @@
 use std::fs::File;
 use std::sync::Arc;
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
 use crate::opens::{Opens, Otherwise, Way};
 use crate::view::{View, ViewError};
+
+/// Lets this process have as many files open as it may at most: each file, connection and queue takes one, and the usual soft limit is a
+/// thousand.
+pub fn allow_many_files() -> std::io::Result<()> {
+    let limit = getrlimit(Resource::Nofile);
+    Ok(setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit })?)
+}
 
 /// The files of a view that are open, with backing files of type `B`.
 pub(crate) struct Files<B> {

@@ -10,14 +10,16 @@ mod files;
 pub mod memory;
 mod mount;
 mod opens;
+mod passing;
 mod requests;
 mod shards;
 pub mod source;
 mod view;
 mod watchdog;
 
+pub use files::allow_many_files;
 pub use mount::{Changes, Mount, MountError, Options, unmount};
-pub use requests::{Request, Requests};
+pub use requests::{ANSWER, Request, Requests, time_left};
 pub use source::{Branch, Consumers, Content, Document, Entry, Input, Page, ReadAt, Source, SourceError};
 pub use view::{Attributes, Change, Found, Item, Kind, OpenFile, ROOT, Settings, Stale, View, ViewError};
 pub use watchdog::{PATIENCE, WATCHDOG_ARG, watchdog_main};

@@ -12,7 +12,7 @@ pub(crate) mod table;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError, channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -21,7 +21,7 @@ use parking_lot::Mutex;
 pub use self::error::MountError;
 pub use self::push::Changes;
 use self::push::Served;
-use self::serving::Serving;
+use self::serving::{Serving, State};
 use crate::requests::Requests;
 use crate::source::Source;
 use crate::view::Settings;
@@ -40,8 +40,9 @@ pub struct Options {
     /// Whether the kernel reads files by itself where the source has them as files. It takes Linux 6.9 and `CAP_SYS_ADMIN`;
     /// without, they are read through this process.
     pub passthrough: bool,
-    /// Whether the source's files lie on a stacked file system, such as overlayfs. Then nothing can be stacked on the mount.
-    pub stacked: bool,
+    /// The folders that the source's files lie in. If one is on a stacked file system, such as overlayfs, nothing can be stacked on
+    /// the mount.
+    pub backing: Vec<PathBuf>,
     /// A program whose `main` hands over to [`watchdog_main`](crate::watchdog_main) when its first argument is
     /// [`WATCHDOG_ARG`](crate::WATCHDOG_ARG). Without, a server that is stopped keeps who reads the mount asleep.
     pub watchdog: Option<PathBuf>,
@@ -57,7 +58,7 @@ impl Default for Options {
             allow_other: false,
             threads: 8,
             passthrough: true,
-            stacked: false,
+            backing: Vec::new(),
             watchdog: None,
             requests: Arc::default(),
             settings: Settings::default(),
@@ -138,9 +139,15 @@ impl Mount {
     /// Unmounts, then waits at most `grace` for those who still have files open. Says whether all is over, the source
     /// dropped; if not, the view lives on for them until they are done or this process ends.
     pub fn unmount(mut self, grace: Duration) -> Result<bool, MountError> {
-        let Some(mut serving) = self.end() else { return Ok(true) };
-        serving.detach(&self.kept.point)?;
-        Ok(serving.wait(grace))
+        match self.end() {
+            Some(mut serving) => {
+                serving.detach(&self.kept.point)?;
+                Ok(serving.wait(grace))
+            }
+            // Aborted, and not mounted anew yet.
+            None if !self.is_over() => point::clear(&self.kept.point).map(|()| true),
+            None => Ok(true),
+        }
     }
 
     /// Ends the keeper, so that nothing is mounted anew, and gives what is being served.
@@ -172,43 +179,78 @@ impl Kept {
         Ok(())
     }
 
-    /// Keeps the watchdog quiet while all is well, and mounts anew what was aborted, until `stopped` closes.
+    /// Keeps the watchdog quiet while all is well, and mounts anew what has come to an end by itself, until `stopped` closes or
+    /// somebody else has unmounted it.
     fn keep(&self, stopped: &Receiver<()>) {
+        let mut again = Again::default();
         while stopped.recv_timeout(PULSE) == Err(RecvTimeoutError::Timeout) {
             let mut serving = self.serving.lock();
-            match serving.as_mut() {
-                Some(serving) if !serving.is_over() => serving.beat(),
-                Some(serving) if !serving.is_aborted(&self.point) => {
-                    serving.abandon();
-                    self.over.store(true, Ordering::Release);
-                    return;
+            let state = serving.as_ref().map(|serving| serving.state(&self.point));
+            match (state, serving.as_mut()) {
+                (Some(State::Served), Some(serving)) => {
+                    serving.beat();
+                    again.lives();
+                    continue;
                 }
-                _ => {
-                    drop(serving);
-                    if !self.mount_anew() {
-                        self.over.store(true, Ordering::Release);
-                        return;
-                    }
+                (Some(State::Gone), _) => {
+                    serving.take().into_iter().for_each(Serving::abandon);
+                    break;
+                }
+                _ if again.is_too_soon() => continue,
+                (Some(state), _) => {
+                    tracing::warn!(point = %self.point.display(), "the mount was {state}; mounting anew");
+                    *self.served.lock() = None;
+                    serving.take().into_iter().for_each(|serving| serving.end(state));
+                }
+                (None, _) => {}
+            }
+            drop(serving);
+            match point::prepare(&self.point).and_then(|_| self.serve()) {
+                Ok(()) => {}
+                Err(MountError::Occupied { .. }) => break,
+                Err(error) => {
+                    tracing::warn!(error = &error as &dyn std::error::Error, "could not mount anew; trying again");
                 }
             }
+        }
+        if stopped.try_recv() == Err(TryRecvError::Empty) {
+            self.over.store(true, Ordering::Release);
+        }
+    }
+}
+
+/// When to mount anew: at once, then after ever longer pauses of up to half a minute, unless it lives.
+#[derive(Debug, Default)]
+struct Again {
+    tried: u32,
+    /// Beats, until the next.
+    pause: u32,
+    /// Beats, since the last.
+    lived: u32,
+}
+
+impl Again {
+    /// So many beats of life, and it is tried as if it were the first time.
+    const LIFE: u32 = 20;
+    /// The longest pause is 2 to the power of this, in beats.
+    const MOST: u32 = 6;
+
+    fn lives(&mut self) {
+        self.lived += 1;
+        if self.lived >= Again::LIFE {
+            *self = Again::default();
         }
     }
 
-    /// Mounts where the dead mount of an aborted connection is; `false` if another has come to its place.
-    fn mount_anew(&self) -> bool {
-        *self.served.lock() = None;
-        if let Some(mut aborted) = self.serving.lock().take() {
-            tracing::warn!(point = %self.point.display(), "the mount's connection was aborted; mounting anew");
-            aborted.abandon();
+    /// Whether to let this beat pass; if not, it counts as tried.
+    fn is_too_soon(&mut self) -> bool {
+        if self.pause > 0 {
+            self.pause -= 1;
+            return true;
         }
-        match point::prepare(&self.point).and_then(|_| self.serve()) {
-            Ok(()) => true,
-            Err(MountError::Occupied { .. }) => false,
-            Err(error) => {
-                tracing::warn!(error = &error as &dyn std::error::Error, "could not mount anew; trying again");
-                true
-            }
-        }
+        self.tried = (self.tried + 1).min(Again::MOST);
+        (self.pause, self.lived) = ((1 << self.tried) - 2, 0);
+        false
     }
 }
 
@@ -218,5 +260,29 @@ pub fn unmount(point: &Path) -> Result<(), MountError> {
     match table::at(&point)? {
         Some(mount) if mount.is_provender() => point::detach(&point),
         _ => Err(MountError::NotOurs { point }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Again;
+
+    #[test]
+    fn pauses_grow_until_it_lives() {
+        let mut again = Again::default();
+        let mut pause = || {
+            let mut beats = 0;
+            while again.is_too_soon() {
+                beats += 1;
+            }
+            beats
+        };
+        assert_eq!([(); 8].map(|()| pause()), [0, 0, 2, 6, 14, 30, 62, 62]);
+        for _ in 1..Again::LIFE {
+            again.lives();
+        }
+        assert!(again.is_too_soon());
+        again.lives();
+        assert!(!again.is_too_soon());
     }
 }

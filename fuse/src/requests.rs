@@ -1,8 +1,8 @@
-//! The kernel's requests: how many came, and since when the oldest that is not answered waits.
+//! The kernel's requests: how many came, since when the oldest that is not answered waits, and for how long each still may.
 //!
 //! Invariant: noting one takes no lock.
 
-use std::cell::OnceCell;
+use std::cell::{Cell, OnceCell};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -77,9 +77,20 @@ impl Requests {
 /// Since when a serving thread has been at its request, in milliseconds after [`Progress`] began, plus one; 0 if it has none.
 type Slot = Arc<AtomicU64>;
 
+/// How long a request may take, from when it comes to its answer: a process that waits for one cannot be killed meanwhile.
+pub const ANSWER: Duration = Duration::from_secs(10);
+
 thread_local! {
     /// A serving thread serves one connection all its life.
     static SLOT: OnceCell<Slot> = const { OnceCell::new() };
+    /// When the request came that this thread works on.
+    static CAME: Cell<Option<Instant>> = const { Cell::new(None) };
+}
+
+/// How long there is left to answer the request that this thread works on; [`ANSWER`] if it works on none. A source that waits for
+/// something waits no longer than this.
+pub fn time_left() -> Duration {
+    CAME.get().map_or(ANSWER, |came| ANSWER.saturating_sub(came.elapsed()))
 }
 
 /// What the threads that serve one connection are at.
@@ -106,8 +117,10 @@ impl Progress {
     /// Notes that this thread works on a request, until what is returned is dropped.
     pub(crate) fn begin(&self) -> Working {
         let slot = SLOT.with(|slot| slot.get_or_init(|| self.slot()).clone());
-        let now = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX - 1);
-        slot.store(now + 1, Ordering::Relaxed);
+        let came = Instant::now();
+        CAME.set(Some(came));
+        let after = came.saturating_duration_since(self.began).as_millis();
+        slot.store(u64::try_from(after).unwrap_or(u64::MAX - 1) + 1, Ordering::Relaxed);
         Working(slot)
     }
 
@@ -124,8 +137,15 @@ pub(crate) struct Working(Slot);
 
 impl Drop for Working {
     fn drop(&mut self) {
+        CAME.set(None);
         self.0.store(0, Ordering::Relaxed);
     }
+}
+
+/// Has this thread's request have come so long ago.
+#[cfg(test)]
+pub(crate) fn came(ago: Duration) {
+    CAME.set(Instant::now().checked_sub(ago));
 }
 
 #[cfg(test)]
@@ -141,10 +161,13 @@ mod tests {
         let thread = std::thread::spawn({
             let progress = progress.clone();
             move || {
+                assert_eq!(time_left(), ANSWER);
                 let working = progress.begin();
                 began.send(()).expect("heard");
                 _ = ended.recv();
+                assert!(time_left() < ANSWER);
                 drop(working);
+                assert_eq!(time_left(), ANSWER);
             }
         });
         begun.recv().expect("begun");

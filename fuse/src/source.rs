@@ -14,7 +14,7 @@ use provender_core::{Digest, Execution, ExecutionId, Name, Spec, TaskKey, Timest
 
 /// A store as the view sees it: one space of it, what has ended and has a folder.
 ///
-/// Calls come from the kernel's threads, several at once, and block: each must end in bounded time, with
+/// Calls come from the kernel's threads, several at once, and block: each must end within [`time_left`](crate::time_left), with
 /// [`SourceError::TimedOut`] if need be, for a process that reads the mount waits for it and cannot be killed meanwhile.
 /// What a source hands out has been checked against its digest, or is checked as it is read; the view checks sizes, and that
 /// folders are folders. `None` and empty pages say that there is no such thing; [`SourceError`] that it could not be told.

@@ -1,14 +1,15 @@
 //! Reading a blob of which parts may be missing.
 //!
 //! Owns [`Stream`]. Invariants: no byte is handed out, or written, that was not held against the outboard; at any time one thread fetches a
-//! group, and all others who want it get what that one gets, also its error, which is not kept; a waiter waits no longer than one
-//! [`Fetch`] takes. Writing to the folder comes after the answer, and its failure is nobody's.
+//! group, and all others who want it get what that one gets, also its error, which is not kept; a waiter waits no longer than it
+//! says, and no longer than one [`Fetch`] takes. Writing to the folder comes after the answer, and its failure is nobody's.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -51,14 +52,10 @@ impl Flight {
         self.is_down.notify_all();
     }
 
-    fn wait(&self) -> Landed {
+    fn wait(&self, patience: Duration) -> Landed {
         let mut landed = self.landed.lock();
-        loop {
-            match &*landed {
-                Some(landed) => return landed.clone(),
-                None => self.is_down.wait(&mut landed),
-            }
-        }
+        self.is_down.wait_while_for(&mut landed, |landed| landed.is_none(), patience);
+        landed.clone().unwrap_or(Err(ReadError::TimedOut))
     }
 }
 
@@ -71,8 +68,9 @@ impl Stream {
         Stream { shared, id, outboard, fetch, part, finishing: Mutex::new(()), ahead, flights: Mutex::default() }
     }
 
-    /// Reads some bytes from `offset` on into `buf`, and says how many; 0 only at the end.
-    pub fn read_at(self: &Arc<Self>, buf: &mut [u8], offset: u64) -> Result<usize, ReadError> {
+    /// Reads some bytes from `offset` on into `buf`, and says how many; 0 only at the end. Waits at most `patience` for what others
+    /// fetch.
+    pub fn read_at(self: &Arc<Self>, buf: &mut [u8], offset: u64, patience: Duration) -> Result<usize, ReadError> {
         let size = self.outboard.digest().size;
         if offset >= size || buf.is_empty() {
             return Ok(0);
@@ -82,7 +80,7 @@ impl Stream {
             self.shared.workers.send(Job::Ahead(Arc::downgrade(self), run));
         }
         let end = self.outboard.covering(&(offset..size.min(offset.saturating_add(buf.len() as u64)))).end;
-        let bytes = self.group(group, end)?;
+        let bytes = self.group(group, end, patience)?;
         let rest = &bytes[(offset - self.outboard.place(&(group..group + 1)).start) as usize..];
         let read = rest.len().min(buf.len());
         buf[..read].copy_from_slice(&rest[..read]);
@@ -90,7 +88,7 @@ impl Stream {
     }
 
     /// A group, and if it has to be fetched, those up to `end` with it that have to be too: they are read next.
-    fn group(self: &Arc<Self>, group: u64, end: u64) -> Landed {
+    fn group(self: &Arc<Self>, group: u64, end: u64, patience: Duration) -> Landed {
         loop {
             if let Some(bytes) = self.shared.recent.get((self.id, group)) {
                 return Ok(bytes);
@@ -99,9 +97,9 @@ impl Stream {
                 Claimed::Ours(claim) => {
                     let flight = claim.flights[0].clone();
                     claim.settle();
-                    return flight.wait();
+                    return flight.wait(patience);
                 }
-                Claimed::Others(flight) => return flight.wait(),
+                Claimed::Others(flight) => return flight.wait(patience),
                 // Since we looked.
                 Claimed::AtHand => {}
             }

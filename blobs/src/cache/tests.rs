@@ -24,6 +24,8 @@ use crate::{Ingest, Signature};
 const GROUP: u64 = 256 << 10;
 /// A budget that nothing here comes near to.
 const AMPLE: u64 = 1 << 30;
+/// How long a reader waits for another's fetch.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A blob, and what was asked of it.
 struct Origin {
@@ -115,7 +117,7 @@ fn read(stream: &Arc<Stream>, range: Range<u64>) -> Result<Vec<u8>, ReadError> {
     let mut out = vec![0; (range.end - range.start) as usize];
     let mut filled = 0;
     while filled < out.len() {
-        match stream.read_at(&mut out[filled..], range.start + filled as u64)? {
+        match stream.read_at(&mut out[filled..], range.start + filled as u64, PATIENCE)? {
             0 => break,
             count => filled += count,
         }

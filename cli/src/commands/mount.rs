@@ -90,15 +90,19 @@ async fn serve(session: &Session, args: &args::Mount) -> Result<ExitCode, Fault>
     // Asked before, so that a signal that comes while it is being mounted is not lost.
     let caught = |kind| signal(kind).map_err(|error| Fault::ours(format!("cannot catch signals: {error}")));
     let (mut interrupt, mut terminate) = (caught(SignalKind::interrupt())?, caught(SignalKind::terminate())?);
-    let source = Arc::new(view::Remote::new(&address, link, cache));
     let mut options = Options {
         allow_other: args.allow_other,
         threads: THREADS,
+        backing: cache.folder().map(Into::into).into_iter().collect(),
         // This very program: `main` knows its first argument.
         watchdog: std::env::current_exe().ok(),
         ..Options::default()
     };
     options.settings.since = now();
+    let source = Arc::new(view::Remote::new(&address, link, cache));
+    if let Err(error) = provender_fuse::allow_many_files() {
+        tracing::warn!(%error, "the limit of open files could not be raised");
+    }
     let dir = args.dir.clone();
     let mounted = tokio::task::spawn_blocking(move || Mount::new(source, &dir, &options)).await;
     let mount = mounted.map_err(Fault::ours)?.map_err(refused)?;

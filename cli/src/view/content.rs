@@ -15,9 +15,9 @@ use provender_blobs::Outboard;
 use provender_blobs::cache::{Cache, Fetch, FetchError, ReadError, Stream};
 use provender_client::{Client, ClientError};
 use provender_core::Digest;
-use provender_fuse::{Content, ReadAt, SourceError};
+use provender_fuse::{Content, ReadAt, SourceError, time_left};
 
-use super::link::{Link, PATIENCE};
+use super::link::Link;
 
 /// How long a stream waits for a daemon that is being restarted.
 const RESTART: Duration = Duration::from_secs(5);
@@ -117,7 +117,7 @@ impl Filling {
     /// `None` if it takes longer than an answer may.
     fn wait(&self) -> Option<Result<Outboard, SourceError>> {
         let outcome = self.outcome.lock().unwrap_or_else(PoisonError::into_inner);
-        let waited = self.is_told.wait_timeout_while(outcome, PATIENCE, |outcome| outcome.is_none());
+        let waited = self.is_told.wait_timeout_while(outcome, time_left(), |outcome| outcome.is_none());
         let (outcome, _) = waited.unwrap_or_else(PoisonError::into_inner);
         outcome.clone().map(|outcome| outcome.map_err(failed))
     }
@@ -174,7 +174,7 @@ struct Reader(Arc<Stream>);
 
 impl ReadAt for Reader {
     fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<usize, SourceError> {
-        self.0.read_at(buf, offset).map_err(failed)
+        self.0.read_at(buf, offset, time_left()).map_err(failed)
     }
 }
 
@@ -187,7 +187,11 @@ pub(super) fn not_cached(what: &str) -> SourceError {
 
 /// Each of those who wait for one fetch has its error.
 fn failed(error: ReadError) -> SourceError {
-    let ReadError::Fetch(cause) = &error else { return SourceError::Damaged { what: error.to_string() } };
+    let cause = match &error {
+        ReadError::Fetch(cause) => cause,
+        ReadError::TimedOut => return SourceError::TimedOut,
+        damaged => return SourceError::Damaged { what: damaged.to_string() },
+    };
     match cause.downcast_ref::<SourceError>() {
         Some(SourceError::NotFound) => SourceError::NotFound,
         Some(SourceError::Stale) => SourceError::Stale,

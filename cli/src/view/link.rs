@@ -1,6 +1,6 @@
 //! The connection that the view asks through.
 //!
-//! Owns [`Link`]. Invariants: an answer, or an error, comes within [`PATIENCE`]; once somebody had to wait for an error, nobody else does: all get
+//! Owns [`Link`]. Invariants: an answer, or an error, comes before the request's time is over; once somebody had to wait for an error, nobody else does: all get
 //! one at once, while one task tries new connections until the daemon answers. A daemon that refuses at once, as one that is being restarted, costs no
 //! time and is asked each time.
 
@@ -12,12 +12,10 @@ use std::time::{Duration, Instant};
 
 use provender_client::{Client, ClientError, Remote};
 use provender_core::name::Space;
-use provender_fuse::SourceError;
+use provender_fuse::{ANSWER, SourceError, time_left};
 use tokio::runtime::Handle;
 use tokio::time::{sleep, timeout};
 
-/// How long one answer may take.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 /// An error that took longer than this is one that nobody else shall wait for.
 const SLOW: Duration = Duration::from_secs(1);
 /// How long after a new connection failed the next one is tried.
@@ -61,7 +59,7 @@ impl Link {
         }
         let client = client.read().unwrap_or_else(PoisonError::into_inner).clone();
         let began = Instant::now();
-        match runtime.block_on(async { timeout(PATIENCE, question(&client)).await }) {
+        match runtime.block_on(async { timeout(time_left(), question(&client)).await }) {
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(error)) => {
                 if error.is_passing() && began.elapsed() > SLOW {
@@ -70,7 +68,8 @@ impl Link {
                 Err(refused(error))
             }
             Err(_) => {
-                if !has_come.get() {
+                // Who came with little time left has not waited for it.
+                if !has_come.get() && began.elapsed() > SLOW {
                     self.cut();
                 }
                 Err(SourceError::TimedOut)
@@ -96,7 +95,7 @@ async fn mend(link: Weak<Inner>) {
             let client = Client::connect(&remote, Space::default()).await?;
             client.find_missing(&[]).await.map(|_| client)
         };
-        let answer = timeout(PATIENCE, probe).await;
+        let answer = timeout(ANSWER, probe).await;
         let Some(link) = link.upgrade() else { return };
         match answer {
             Ok(Ok(client)) => *link.client.write().unwrap_or_else(PoisonError::into_inner) = client,

@@ -30,14 +30,9 @@ pub(super) fn prepare(point: &Path) -> Result<PathBuf, MountError> {
         }
         resolved => resolved?,
     };
-    for _ in 0..MAX_STALE {
-        let Some(mount) = table::at(&point)? else { break };
-        if is_dead(&point, &mount)? && mount.is_provender() {
-            tracing::info!(point = %point.display(), "clearing the mount of a provender that has died");
-            detach(&point)?;
-        } else {
-            return Err(MountError::Occupied { point, kind: mount.kind });
-        }
+    clear(&point)?;
+    if let Some(mount) = table::at(&point)? {
+        return Err(MountError::Occupied { point, kind: mount.kind });
     }
     let broken = |source| MountError::Point { point: point.clone(), source };
     if !fs::metadata(&point).map_err(broken)?.is_dir() {
@@ -47,6 +42,24 @@ pub(super) fn prepare(point: &Path) -> Result<PathBuf, MountError> {
         return Err(MountError::NotEmpty { point });
     }
     Ok(point)
+}
+
+/// Takes the dead mounts of provenders off the top of `point`.
+pub(super) fn clear(point: &Path) -> Result<(), MountError> {
+    for _ in 0..MAX_STALE {
+        let Some(mount) = table::at(point)? else { break };
+        if !is_dead(point, &mount)? || !mount.is_provender() {
+            break;
+        }
+        tracing::info!(point = %point.display(), "clearing the mount of a provender that has died");
+        detach(point)?;
+    }
+    Ok(())
+}
+
+/// Whether the topmost mount at `point` is one whose connection has ended.
+pub(super) fn is_dead_at(point: &Path) -> bool {
+    table::at(point).is_ok_and(|mount| mount.is_some_and(|mount| is_dead(point, &mount).unwrap_or(false)))
 }
 
 /// The absolute path without symlinks, also of a dead mount.

@@ -2,11 +2,11 @@
 //!
 //! Invariant: what is unmounted is this very mount and no other that has come to the same path.
 
+use std::fmt;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError, channel};
 use std::time::Duration;
 
 use fuser::{BackgroundSession, Config, MountOption, Notifier, Session, SessionACL};
@@ -16,13 +16,16 @@ use rustix::io::FdFlags;
 use super::{FILE_SYSTEM, MountError, Options, point, table};
 use crate::adapter::Adapter;
 use crate::files::Files;
-use crate::requests::Progress;
+use crate::passing::Passing;
+use crate::requests::{ANSWER, Progress};
 use crate::source::Source;
 use crate::view::View;
 use crate::watchdog::Watchdog;
 
 /// A request that has been worked on for so long will not be answered any more.
-const STUCK: Duration = Duration::from_secs(12);
+const STUCK: Duration = ANSWER.saturating_add(Duration::from_secs(2));
+/// How many watchdogs one connection gets, if they end before it does.
+const WATCHDOGS: usize = 10;
 
 /// A connection that is being served.
 #[derive(Debug)]
@@ -33,7 +36,31 @@ pub(super) struct Serving {
     session: Option<BackgroundSession>,
     ended: Receiver<()>,
     progress: Arc<Progress>,
-    watchdog: Option<Watchdog>,
+    watched: Watched,
+}
+
+/// What has become of a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum State {
+    /// It is served.
+    Served,
+    /// It is as it was, but nobody answers.
+    Unserved,
+    /// It was aborted: its dead mount still stands there.
+    Aborted,
+    /// Somebody has unmounted it.
+    Gone,
+}
+
+impl fmt::Display for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            State::Served => "served",
+            State::Unserved => "left alone by its threads",
+            State::Aborted => "aborted",
+            State::Gone => "unmounted",
+        })
+    }
 }
 
 impl Serving {
@@ -49,8 +76,7 @@ impl Serving {
         let adapter = Adapter {
             view: view.clone(),
             files: Files::new(view.clone()),
-            passthrough: AtomicBool::new(options.passthrough),
-            stacked: options.stacked,
+            passing: Passing::new(options.passthrough, options.backing.iter().any(|dir| is_stacked(dir))),
             requests: options.requests.clone(),
             progress: progress.clone(),
             uid: rustix::process::getuid().as_raw(),
@@ -64,8 +90,9 @@ impl Serving {
         rustix::io::fcntl_setfd(session.as_fd(), FdFlags::CLOEXEC).map_err(|error| refused(error.into()))?;
         let device = table::at(point)?.map(|mount| mount.device).unwrap_or_default();
         let session = session.spawn().map_err(refused)?;
-        let watchdog = options.watchdog.as_ref().and_then(|program| watchdog(program, &device, point));
-        Ok((Serving { device, connection, session: Some(session), ended, progress, watchdog }, view))
+        let mut watched = Watched::new(options.watchdog.clone(), &device, point);
+        watched.watch();
+        Ok((Serving { device, connection, session: Some(session), ended, progress, watched }, view))
     }
 
     /// Where the kernel can be told what to ask for again.
@@ -75,14 +102,8 @@ impl Serving {
 
     /// Tells the watchdog that requests are being answered, if they are.
     pub(super) fn beat(&mut self) {
-        if self.progress.oldest().is_some_and(|oldest| oldest > STUCK) {
-            return;
-        }
-        if let Some(watchdog) = &mut self.watchdog
-            && let Err(error) = watchdog.beat()
-        {
-            tracing::warn!(%error, "the mount's watchdog is gone; a mount that hangs will not be ended");
-            self.watchdog = None;
+        if self.progress.oldest().is_none_or(|oldest| oldest <= STUCK) {
+            self.watched.beat();
         }
     }
 
@@ -104,15 +125,31 @@ impl Serving {
         self.ended.recv_timeout(grace) == Err(RecvTimeoutError::Disconnected)
     }
 
-    /// Whether the connection was aborted: it is over, and its dead mount still stands there.
-    pub(super) fn is_aborted(&self, point: &Path) -> bool {
-        self.is_over() && table::at(point).is_ok_and(|mount| mount.is_some_and(|mount| mount.device == self.device))
+    /// What has become of it.
+    pub(super) fn state(&self, point: &Path) -> State {
+        if !self.is_over() {
+            let is_served = self.ended.try_recv() != Err(TryRecvError::Disconnected);
+            return if is_served { State::Served } else { State::Unserved };
+        }
+        // Another may have been given its device number since: that one answers.
+        let is_there = table::at(point).is_ok_and(|mount| mount.is_some_and(|mount| mount.device == self.device));
+        if is_there && point::is_dead_at(point) { State::Aborted } else { State::Gone }
+    }
+
+    /// Unmounts what has come to an end by itself: what is there is its own. Who was not answered gets an error.
+    pub(super) fn end(mut self, state: State) {
+        let session = self.session.take();
+        // An aborted one's threads may be stuck.
+        if state == State::Unserved
+            && let Some(Err(error)) = session.map(BackgroundSession::join)
+        {
+            tracing::warn!(%error, "the mount could not be served");
+        }
     }
 
     /// Leaves what is mounted as it is, since it is not ours any more.
-    pub(super) fn abandon(&mut self) {
-        // Its connection's number may be given to another.
-        self.watchdog = None;
+    pub(super) fn abandon(mut self) {
+        // Dropped, it would unmount what is there now. Its descriptor stays open as long as this process lives.
         std::mem::forget(self.session.take());
     }
 
@@ -123,21 +160,62 @@ impl Serving {
 
     /// Whether the kernel has ended the connection, since it was unmounted or aborted. Only after that it gives the device number to
     /// another mount.
-    pub(super) fn is_over(&self) -> bool {
+    fn is_over(&self) -> bool {
         let mut connection = [PollFd::new(&self.connection, PollFlags::empty())];
         let polled = poll(&mut connection, Some(&Timespec::default()));
         polled.is_ok() && connection[0].revents().intersects(PollFlags::ERR | PollFlags::HUP)
     }
 }
 
-/// The watchdog of the mount with this device number, whose minor is the connection's.
-fn watchdog(program: &Path, device: &str, point: &Path) -> Option<Watchdog> {
-    let connection = device.split_once(':').and_then(|(_, minor)| minor.parse().ok())?;
-    Watchdog::start(program, connection, point)
-        .inspect_err(
-            |error| tracing::warn!(%error, "the mount's watchdog cannot start; a mount that hangs will not be ended"),
-        )
-        .ok()
+/// A connection's watchdogs, one after the other.
+#[derive(Debug)]
+struct Watched {
+    program: Option<PathBuf>,
+    /// The minor of the mount's device number.
+    connection: Option<u32>,
+    point: PathBuf,
+    started: usize,
+    now: Option<Watchdog>,
+}
+
+impl Watched {
+    fn new(program: Option<PathBuf>, device: &str, point: &Path) -> Watched {
+        let connection = device.split_once(':').and_then(|(_, minor)| minor.parse().ok());
+        Watched { program, connection, point: point.into(), started: 0, now: None }
+    }
+
+    /// Starts one, unless too many have come to an end.
+    fn watch(&mut self) {
+        let (Some(program), Some(connection)) = (&self.program, self.connection) else { return };
+        if self.started == WATCHDOGS {
+            return;
+        }
+        self.started += 1;
+        self.now = Watchdog::start(program, connection, &self.point)
+            .inspect_err(|error| tracing::warn!(%error, "the mount's watchdog cannot start"))
+            .ok();
+        if self.now.is_none() && self.started == WATCHDOGS {
+            tracing::warn!("the mount has no watchdog; if this process hangs, so does who reads the mount");
+        }
+    }
+
+    fn beat(&mut self) {
+        match self.now.as_mut().map(Watchdog::beat) {
+            Some(Ok(())) => {}
+            Some(Err(error)) => {
+                tracing::warn!(%error, "the mount's watchdog is gone; starting another");
+                self.now = None;
+                self.watch();
+            }
+            None => self.watch(),
+        }
+    }
+}
+
+/// Whether a folder lies on an overlay of others, as in a container.
+fn is_stacked(dir: &Path) -> bool {
+    // OVERLAYFS_SUPER_MAGIC
+    rustix::fs::statfs(dir).is_ok_and(|stat| stat.f_type == 0x794c_7630)
 }
 
 fn config(options: &Options) -> Config {

@@ -10,6 +10,7 @@ use rustix::buffer::spare_capacity;
 use rustix::io::{Errno, pread};
 
 use super::ViewError;
+use crate::requests::time_left;
 use crate::source::{Content, SourceError};
 
 /// The content of an open file.
@@ -28,6 +29,17 @@ impl OpenFile {
             Content::Reader(_) => size,
         };
         if found == size { Ok(OpenFile { content, size }) } else { Err(damaged(size, found)) }
+    }
+
+    /// The same in memory, if it is at most so many bytes long.
+    pub(super) fn held(self, most: u64) -> Result<OpenFile, ViewError> {
+        match &self.content {
+            Content::Fd(_) | Content::Reader(_) if self.size <= most => {
+                let bytes = self.read(0, self.size as usize)?;
+                Ok(OpenFile { content: Content::Bytes(bytes), size: self.size })
+            }
+            _ => Ok(self),
+        }
     }
 
     /// What it is read from.
@@ -70,6 +82,10 @@ impl OpenFile {
                 let mut out = vec![0; len];
                 let mut filled = 0;
                 while filled < len {
+                    // Pieces that come in time, each, shall not take longer together.
+                    if time_left().is_zero() {
+                        return Err(SourceError::TimedOut.into());
+                    }
                     match reader.read_at(&mut out[filled..], offset + filled as u64)? {
                         0 => return Err(damaged(self.size, offset + filled as u64)),
                         count => filled = len.min(filled + count),
@@ -118,5 +134,7 @@ mod tests {
         assert!(reader.read(3, 2).is_err());
         assert_eq!(reader.read(5, 10).expect("the end"), "");
         assert_eq!(reader.read(u64::MAX, usize::MAX).expect("beyond"), "");
+        crate::requests::came(crate::ANSWER);
+        assert!(matches!(reader.read(0, 4), Err(ViewError::Source(SourceError::TimedOut))));
     }
 }

@@ -1,8 +1,8 @@
 //! One directory of an output tree, read from its encoding as it is needed.
 //!
 //! Invariants: what is held is the place of every [`SPAN`]th entry, so that a million entries take as much memory as a few thousand; the
-//! whole encoding was looked through once, and is what [`provender_core::Tree`] would have written. The bytes themselves stay where the
-//! source has them.
+//! whole encoding was looked through once, and is what [`provender_core::Tree`] would have written. The bytes of a large one stay where
+//! the source has them.
 
 use provender_core::Digest;
 use provender_core::tree::{Entry, MAGIC, Stands};
@@ -13,6 +13,8 @@ use crate::source::{Content, Source, SourceError};
 
 /// How many entries lie between two places that are known.
 const SPAN: usize = 64;
+/// The largest encoding that is held in memory, in bytes: a lookup reads it a dozen times.
+const HELD: u64 = 4 << 20;
 /// How many bytes are read at once, by who goes through them.
 const WINDOW: usize = 256 << 10;
 
@@ -37,7 +39,7 @@ pub(super) struct Place {
 impl Folder {
     /// The directory of that digest, looked through.
     pub(super) fn open(source: &dyn Source, digest: Digest) -> Result<Folder, ViewError> {
-        let bytes = OpenFile::new(source.open(digest)?, digest.size)?;
+        let bytes = OpenFile::new(source.open(digest)?, digest.size)?.held(HELD)?;
         let damaged = |why: &str| SourceError::Damaged { what: format!("the directory {digest}: {why}") };
         if bytes.read(0, MAGIC.len())? != MAGIC {
             return Err(damaged("no tree begins like this").into());

@@ -14,7 +14,7 @@ use super::inodes::Inode;
 use super::node::{DOCUMENTS, FAILED, KEYS, Kind, Node, TASKS};
 use super::pages::Pages;
 use super::{Context, ViewError, edges};
-use crate::source::{Branch, Entry, SourceError};
+use crate::source::{Branch, Entry, Input, SourceError};
 
 /// An entry of a directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,6 +47,7 @@ enum Rest {
         folder: Arc<Folder>,
         next: Place,
     },
+    Inputs(Arc<[Input]>),
     Pages(Pages),
 }
 
@@ -77,6 +78,7 @@ impl Listing {
             }
         }
         let from = cookie.saturating_sub(DOTS);
+        let number = usize::try_from(from).unwrap_or(usize::MAX);
         let path = &self.inode.path;
         let mut give = |kind, name: &[u8], place: u64| {
             let item = Item { number: path.child(name).number(), kind, name: name.into() };
@@ -88,16 +90,17 @@ impl Listing {
         match &mut self.rest {
             Rest::Unread => Ok(()),
             Rest::Held(names) => {
-                let names = (0..).zip(&*names).skip(usize::try_from(from).unwrap_or(usize::MAX));
-                for (place, (kind, name)) in names {
-                    if !give(*kind, name, place) {
-                        break;
-                    }
-                }
+                _ = (from..).zip(names.iter().skip(number)).all(|(place, (kind, name))| give(*kind, name, place));
+                Ok(())
+            }
+            Rest::Inputs(inputs) => {
+                _ = (from..).zip(inputs.iter().skip(number)).all(|(place, input)| {
+                    let (kind, component) = edges::component(inputs, input);
+                    give(kind, component.as_bytes(), place)
+                });
                 Ok(())
             }
             Rest::Folder { folder, next } => {
-                let number = usize::try_from(from).unwrap_or(usize::MAX);
                 let begin = if next.number == number { *next } else { folder.place(number)? };
                 *next = folder.each(begin, |place, entry| give(kind(&entry), entry.name, place.number as u64))?;
                 Ok(())
@@ -120,14 +123,7 @@ fn rest(context: &Context, node: &Node) -> Result<Rest, ViewError> {
             Rest::Held(names(Kind::Directory, schemes))
         }
         Node::Execution(branch, entry) => Rest::Held(execution(*branch, entry)),
-        Node::Inputs(entry) => {
-            let inputs = context.recent.inputs(&**source, entry)?;
-            let component = |input| {
-                let (kind, component) = edges::component(&inputs, input);
-                (kind, component.into_bytes().into())
-            };
-            Rest::Held(inputs.iter().map(component).collect())
-        }
+        Node::Inputs(entry) => Rest::Inputs(context.recent.inputs(&**source, entry)?),
         Node::Tree { digest, .. } => {
             let folder = context.trees.get(&**source, *digest)?;
             Rest::Folder { next: folder.begin(), folder }

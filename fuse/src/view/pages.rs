@@ -1,6 +1,6 @@
 //! The items of a directory that grows while it is read, page by page.
 //!
-//! Invariant: what was listed keeps its place. Of a page that was read long ago only its beginning is held, and four bytes of each item:
+//! Invariant: what was listed keeps its place. Of a page that was read long ago only its beginning is held, and eight bytes of each item:
 //! read again, what came meanwhile is left out, and what is gone is missed by nobody.
 
 use std::collections::{HashMap, VecDeque};
@@ -45,8 +45,8 @@ struct Read {
     begins: Next,
     /// How many items come before its own.
     before: u64,
-    /// Of each item, four bytes of its number.
-    marks: Box<[u32]>,
+    /// Of each item the number that its path has.
+    marks: Box<[u64]>,
 }
 
 /// An item, and how many come before it.
@@ -137,7 +137,7 @@ impl Pages {
 
     /// What is still there of a page, at the places that it had.
     fn again(&self, context: &Context, inode: &Inode, read: &Read) -> Result<Vec<Placed>, ViewError> {
-        let mut places: HashMap<u32, u64> = HashMap::with_capacity(read.marks.len());
+        let mut places: HashMap<u64, u64> = HashMap::with_capacity(read.marks.len());
         for (mark, place) in read.marks.iter().zip(read.before..) {
             places.entry(*mark).or_insert(place);
         }
@@ -158,8 +158,8 @@ impl Pages {
     }
 }
 
-fn mark(inode: &Inode, name: &[u8]) -> u32 {
-    inode.path.child(name).number() as u32
+fn mark(inode: &Inode, name: &[u8]) -> u64 {
+    inode.path.child(name).number()
 }
 
 /// The page that begins somewhere, which may be empty, and where the one after it does.

@@ -7,6 +7,7 @@ use std::process::Command;
 use provender_tests::daemon::Daemon;
 use tempfile::TempDir;
 
+use crate::mounted::is_mounted;
 use crate::world::{World, folder, odd_folder, snapshot};
 
 /// A world whose store is also mounted; what is left mounted by a daemon that was killed goes with it.
@@ -51,11 +52,6 @@ impl Drop for Mounted {
             let _ = Command::new("umount").arg("--lazy").arg(self.point()).status();
         }
     }
-}
-
-fn is_mounted(point: &Path) -> bool {
-    let table = std::fs::read_to_string("/proc/self/mounts").unwrap();
-    table.lines().any(|line| line.split(' ').nth(1) == point.to_str())
 }
 
 #[test]

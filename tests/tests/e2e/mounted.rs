@@ -6,6 +6,8 @@ mod changes;
 mod chaos;
 #[path = "mounted/crowded.rs"]
 mod crowded;
+#[path = "mounted/ends.rs"]
+mod ends;
 #[path = "mounted/fio.rs"]
 mod fio;
 #[path = "mounted/readonly.rs"]
@@ -43,13 +45,13 @@ const GIT: [&str; 10] = [
 
 /// A world with its store mounted twice, by the daemon and by the command line, both for other users too. Whatever becomes of the
 /// test, neither stays mounted.
-struct Site {
-    world: World,
-    place: TempDir,
+pub(crate) struct Site {
+    pub(crate) world: World,
+    pub(crate) place: TempDir,
 }
 
 impl Site {
-    fn new() -> Site {
+    pub(crate) fn new() -> Site {
         Site::with("")
     }
 
@@ -70,16 +72,16 @@ impl Site {
     }
 
     /// The daemon's own mount.
-    fn own(&self) -> PathBuf {
+    pub(crate) fn own(&self) -> PathBuf {
         self.place.path().join("daemon")
     }
 
     /// The one of `provender mount`.
-    fn remote(&self) -> PathBuf {
+    pub(crate) fn remote(&self) -> PathBuf {
         self.place.path().join("remote")
     }
 
-    fn both(&self) -> [PathBuf; 2] {
+    pub(crate) fn both(&self) -> [PathBuf; 2] {
         [self.own(), self.remote()]
     }
 
@@ -95,7 +97,7 @@ impl Site {
     }
 
     /// A path beside the mounts.
-    fn path(&self, path: &str) -> PathBuf {
+    pub(crate) fn path(&self, path: &str) -> PathBuf {
         self.place.path().join(path)
     }
 }
@@ -119,7 +121,7 @@ fn latest(point: &Path, name: &str) -> PathBuf {
     point.join("tasks").join(name).join("latest/out")
 }
 
-fn is_mounted(point: &Path) -> bool {
+pub(crate) fn is_mounted(point: &Path) -> bool {
     let table = std::fs::read_to_string("/proc/self/mounts").unwrap();
     table.lines().any(|line| line.split(' ').nth(1) == point.to_str())
 }

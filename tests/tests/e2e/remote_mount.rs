@@ -18,6 +18,7 @@ use rustix::process::Signal;
 use tempfile::TempDir;
 
 use self::line::Line;
+use crate::mounted::is_mounted;
 use crate::world::{World, folder, snapshot};
 
 /// A net around what may take up to 10 s by its own rules: what has not come by then hangs.
@@ -144,11 +145,6 @@ impl Drop for View {
             let _ = Command::new("umount").arg("--lazy").arg(&self.point).status();
         }
     }
-}
-
-fn is_mounted(point: &Path) -> bool {
-    let table = fs::read_to_string("/proc/self/mounts").unwrap();
-    table.lines().any(|line| line.split(' ').nth(1) == point.to_str())
 }
 
 /// The file of the blob of this size in a cache.

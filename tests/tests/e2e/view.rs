@@ -8,59 +8,16 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use provender_tests::child::{eventually, string};
-use tempfile::TempDir;
 
-use crate::world::{World, folder, odd_folder, snapshot};
+use crate::mounted::{Site, is_mounted};
+use crate::world::{World, odd_folder, snapshot};
 
-/// A world with its store mounted twice: by the daemon, and by the command line.
-struct Views {
-    world: World,
-    place: TempDir,
-}
-
-impl Views {
-    fn new() -> Views {
-        let place = folder();
-        let world = World::with("", &["--mount", place.path().join("daemon").to_str().unwrap()]);
-        let views = Views { world, place };
-        views.world.cli(&["mount", views.remote().to_str().unwrap()]).ok();
-        views
-    }
-
-    fn own(&self) -> PathBuf {
-        self.place.path().join("daemon")
-    }
-
-    fn remote(&self) -> PathBuf {
-        self.place.path().join("remote")
-    }
-
-    fn both(&self) -> [PathBuf; 2] {
-        [self.own(), self.remote()]
-    }
-
-    /// The one execution of a name that is not `latest`, for a name that has one.
-    fn folder_of(&self, branch: &str, name: &str) -> PathBuf {
-        let all = std::fs::read_dir(self.own().join(branch).join(name)).unwrap();
-        let mut all: Vec<_> = all.map(|entry| entry.unwrap().file_name()).filter(|name| name != "latest").collect();
-        assert_eq!(all.len(), 1, "{all:?}");
-        Path::new(branch).join(name).join(all.pop().unwrap())
-    }
-}
-
-impl Drop for Views {
-    fn drop(&mut self) {
-        for point in self.both() {
-            if is_mounted(&point) {
-                let _ = Command::new("umount").arg("--lazy").arg(point).status();
-            }
-        }
-    }
-}
-
-fn is_mounted(point: &Path) -> bool {
-    let table = std::fs::read_to_string("/proc/self/mounts").unwrap();
-    table.lines().any(|line| line.split(' ').nth(1) == point.to_str())
+/// The one execution of a name that is not `latest`, for a name that has one.
+fn folder_of(site: &Site, branch: &str, name: &str) -> PathBuf {
+    let all = std::fs::read_dir(site.own().join(branch).join(name)).unwrap();
+    let mut all: Vec<_> = all.map(|entry| entry.unwrap().file_name()).filter(|name| name != "latest").collect();
+    assert_eq!(all.len(), 1, "{all:?}");
+    Path::new(branch).join(name).join(all.pop().unwrap())
 }
 
 #[track_caller]
@@ -96,13 +53,13 @@ fn furnish(world: &World) {
 
 #[test]
 fn everything_made_is_found_by_name_key_and_provenance() {
-    let views = Views::new();
-    let world = &views.world;
+    let site = Site::new();
+    let world = &site.world;
     furnish(world);
-    let (lib, app) = (views.folder_of("tasks", "lib/made"), views.folder_of("tasks", "app"));
-    let failed = views.folder_of("failed", "app/test");
-    let copy = views.folder_of("tasks", "of/bytes");
-    for point in views.both() {
+    let (lib, app) = (folder_of(&site, "tasks", "lib/made"), folder_of(&site, "tasks", "app"));
+    let failed = folder_of(&site, "failed", "app/test");
+    let copy = folder_of(&site, "tasks", "of/bytes");
+    for point in site.both() {
         let at =
             |path: &Path| std::fs::canonicalize(point.join(path)).unwrap_or_else(|error| panic!("{path:?}: {error}"));
         let text = |path: PathBuf| std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path:?}: {error}"));
@@ -173,10 +130,10 @@ fn listing(point: &Path) -> BTreeMap<OsString, (u32, u64, i64, Vec<u8>)> {
 
 #[test]
 fn both_mounts_show_the_same_and_common_tools_walk_them() {
-    let views = Views::new();
-    let world = &views.world;
+    let site = Site::new();
+    let world = &site.world;
     furnish(world);
-    let (own, remote) = (views.own(), views.remote());
+    let (own, remote) = (site.own(), site.remote());
     let (ours, theirs) = (listing(&own), listing(&remote));
     for (path, entry) in &ours {
         assert_eq!(theirs.get(path), Some(entry), "{path:?}");
@@ -184,9 +141,9 @@ fn both_mounts_show_the_same_and_common_tools_walk_them() {
     assert_eq!(ours.len(), theirs.len());
     assert!(ours.len() > 50, "{}", ours.len());
 
-    let copies = views.place.path().join("copies");
+    let copies = site.path("copies");
     std::fs::create_dir(&copies).unwrap();
-    for (n, point) in views.both().iter().enumerate() {
+    for (n, point) in site.both().iter().enumerate() {
         let found = succeeds("find", &[point.as_os_str(), "-print0".as_ref()]);
         assert_eq!(found.matches('\0').count(), ours.len());
         succeeds(
@@ -219,8 +176,8 @@ fn both_mounts_show_the_same_and_common_tools_walk_them() {
 
 #[test]
 fn a_name_can_be_anything_and_one_key_can_have_several() {
-    let views = Views::new();
-    let world = &views.world;
+    let site = Site::new();
+    let world = &site.world;
     let long = "n".repeat(255);
     let longest = ["m".repeat(255), "o".repeat(255), "p".repeat(255), "q".repeat(256)].join("/");
     let names = [
@@ -246,7 +203,7 @@ fn a_name_can_be_anything_and_one_key_can_have_several() {
         // A second success within the second, most likely.
         world.run(&["--name", name, "--out", "out"], &format!("echo {n} again >out")).ok();
     }
-    for point in views.both() {
+    for point in site.both() {
         let mut found = BTreeMap::new();
         for (path, _) in listing(&point.join("tasks")) {
             let path = point.join("tasks").join(path);
@@ -272,7 +229,7 @@ fn a_name_can_be_anything_and_one_key_can_have_several() {
     for name in ["one", "two", "three/deep"] {
         world.run(&["--name", name, "--out", "shared"], "echo shared >shared").ok();
     }
-    for point in views.both() {
+    for point in site.both() {
         for name in ["one", "two", "three/deep"] {
             assert_eq!(
                 std::fs::read_to_string(point.join("tasks").join(name).join("latest/out/shared")).unwrap(),
@@ -284,9 +241,9 @@ fn a_name_can_be_anything_and_one_key_can_have_several() {
 
 #[test]
 fn mount_and_umount_do_what_they_say() {
-    let views = Views::new();
-    let world = &views.world;
-    let (remote, place) = (views.remote(), views.place.path());
+    let site = Site::new();
+    let world = &site.world;
+    let (remote, place) = (site.remote(), site.place.path());
     assert!(is_mounted(&remote));
     world.cli(&["mount", remote.to_str().unwrap()]).code(1).says(&["mounted there already"]);
     let other = place.join("full");
@@ -324,9 +281,9 @@ fn mount_and_umount_do_what_they_say() {
 #[test]
 fn nothing_in_either_can_be_changed() {
     use std::io::ErrorKind::ReadOnlyFilesystem;
-    let views = Views::new();
-    furnish(&views.world);
-    for point in views.both() {
+    let site = Site::new();
+    furnish(&site.world);
+    for point in site.both() {
         let out = point.join("tasks/app/latest/out");
         let refused = |result: std::io::Result<()>| assert_eq!(result.unwrap_err().kind(), ReadOnlyFilesystem);
         refused(std::fs::write(out.join("app"), "x"));
