@@ -1,6 +1,7 @@
 //! `parking_lot`'s locks over shuttle's, which let others go first.
 
 use std::ops::{Deref, DerefMut};
+use std::time::Duration;
 
 use shuttle::sync;
 pub(super) use shuttle::sync::atomic::{AtomicBool, AtomicU64};
@@ -29,9 +30,17 @@ impl<T> Mutex<T> {
 }
 
 impl Condvar {
-    pub(super) fn wait<T>(&self, guard: &mut Guard<'_, T>) {
-        let held = guard.0.take().expect("held");
-        guard.0 = Some(self.0.wait(held).expect("no panic"));
+    /// Time does not pass here: who waits does so for ever, or, without any patience, not at all.
+    pub(super) fn wait_while_for<T>(
+        &self,
+        guard: &mut Guard<'_, T>,
+        mut is_early: impl FnMut(&mut T) -> bool,
+        patience: Duration,
+    ) {
+        while !patience.is_zero() && is_early(guard) {
+            let held = guard.0.take().expect("held");
+            guard.0 = Some(self.0.wait(held).expect("no panic"));
+        }
     }
 
     pub(super) fn notify_all(&self) {
