@@ -30,14 +30,14 @@ impl<T> Mutex<T> {
 }
 
 impl Condvar {
-    /// There is no time in a schedule: it waits until it need not.
+    /// Time does not pass here: who waits does so for ever, or, without any patience, not at all.
     pub(super) fn wait_while_for<T>(
         &self,
         guard: &mut Guard<'_, T>,
-        mut holds: impl FnMut(&mut T) -> bool,
-        _: Duration,
+        mut is_early: impl FnMut(&mut T) -> bool,
+        patience: Duration,
     ) {
-        while holds(guard) {
+        while !patience.is_zero() && is_early(guard) {
             let held = guard.0.take().expect("held");
             guard.0 = Some(self.0.wait(held).expect("no panic"));
         }
