@@ -29,8 +29,6 @@ use super::{Beside, Changes, CommitError, Meta, MetaError, Page, Scan, Snapshot}
 
 /// Up to so many point reads are made on the calling thread: handing them over would cost more than they do.
 const INLINE_READS: usize = 8;
-/// And so many that memory answers: they take about 0.1 ms.
-const CACHED_READS: usize = 128;
 
 /// Sizes of the embedded engine.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -112,14 +110,8 @@ async fn blocking<T: Send + 'static>(
 #[async_trait]
 impl Meta for Rocks {
     async fn get(&self, keys: &[RowKey]) -> Result<Vec<Option<Row>>, MetaError> {
-        if keys.len() <= CACHED_READS && keys.iter().all(|key| !matches!(key.table, Table::Inline | Table::Outboard)) {
-            let database = self.slot.get()?;
-            if keys.len() <= INLINE_READS {
-                return database.get(keys);
-            }
-            if let Some(rows) = database.get_cached(keys)? {
-                return Ok(rows);
-            }
+        if keys.len() <= INLINE_READS && keys.iter().all(|key| !matches!(key.table, Table::Inline | Table::Outboard)) {
+            return self.slot.get()?.get(keys);
         }
         // In place where that can be: to hand them to another thread and back takes as long as many reads.
         if Handle::current().runtime_flavor() == RuntimeFlavor::MultiThread {

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use provender_core::batch::{Batch, BatchId, Fate, Group, Row, RowKey, Version, Writes};
 use provender_core::time::Timestamp;
-use rocksdb::{ColumnFamily, DB, ErrorKind, IteratorMode, ReadOptions, ReadTier, WriteBatch};
+use rocksdb::{ColumnFamily, DB, ErrorKind, IteratorMode, ReadOptions, WriteBatch};
 
 use super::RocksConfig;
 use super::format::{self, FATES, FEED, fact};
@@ -104,7 +104,7 @@ impl Database {
             options.set_snapshot(moment);
         }
         if keys.len() > FEW {
-            return self.get_many(keys, &options)?.map_err(|error| self.failed("reading metadata", error));
+            return self.get_many(keys, &options);
         }
         let one = |key: &RowKey| {
             let stored = self.read(format::family(key.table), &format::row_key(key.table, &key.key), &options)?;
@@ -113,25 +113,9 @@ impl Database {
         keys.iter().map(one).collect()
     }
 
-    /// As [`Database::get`] if memory tells it all, so that nothing waits for the disk; `None` if it does not.
-    pub(super) fn get_cached(&self, keys: &[RowKey]) -> Result<Option<Vec<Option<Row>>>, MetaError> {
-        let (moment, mut options) = (self.moment(), ReadOptions::default());
-        options.set_snapshot(&moment);
-        options.set_read_tier(ReadTier::BlockCache);
-        match self.get_many(keys, &options)? {
-            Ok(rows) => Ok(Some(rows)),
-            Err(error) if error.kind() == ErrorKind::Incomplete => Ok(None),
-            Err(error) => Err(self.failed("reading metadata", error)),
-        }
-    }
-
     /// Many rows, asked for in the order in which they stand: RocksDB finds neighbours together, and looks at filters, indexes
-    /// and blocks once for all that they hold. An error of its own is the inner one.
-    fn get_many(
-        &self,
-        keys: &[RowKey],
-        options: &ReadOptions,
-    ) -> Result<Result<Vec<Option<Row>>, rocksdb::Error>, MetaError> {
+    /// and blocks once for all that they hold.
+    fn get_many(&self, keys: &[RowKey], options: &ReadOptions) -> Result<Vec<Option<Row>>, MetaError> {
         let place = |at: &usize| (format::family(keys[*at].table), keys[*at].table.tag(), &keys[*at].key);
         let mut order: Vec<_> = (0..keys.len()).collect();
         order.sort_unstable_by(|one, other| place(one).cmp(&place(other)));
@@ -147,13 +131,11 @@ impl Database {
             let asked = starts.zip(&ends).map(|(start, end)| &stored[*start..*end]);
             let family = self.family(place(&piece[0]).0);
             for (at, found) in piece.iter().zip(self.db.batched_multi_get_cf_opt(family, asked, true, options)) {
-                match found {
-                    Ok(found) => rows[*at] = found.map(|stored| format::read_row(&stored)).transpose()?,
-                    Err(error) => return Ok(Err(error)),
-                }
+                let found = found.map_err(|error| self.failed("reading metadata", error))?;
+                rows[*at] = found.map(|stored| format::read_row(&stored)).transpose()?;
             }
         }
-        Ok(Ok(rows))
+        Ok(rows)
     }
 
     pub(super) fn scan(&self, scan: &Scan) -> Result<Page, MetaError> {
