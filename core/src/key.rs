@@ -29,27 +29,34 @@ pub fn is_scheme(text: &str) -> bool {
     (1..=32).contains(&text.len()) && text.as_bytes()[0].is_ascii_lowercase() && text.bytes().all(rest)
 }
 
+/// What is wrong with these parts of a key.
+fn flaw(scheme: &str, id: &str) -> Option<&'static str> {
+    let is_plain = |byte: u8| (b' '..=b'~').contains(&byte);
+    if !is_scheme(scheme) {
+        Some("the scheme is not [a-z][a-z0-9-]{0,31}")
+    } else if id.is_empty() {
+        Some("the id is empty")
+    } else if id.len() > MAX_ID {
+        Some("the id is longer than 256 bytes")
+    } else if !id.bytes().all(is_plain) && id.chars().any(char::is_control) {
+        Some("the id has a control character")
+    } else {
+        None
+    }
+}
+
 impl TaskKey {
     /// A key out of its two parts. The id is 1 to 256 bytes of UTF-8 without control characters.
     pub fn new(scheme: &str, id: &str) -> Result<TaskKey, KeyError> {
-        TaskKey::check(scheme, id, || format!("{scheme}:{id}"))
+        TaskKey::of(format!("{scheme}:{id}"), flaw(scheme, id), scheme.len())
     }
 
-    /// The key of these parts, which `whole` joins.
-    fn check(scheme: &str, id: &str, whole: impl Fn() -> String) -> Result<TaskKey, KeyError> {
-        let is_plain = |byte: u8| (b' '..=b'~').contains(&byte);
-        let why = if !is_scheme(scheme) {
-            "the scheme is not [a-z][a-z0-9-]{0,31}"
-        } else if id.is_empty() {
-            "the id is empty"
-        } else if id.len() > MAX_ID {
-            "the id is longer than 256 bytes"
-        } else if !id.bytes().all(is_plain) && id.chars().any(char::is_control) {
-            "the id has a control character"
-        } else {
-            return Ok(TaskKey { text: whole().into(), colon: scheme.len() as u8 });
-        };
-        Err(KeyError { text: whole().chars().take(80).collect(), why })
+    /// The key of this text, unless it has a flaw.
+    fn of(text: String, flaw: Option<&'static str>, colon: usize) -> Result<TaskKey, KeyError> {
+        match flaw {
+            None => Ok(TaskKey { text: text.into(), colon: colon as u8 }),
+            Some(why) => Err(KeyError { text: text.chars().take(80).collect(), why }),
+        }
     }
 
     /// What stands before the colon.
@@ -74,14 +81,24 @@ impl fmt::Display for TaskKey {
     }
 }
 
+/// Takes the text as it is, without copying it.
+impl TryFrom<String> for TaskKey {
+    type Error = KeyError;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        let (flaw, colon) = match text.split_once(':') {
+            Some((scheme, id)) => (flaw(scheme, id), scheme.len()),
+            None => (Some("it has no colon"), 0),
+        };
+        TaskKey::of(text, flaw, colon)
+    }
+}
+
 impl FromStr for TaskKey {
     type Err = KeyError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        match text.split_once(':') {
-            Some((scheme, id)) => TaskKey::check(scheme, id, || text.to_owned()),
-            None => Err(KeyError { text: text.chars().take(80).collect(), why: "it has no colon" }),
-        }
+        text.to_owned().try_into()
     }
 }
 

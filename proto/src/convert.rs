@@ -109,8 +109,8 @@ pub fn cut(mut text: String, most: usize) -> String {
 }
 
 /// Task key from wire.
-pub fn key(text: &str) -> Result<TaskKey, Invalid> {
-    text.parse().map_err(|error| Invalid::new("key", error))
+pub fn key(text: impl Into<String>) -> Result<TaskKey, Invalid> {
+    TaskKey::try_from(text.into()).map_err(|error| Invalid::new("key", error))
 }
 
 /// Name from wire.

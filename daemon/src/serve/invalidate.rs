@@ -41,7 +41,7 @@ fn asked(request: v1::InvalidateRequest) -> Result<Invalidate, Invalid> {
         false => Some(Query::parse(&request.r#where).map_err(|error| Invalid::new("where", error))?),
     };
     Ok(Invalidate {
-        keys: request.keys.iter().map(|key| convert::key(key)).collect::<Result<_, _>>()?,
+        keys: request.keys.iter().map(convert::key).collect::<Result<_, _>>()?,
         names: request.names.iter().map(|name| convert::name(name)).collect::<Result<_, _>>()?,
         query,
         downstream: request.downstream,

@@ -36,7 +36,7 @@ impl Tasks for Front {
                 let why = format!("{} are more than {MAX_KEYS} in one call", request.keys.len());
                 return Err(Invalid::new("keys", why).into());
             }
-            let keys = request.keys.iter().map(|key| convert::key(key)).collect::<Result<Vec<_>, _>>()?;
+            let keys = request.keys.into_iter().map(convert::key).collect::<Result<Vec<_>, _>>()?;
             let answers = self.store.lookup(&convert::space(&request.space)?, &keys).await?;
             Ok(v1::LookupReply { answers: convert::answers_to(answers) })
         })

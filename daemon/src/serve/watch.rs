@@ -65,7 +65,7 @@ fn asked(request: v1::WatchRequest) -> Result<(Watched, Option<Cursor>), Invalid
     }
     let cursor = Some(&request.cursor).filter(|cursor| !cursor.is_empty());
     let cursor = cursor.map(|cursor| cursor.parse()).transpose().map_err(|error| Invalid::new("cursor", error))?;
-    let keys = request.keys.iter().map(|key| convert::key(key)).collect::<Result<_, _>>()?;
+    let keys = request.keys.iter().map(convert::key).collect::<Result<_, _>>()?;
     Ok((Watched { keys, prefixes: request.prefixes }, cursor))
 }
 

@@ -36,6 +36,12 @@ pub(super) fn row_key(table: Table, key: &[u8]) -> Vec<u8> {
     [&[table.tag()], key].concat()
 }
 
+/// The same, behind others.
+pub(super) fn append_key(table: Table, key: &[u8], to: &mut Vec<u8>) {
+    to.push(table.tag());
+    to.extend_from_slice(key);
+}
+
 pub(super) fn row(version: Version, value: &[u8]) -> Vec<u8> {
     [&version.0.to_be_bytes(), value].concat()
 }

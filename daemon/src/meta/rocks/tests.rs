@@ -128,6 +128,18 @@ async fn judge(dir: &Path, model: &Model, place: &str) -> Found {
             }
         }
     }
+    // Many at once are read by other means.
+    for tables in [&[Table::Key][..], &[Table::Key, Table::Inline]] {
+        let rows: BTreeMap<_, _> = model.rows.iter().filter(|(key, _)| tables.contains(&key.table)).collect();
+        let keys: Vec<_> = rows.keys().copied().cloned().collect();
+        match meta.get(&keys).await {
+            Ok(there) => assert!(there.iter().map(Option::as_ref).eq(rows.values().map(|row| Some(*row))), "{place}"),
+            Err(error) => {
+                is_clear(&error);
+                found = Found::OnRead;
+            }
+        }
+    }
     match meta.changes(Version(0), 1_000).await {
         Ok(there) => assert_eq!(there.changes, model.changes, "{place}"),
         Err(error) => {
@@ -177,6 +189,21 @@ async fn a_flipped_byte_in_any_of_rocksdbs_files_gives_no_other_rows_and_no_fewe
     }
     // Of logs nothing is passed over.
     assert_eq!(count("log", Found::Nowhere) + count("MANIFEST", Found::Nowhere), 0, "{seen:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_rows_come_in_the_order_in_which_they_were_asked_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let model = build(dir.path()).await;
+    let absent = |n: u8| RowKey { table: Table::Key, key: format!("key {n}, which is not there").into() };
+    let mut keys: Vec<_> = model.rows.keys().rev().cloned().collect();
+    // More than RocksDB is asked for at once; some twice, some that there are not, from two families and their middles.
+    keys.extend((0..200).map(absent));
+    keys.extend(model.rows.keys().cloned().cycle().skip(7).step_by(5).take(200));
+    let meta = Rocks::open(&small(), dir.path()).await.unwrap();
+    let expected: Vec<_> = keys.iter().map(|key| model.rows.get(key).cloned()).collect();
+    assert_eq!(meta.get(&keys).await.unwrap(), expected);
+    assert!(expected.iter().any(Option::is_none) && keys.len() > 400);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
