@@ -18,13 +18,13 @@ use std::time::SystemTime;
 
 use async_trait::async_trait;
 use provender_core::blob::Form;
-use rustix::fs::{AtFlags, CWD, FlockOperation, Mode, OFlags, flock, openat, unlinkat};
+use rustix::fs::{AtFlags, CWD, FlockOperation, Mode, OFlags, flock, fstatvfs, openat, unlinkat};
 use rustix::io::Errno;
 use tracing::debug;
 
 use crate::blocking::blocking;
 use crate::{
-    BlobError, Blobs, Claim, Location, Page, Reader, ResumeToken, Signature, StageOptions, Staged, Stat, StoreId,
+    BlobError, Blobs, Claim, Location, Page, Reader, ResumeToken, Signature, Space, StageOptions, Staged, Stat, StoreId,
 };
 
 mod frames;
@@ -137,6 +137,16 @@ impl Blobs for Disk {
                 Ok(()) | Err(Errno::NOENT) => Ok(()),
                 Err(error) => Err(store.failed("remove a blob", error)),
             }
+        })
+        .await
+    }
+
+    async fn space(&self) -> Result<Option<Space>, BlobError> {
+        self.run(move |store| {
+            let root = store.root()?;
+            let disk = fstatvfs(&root).map_err(|error| store.failed("look how much is free", error))?;
+            let bytes = |blocks: u64| blocks.saturating_mul(disk.f_frsize);
+            Ok(Some(Space { total: bytes(disk.f_blocks), free: bytes(disk.f_bavail) }))
         })
         .await
     }

@@ -102,6 +102,11 @@ pub trait Blobs: Send + Sync + fmt::Debug + 'static {
     /// A claim on a blob that nobody has open as a file; `None` if somebody has, or that cannot be told.
     async fn claim(&self, location: &Location) -> Result<Option<Claim>, BlobError>;
 
+    /// The size of the disk that it is on, and what is free of it; `None` where there is none, or nobody knows.
+    async fn space(&self) -> Result<Option<Space>, BlobError> {
+        Ok(None)
+    }
+
     /// Discards what was staged by processes that died, and not written to since `before`. Returns how many.
     async fn sweep(&self, before: SystemTime) -> Result<u64, BlobError>;
 }
@@ -195,6 +200,15 @@ pub struct Stat {
     pub size: u64,
     /// What the file looks like now, if it is a file.
     pub signature: Option<Signature>,
+}
+
+/// How much fits into a store, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Space {
+    /// In all.
+    pub total: u64,
+    /// What is free of that for this user.
+    pub free: u64,
 }
 
 /// A part of a listing.

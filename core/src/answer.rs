@@ -21,7 +21,8 @@ pub struct Answer {
     pub at: Option<Timestamp>,
     /// Of LOST: the blob that is lost, the first one if there are several.
     pub blob: Option<Digest>,
-    /// Of FAILED and EVICTED: the rule that made it so; none if the executor itself said that it failed.
+    /// Of FAILED and EVICTED: the rule that made it so; none if the executor itself said that it failed. Of UNKNOWN: by which what was
+    /// known of it was collected.
     pub rule: Option<String>,
     /// Why it is not SUCCEEDED, for people.
     pub reason: String,
@@ -39,11 +40,14 @@ impl Answer {
         let mut answer = Answer::unknown("");
         (answer.verdict, answer.execution) = (known.verdict(), known.evidence());
         match (answer.verdict, &known.row.record, &known.row.last) {
-            (Verdict::Unknown, _, _) => {
-                let registered = known.row.spec.is_some();
-                answer.reason =
-                    if registered { "registered, never attempted" } else { "it was never attempted" }.into();
-            }
+            (Verdict::Unknown, _, _) => match &known.row.collected {
+                Some(collected) => {
+                    (answer.at, answer.rule) = (Some(collected.at), Some(collected.rule.clone()));
+                    answer.reason = collected.reason.clone();
+                }
+                None if known.row.spec.is_some() => answer.reason = "registered, never attempted".into(),
+                None => answer.reason = "it was never attempted".into(),
+            },
             (Verdict::Running, _, _) => {}
             (Verdict::Failed | Verdict::Abandoned, _, last) => answer.at = last.as_ref().map(|last| last.at),
             (_, Some(record), _) => match &record.void {
@@ -111,7 +115,7 @@ mod tests {
     fn each_verdict_says_since_when_and_what_it_rests_on() {
         let of = |record: Option<Record>, last: Option<State>, lease: bool| {
             let last = last.map(|state| Last { execution: OTHER, state, at: at(4) });
-            let row = KeyRow { record, last, spec: None };
+            let row = KeyRow { record, last, ..KeyRow::default() };
             Answer::of(&Known { row, lease: lease.then(|| Lease::new(OTHER, Duration::ZERO, 0)) })
         };
         let good = of(Some(record(None)), None, true);

@@ -61,11 +61,33 @@ pub enum Table {
     Index = 22,
     /// Digest and place -> a piece of the blob's outboard.
     Outboard = 23,
+    /// Space and digest -> how many live things refer to it: what collection counts.
+    Count = 24,
+    /// An execution or a pin -> how far what it refers to is counted, or uncounted, until that is through.
+    Tally = 25,
+    /// Time -> digests that a space began to hold then, or that nothing counted refers to since then.
+    Idle = 26,
+    /// By how many bytes what is stored has grown or shrunk, until that is added up.
+    Usage = 27,
+    /// Location -> bytes of a backend that no row names any more, until they are removed.
+    Doomed = 28,
+    /// Task key -> when its record was last an answer, about.
+    Used = 29,
+    /// Time -> an execution that was last used then, or not long before.
+    Aged = 30,
+    /// Time -> an execution or a pin to be looked at then.
+    Due = 31,
+    /// Execution -> under which further names it is shown.
+    Shown = 32,
+    /// Time -> a task key of which something was collected then.
+    Tombstone = 33,
+    /// What is pinned by key, name or prefix.
+    RecordPin = 34,
 }
 
 impl Table {
     /// Every table, in stored order.
-    pub const ALL: [Table; 24] = [
+    pub const ALL: [Table; 35] = [
         Table::Store,
         Table::Key,
         Table::Lease,
@@ -90,6 +112,17 @@ impl Table {
         Table::Event,
         Table::Index,
         Table::Outboard,
+        Table::Count,
+        Table::Tally,
+        Table::Idle,
+        Table::Usage,
+        Table::Doomed,
+        Table::Used,
+        Table::Aged,
+        Table::Due,
+        Table::Shown,
+        Table::Tombstone,
+        Table::RecordPin,
     ];
 
     /// The table stored as `tag`.

@@ -1,8 +1,14 @@
 //! What the metadata says of blobs: where their bytes are, and what keeps them.
 
+use std::fmt;
+
 use bytes::Bytes;
 
+use crate::collect::References;
+use crate::collect::rules::covers;
 use crate::digest::Digest;
+use crate::key::TaskKey;
+use crate::name::Name;
 use crate::time::Timestamp;
 
 /// Where a blob's bytes are.
@@ -46,19 +52,101 @@ pub struct Stored {
     /// Where it stands in the log of lost digests, if its bytes were found missing or damaged there: then it counts as missing, and
     /// storing it anew replaces this.
     pub lost: Option<u64>,
+    /// By which other hashes it can be found.
+    pub aliases: Vec<Alias>,
+}
+
+/// Another hash of a blob.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Alias {
+    /// The function's name in lower case, such as `sha256`.
+    pub function: String,
+    /// What it gives.
+    pub hash: Bytes,
+}
+
+impl Stored {
+    /// The bytes that it takes where it is.
+    pub fn bytes(&self, digest: &Digest) -> u64 {
+        match self.place {
+            Place::Backend { form: Form::Frames { stored }, .. } => stored,
+            Place::Backend { form: Form::Raw, .. } | Place::Inline => digest.size,
+        }
+    }
 }
 
 /// Why something is kept from collection, and until when.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pin {
-    /// The blob or tree that is kept, with all that it refers to.
-    pub digest: Digest,
-    /// Whether `digest` is a tree.
-    pub tree: bool,
+    /// What is kept.
+    pub what: Pinned,
     /// Why, for people.
     pub reason: String,
     /// Whose it is.
     pub owner: String,
+    /// When it was made.
+    pub made: Timestamp,
     /// When it ends; never, if absent.
     pub expires: Option<Timestamp>,
+    /// Of a tree: the blob that lists all that it refers to, as sorted 40-byte digests.
+    pub closure: Option<Digest>,
+}
+
+/// What a pin keeps.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Pinned {
+    /// A blob.
+    Blob(Digest),
+    /// A tree, with all that it refers to.
+    Tree(Digest),
+    /// The record of a key, whichever that is.
+    Key(TaskKey),
+    /// The records under a name.
+    Name(Name),
+    /// The records under the names at and below a prefix (see [`crate::collect::rules::covers`]).
+    Prefix(String),
+}
+
+impl Pinned {
+    /// The blob or tree.
+    pub fn digest(&self) -> Option<Digest> {
+        match self {
+            Pinned::Blob(digest) | Pinned::Tree(digest) => Some(*digest),
+            Pinned::Key(_) | Pinned::Name(_) | Pinned::Prefix(_) => None,
+        }
+    }
+
+    /// Whether it keeps the record of a key under a name.
+    pub fn keeps(&self, key: &TaskKey, name: &Name) -> bool {
+        match self {
+            Pinned::Key(pinned) => pinned == key,
+            Pinned::Name(pinned) => pinned == name,
+            Pinned::Prefix(prefix) => covers(prefix, name.as_str()),
+            Pinned::Blob(_) | Pinned::Tree(_) => false,
+        }
+    }
+}
+
+impl fmt::Display for Pinned {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Pinned::Blob(digest) => write!(f, "blob:{}", digest.hex()),
+            Pinned::Tree(digest) => write!(f, "tree:{}", digest.hex()),
+            Pinned::Key(key) => write!(f, "{key}"),
+            Pinned::Name(name) => write!(f, "name:{name}"),
+            Pinned::Prefix(prefix) => write!(f, "{prefix}/"),
+        }
+    }
+}
+
+impl Pin {
+    /// Whether it holds no more.
+    pub fn has_ended(&self, now: Timestamp) -> bool {
+        self.expires.is_some_and(|expires| expires <= now)
+    }
+
+    /// What it refers to by itself.
+    pub fn references(&self) -> References {
+        References { spec: None, blobs: self.what.digest().into_iter().collect(), closure: self.closure }
+    }
 }

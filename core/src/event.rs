@@ -140,7 +140,7 @@ mod tests {
         });
         let last = last.map(|(id, state)| Last { execution: ExecutionId([id; 16]), state, at: at(2) });
         let lease = lease.map(|id| Lease::new(ExecutionId([id; 16]), std::time::Duration::ZERO, 1));
-        Known { row: KeyRow { record, last, spec: None }, lease }
+        Known { row: KeyRow { record, last, ..KeyRow::default() }, lease }
     }
 
     #[test]

@@ -238,6 +238,8 @@ pub struct Execution {
     pub attested: bool,
     /// The record that it differs from, if it succeeded with other outputs.
     pub diverges_from: Option<ExecutionId>,
+    /// The blob that lists what it refers to, if a commit looked through that.
+    pub closure: Option<Digest>,
     /// What people say of it; nothing rests on that.
     pub remarks: Remarks,
 }
@@ -267,6 +269,7 @@ impl Execution {
             folder: None,
             attested: false,
             diverges_from: None,
+            closure: None,
             remarks: Remarks::default(),
         }
     }

@@ -7,6 +7,7 @@
 pub mod answer;
 pub mod batch;
 pub mod blob;
+pub mod collect;
 pub mod compare;
 pub mod diff;
 pub mod digest;

@@ -195,7 +195,7 @@ mod tests {
             (State::Abandoned, Verdict::Abandoned),
         ] {
             let last = Some(Last { execution: id, state, at: committed });
-            let row = KeyRow { record: Some(record.clone()), last, spec: None };
+            let row = KeyRow { record: Some(record.clone()), last, ..KeyRow::default() };
             let known = voided(Known { row, lease: None }, void.clone());
             assert_eq!(known.verdict(), verdict, "{state:?}");
             assert!(known.answer().is_none());

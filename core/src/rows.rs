@@ -8,6 +8,7 @@
 use bytes::Bytes;
 
 use crate::batch::{RowKey, Table};
+use crate::collect::{Due, Referrer};
 use crate::digest::Digest;
 use crate::execution::ExecutionId;
 use crate::key::TaskKey;
@@ -48,6 +49,17 @@ fn newest_first(at: Timestamp) -> [u8; 8] {
 
 fn name_bytes(name: &str) -> Vec<u8> {
     name.bytes().map(|byte| if byte == b'/' { 0 } else { byte }).collect()
+}
+
+/// What the rows of a space begin with, in each table.
+pub fn space_prefix(space: &Space) -> Bytes {
+    prefix(space, &[])
+}
+
+/// The space that a row is of.
+pub fn space_of(row: &[u8]) -> Option<Space> {
+    let (len, rest) = row.split_first()?;
+    Space::new(std::str::from_utf8(rest.get(..usize::from(*len))?).ok()?).ok()
 }
 
 /// A fact of the whole store.
@@ -310,6 +322,174 @@ pub fn postings_prefix(space: &Space, field: &str, term: &[u8]) -> Bytes {
 pub fn parse_place(row: &[u8]) -> Option<Place> {
     row.last_chunk().copied().map(Place)
 }
+
+/// How many things refer to a blob in a space.
+pub fn count(space: &Space, digest: &Digest) -> RowKey {
+    row(Table::Count, space, &[b"b", &digest.to_bytes()])
+}
+
+/// How many executions and registered keys have a spec.
+pub fn spec_count(space: &Space, spec: &Digest) -> RowKey {
+    row(Table::Count, space, &[b"s", &spec.to_bytes()])
+}
+
+/// How far what a referrer refers to is counted.
+pub fn tally(space: &Space, referrer: &Referrer) -> RowKey {
+    row(Table::Tally, space, &[&referrer_bytes(referrer)])
+}
+
+/// The space and the referrer of a row of [`Table::Tally`].
+pub fn parse_tally(row: &[u8]) -> Option<(Space, Referrer)> {
+    let (len, rest) = row.split_first()?;
+    let (space, referrer) = rest.split_at_checked(usize::from(*len))?;
+    Some((Space::new(std::str::from_utf8(space).ok()?).ok()?, parse_referrer(referrer)?))
+}
+
+fn referrer_bytes(referrer: &Referrer) -> Vec<u8> {
+    match referrer {
+        Referrer::Execution(id) => [b"e", &id.0[..]].concat(),
+        Referrer::Pin(id) => [b"p", &id[..]].concat(),
+        Referrer::Registration(key) => [b"r", key.as_str().as_bytes()].concat(),
+    }
+}
+
+fn parse_referrer(bytes: &[u8]) -> Option<Referrer> {
+    match bytes.split_first()? {
+        (b'e', id) => Some(Referrer::Execution(ExecutionId(id.try_into().ok()?))),
+        (b'p', id) => Some(Referrer::Pin(id.try_into().ok()?)),
+        (b'r', key) => Some(Referrer::Registration(std::str::from_utf8(key).ok()?.parse().ok()?)),
+        _ => None,
+    }
+}
+
+/// The key of what stands at a time, oldest first, whichever space it is of.
+fn timed(table: Table, at: Timestamp, space: &Space, rest: &[u8]) -> RowKey {
+    shared(table, &[&at.millis().to_be_bytes(), &sized(space.as_str().as_bytes()), rest])
+}
+
+fn parse_timed(row: &[u8]) -> Option<(Timestamp, Space, &[u8])> {
+    let (at, rest) = row.strip_prefix(&[SHARED])?.split_first_chunk()?;
+    let (len, rest) = rest.split_first_chunk()?;
+    let (space, rest) = rest.split_at_checked(usize::from(u16::from_be_bytes(*len)))?;
+    let space = Space::new(std::str::from_utf8(space).ok()?).ok()?;
+    Some((Timestamp::from_millis(u64::from_be_bytes(*at)), space, rest))
+}
+
+/// What all rows begin with that stand at times.
+pub fn timed_prefix() -> Bytes {
+    vec![SHARED].into()
+}
+
+/// Digests that a space began to hold at a time, or that nothing refers to since then. `nonce` keeps those of one moment apart.
+pub fn idle(space: &Space, at: Timestamp, nonce: u64) -> RowKey {
+    timed(Table::Idle, at, space, &nonce.to_be_bytes())
+}
+
+/// When, and in which space, the digests of a row of [`Table::Idle`] became idle.
+pub fn parse_idle(row: &[u8]) -> Option<(Timestamp, Space)> {
+    parse_timed(row).map(|(at, space, _)| (at, space))
+}
+
+/// By how much what is stored has changed.
+pub fn usage(nonce: u64) -> RowKey {
+    shared(Table::Usage, &[&nonce.to_be_bytes()])
+}
+
+/// Bytes that no row names any more, by their location's own text.
+pub fn doomed(location: &str) -> RowKey {
+    shared(Table::Doomed, &[location.as_bytes()])
+}
+
+/// The location of a row of [`Table::Doomed`].
+pub fn parse_doomed(row: &[u8]) -> Option<&str> {
+    std::str::from_utf8(row.strip_prefix(&[SHARED])?).ok()
+}
+
+/// When a key's record was last an answer.
+pub fn used(space: &Space, key: &TaskKey) -> RowKey {
+    row(Table::Used, space, &[key.as_str().as_bytes()])
+}
+
+/// An execution that was last used at a time, or not long before.
+pub fn aged(space: &Space, at: Timestamp, id: ExecutionId) -> RowKey {
+    timed(Table::Aged, at, space, &id.0)
+}
+
+/// What a row of [`Table::Aged`] says.
+pub fn parse_aged(row: &[u8]) -> Option<(Timestamp, Space, ExecutionId)> {
+    let (at, space, id) = parse_timed(row)?;
+    Some((at, space, ExecutionId(id.try_into().ok()?)))
+}
+
+/// What is to be looked at then.
+pub fn due(space: &Space, at: Timestamp, due: &Due) -> RowKey {
+    let what = match due {
+        Due::Execution(id) => [b"e", &id.0[..]].concat(),
+        Due::Pin(id) => [b"p", &id[..]].concat(),
+        Due::Name(name) => [b"n", name.as_str().as_bytes()].concat(),
+        Due::Spec(spec) => [b"s", &spec.to_bytes()[..]].concat(),
+    };
+    timed(Table::Due, at, space, &what)
+}
+
+/// What a row of [`Table::Due`] says.
+pub fn parse_due(row: &[u8]) -> Option<(Timestamp, Space, Due)> {
+    let (at, space, what) = parse_timed(row)?;
+    let due = match what.split_first()? {
+        (b'e', id) => Due::Execution(ExecutionId(id.try_into().ok()?)),
+        (b'p', id) => Due::Pin(id.try_into().ok()?),
+        (b'n', name) => Due::Name(Name::new(String::from_utf8(name.to_vec()).ok()?).ok()?),
+        (b's', spec) => Due::Spec(Digest::from_bytes(spec)?),
+        _ => return None,
+    };
+    Some((at, space, due))
+}
+
+/// Where all keys of [`timed`] rows of times before this one end.
+pub fn before(at: Timestamp) -> Bytes {
+    [&[SHARED][..], &at.millis().to_be_bytes()].concat().into()
+}
+
+/// That an execution is shown under a name beside its own.
+pub fn shown(space: &Space, id: ExecutionId, name: &Name) -> RowKey {
+    row(Table::Shown, space, &[&id.0, &name_bytes(name.as_str())])
+}
+
+/// What all rows of [`Table::Shown`] of an execution begin with.
+pub fn shown_prefix(space: &Space, id: ExecutionId) -> Bytes {
+    prefix(space, &[&id.0])
+}
+
+/// The name of a row of [`Table::Shown`].
+pub fn parse_shown(space: &Space, id: ExecutionId, row: &[u8]) -> Option<Name> {
+    let name = row.strip_prefix(&shown_prefix(space, id)[..])?;
+    let name = name.iter().map(|byte| if *byte == 0 { b'/' } else { *byte }).collect();
+    Name::new(String::from_utf8(name).ok()?).ok()
+}
+
+/// A key of which something was collected at a time.
+pub fn tombstone(space: &Space, at: Timestamp, key: &TaskKey) -> RowKey {
+    timed(Table::Tombstone, at, space, key.as_str().as_bytes())
+}
+
+/// What a row of [`Table::Tombstone`] says.
+pub fn parse_tombstone(row: &[u8]) -> Option<(Timestamp, Space, TaskKey)> {
+    let (at, space, key) = parse_timed(row)?;
+    Some((at, space, std::str::from_utf8(key).ok()?.parse().ok()?))
+}
+
+/// A pin of records.
+pub fn record_pin(space: &Space, id: &[u8; 16]) -> RowKey {
+    row(Table::RecordPin, space, &[id])
+}
+
+/// A space that holds something, among the facts of the store.
+pub fn known_space(space: &Space) -> RowKey {
+    store(&format!("{SPACES}{}", space.as_str()))
+}
+
+/// What the facts begin with that name the spaces.
+pub const SPACES: &str = "space/";
 
 /// A pin.
 pub fn pin(space: &Space, id: &[u8; 16]) -> RowKey {

@@ -8,6 +8,7 @@
 
 use std::time::Duration;
 
+use crate::collect::Collected;
 use crate::digest::Digest;
 use crate::execution::{Execution, ExecutionId, Executor, Outcome, State, Verdict};
 use crate::key::TaskKey;
@@ -73,6 +74,10 @@ pub struct KeyRow {
     pub last: Option<Last>,
     /// The identity of the spec that the key was first registered with, if it was; what was attempted stands with executions.
     pub spec: Option<Digest>,
+    /// Whether the record is about to be collected: whoever answers with it has to say so first.
+    pub leaving: bool,
+    /// What was collected of it last.
+    pub collected: Option<Collected>,
 }
 
 /// All that the rows of one key say at one moment.
@@ -100,6 +105,20 @@ impl Known {
     /// The record, while it is the answer.
     pub fn answer(&self) -> Option<&Record> {
         self.row.record.as_ref().filter(|record| record.void.is_none())
+    }
+
+    /// The record as it is once its execution is collected, if it is this one's and was not void for another reason.
+    pub fn evicted(&self, execution: ExecutionId, collected: &Collected) -> Option<Record> {
+        let record = self.row.record.as_ref().filter(|record| record.execution == execution)?;
+        let void = Void {
+            verdict: Verdict::Evicted,
+            reason: collected.reason.clone(),
+            at: collected.at,
+            blob: None,
+            rule: Some(collected.rule.clone()),
+        };
+        let stays = record.void.as_ref().filter(|void| void.verdict != Verdict::Lost);
+        stays.is_none().then(|| Record { void: Some(void), ..record.clone() })
     }
 
     /// The execution that the verdict rests on.
@@ -284,6 +303,7 @@ pub fn commit(
     now: Timestamp,
 ) -> Result<Ended, Refused> {
     holds(known, execution, incarnation)?;
+    let execution = &Execution { closure: Some(evidence.closure), ..execution.clone() };
     let Some(exit) = outcome.exit else {
         return end(known, execution, State::Failed, Some("the command never ran".into()), outcome, now);
     };
@@ -297,7 +317,7 @@ pub fn commit(
         Some(first) if first.outputs == evidence.outputs => {}
         Some(first) => ended.execution.diverges_from = Some(first.execution),
         None => {
-            ended.recorded = true;
+            (ended.recorded, ended.row.leaving) = (true, false);
             ended.row.record = Some(Record {
                 execution: execution.id,
                 outputs: evidence.outputs,

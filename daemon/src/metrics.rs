@@ -40,6 +40,18 @@ pub struct Metrics {
     pub verified_outboards: IntCounter,
     /// Damage of the metadata that verifying found.
     pub damaged: IntCounter,
+    /// Runs of collection.
+    pub collections: IntCounter,
+    /// Executions that were collected, by rule.
+    pub collected: IntCounterVec,
+    /// Rows that collecting read and wrote.
+    pub collected_rows: IntCounter,
+    /// Blobs that nothing referred to and that were removed.
+    pub swept: IntCounter,
+    /// Their bytes.
+    pub swept_bytes: IntCounter,
+    /// Bytes that blobs take.
+    pub stored: IntGauge,
     /// Leases that this daemon watches.
     pub leases: IntGauge,
     /// Executors that wait for another's work.
@@ -98,6 +110,12 @@ impl Metrics {
             )?,
             damaged: counter("provender_metadata_damaged_total", "Places of the metadata that were found damaged")?,
             saved: counter("provender_blob_bytes_saved_total", "Bytes that compression of cold blobs has saved")?,
+            collections: counter("provender_collections_total", "Runs of collection")?,
+            collected: vec("provender_executions_collected_total", "Executions that were collected, by rule", "rule")?,
+            collected_rows: counter("provender_collection_rows_total", "Rows that collecting read and wrote")?,
+            swept: counter("provender_blobs_collected_total", "Blobs that nothing referred to and that were removed")?,
+            swept_bytes: counter("provender_blob_bytes_collected_total", "Bytes of blobs that were removed")?,
+            stored: gauge("provender_blob_bytes", "Bytes that blobs take")?,
             leases: gauge("provender_leases", "Live leases that this daemon watches")?,
             waiting: gauge("provender_waiting", "Executors that wait for another's work")?,
             watching: gauge("provender_watching", "Watches that are being served")?,

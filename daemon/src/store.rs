@@ -8,6 +8,7 @@ mod annotate;
 mod blobs;
 mod catalog;
 mod closure;
+mod collect;
 mod commit;
 mod compare;
 mod compress;
@@ -28,6 +29,7 @@ mod lookup;
 mod lost;
 mod nearest;
 mod outboards;
+mod pins;
 mod provenance;
 mod read;
 mod register;
@@ -35,6 +37,7 @@ mod search;
 mod tasks;
 mod transact;
 mod upload;
+mod used;
 mod verify;
 mod watch;
 
@@ -48,6 +51,8 @@ use crate::meta::Meta;
 use crate::metrics::Metrics;
 
 pub(crate) use blobs::backend;
+pub use collect::{Collected, Collection, Going};
+pub use pins::PinId;
 pub use blobs::{INLINE_MAX, located};
 pub use catalog::{Described, Named, Registered};
 pub use compress::{Compressed, Compression};
@@ -92,6 +97,8 @@ struct Inner {
     outboards: outboards::Recent,
     /// One loss at a time is entered by this daemon, since each takes the next place in one log.
     noting: tokio::sync::Mutex<()>,
+    collecting: collect::Collecting,
+    used: used::Used,
 }
 
 impl Store {
@@ -137,8 +144,9 @@ impl Store {
             });
         }
         let (feed, pages) = (feed::Feed::default(), watch::Pages::default());
-        let (noting, outboards) = Default::default();
-        Ok(Store { inner: Arc::new(Inner { meta, blobs, feed, pages, metrics, aliases, outboards, noting }) })
+        let (noting, outboards, collecting, used) = Default::default();
+        let inner = Inner { meta, blobs, feed, pages, metrics, aliases, outboards, noting, collecting, used };
+        Ok(Store { inner: Arc::new(inner) })
     }
 
     /// Its metadata, as whoever backs it up reads it.

@@ -71,6 +71,11 @@ pub fn needed_digest(field: &'static str, digest: Option<&v1::Digest>) -> Result
     digest_from(field, needed(field, digest)?)
 }
 
+/// A digest that may be missing, from wire.
+pub fn optional_digest(field: &'static str, digest: Option<&v1::Digest>) -> Result<Option<Digest>, Invalid> {
+    digest.map(|digest| digest_from(field, digest)).transpose()
+}
+
 /// Many digests from wire, at most `most`.
 pub fn digests_from(field: &'static str, digests: &[v1::Digest], most: usize) -> Result<Vec<Digest>, Invalid> {
     if digests.len() > most {
@@ -423,6 +428,7 @@ pub fn execution_to(execution: &Execution) -> v1::Execution {
         diverges_from: execution.diverges_from.map(id_to).unwrap_or_default(),
         rule: execution.rule.clone(),
         remarks: remarks_to(&execution.remarks),
+        closure: execution.closure.as_ref().map(digest_to),
     }
 }
 
@@ -444,6 +450,7 @@ pub fn execution_from(execution: &v1::Execution) -> Result<Execution, Invalid> {
         diverges_from: optional_id("execution.diverges_from", &execution.diverges_from)?,
         rule: execution.rule.clone(),
         remarks: remarks_from(execution.remarks.as_ref())?,
+        closure: optional_digest("execution.closure", execution.closure.as_ref())?,
     })
 }
 

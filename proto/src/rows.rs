@@ -2,14 +2,15 @@
 
 use bytes::Bytes;
 use prost::Message;
-use provender_core::blob::{Form, Pin, Place, Stored};
+use provender_core::blob::{Alias, Form, Pin, Pinned, Place, Stored};
+use provender_core::collect::{Collected, References, Tally};
 use provender_core::event::{Event, MAX_REASON, Noted};
 use provender_core::lease::Lease;
 use provender_core::lost::{Damage, Loss};
 use provender_core::name::NameRow;
 use provender_core::spec::Spec;
 use provender_core::transition::{KeyRow, Last};
-use provender_core::{Execution, ExecutionId, TaskKey, Timestamp};
+use provender_core::{Digest, Execution, ExecutionId, TaskKey, Timestamp};
 
 use crate::convert::{self, Invalid};
 use crate::store::v1 as store;
@@ -34,7 +35,12 @@ pub fn key_to(row: &KeyRow) -> Bytes {
         at_ms: last.at.millis(),
     });
     let (record, spec) = (row.record.as_ref().map(convert::record_to), row.spec.as_ref().map(convert::digest_to));
-    store::KeyRow { record, last, spec }.encode_to_vec().into()
+    let collected = row.collected.as_ref().map(|collected| store::Collected {
+        at_ms: collected.at.millis(),
+        rule: collected.rule.clone(),
+        reason: collected.reason.clone(),
+    });
+    store::KeyRow { record, last, spec, leaving: row.leaving, collected }.encode_to_vec().into()
 }
 
 /// The row of a key.
@@ -47,7 +53,11 @@ pub fn key_from(bytes: Bytes) -> Result<KeyRow, RowError> {
     });
     let record = row.record.as_ref().map(convert::record_from).transpose()?;
     let spec = row.spec.as_ref().map(|spec| convert::digest_from("spec", spec)).transpose()?;
-    Ok(KeyRow { record, last: last.transpose()?, spec })
+    let collected = row.collected.map(|collected| {
+        let store::Collected { at_ms, rule, reason } = collected;
+        Collected { at: Timestamp::from_millis(at_ms), rule, reason }
+    });
+    Ok(KeyRow { record, last: last.transpose()?, spec, leaving: row.leaving, collected })
 }
 
 /// The row of a lease.
@@ -137,6 +147,7 @@ pub fn blob_to(stored: &Stored) -> Bytes {
         published_ms: stored.published.millis(),
         place: Some(place),
         lost: stored.lost.unwrap_or_default(),
+        aliases: stored.aliases.iter().map(alias_to).collect(),
     };
     row.encode_to_vec().into()
 }
@@ -158,7 +169,12 @@ pub fn blob_from(bytes: Bytes) -> Result<Stored, RowError> {
         None => return Err(Invalid::new("blob.place", "is none that this version knows").into()),
     };
     let lost = Some(row.lost).filter(|position| *position > 0);
-    Ok(Stored { nonce: row.nonce, place, published: Timestamp::from_millis(row.published_ms), lost })
+    let aliases = row.aliases.into_iter().map(|alias| Alias { function: alias.function, hash: alias.hash }).collect();
+    Ok(Stored { nonce: row.nonce, place, published: Timestamp::from_millis(row.published_ms), lost, aliases })
+}
+
+fn alias_to(alias: &Alias) -> store::blob_row::Alias {
+    store::blob_row::Alias { function: alias.function.clone(), hash: alias.hash.clone() }
 }
 
 /// The row of a loss.
@@ -227,24 +243,105 @@ pub fn holding_from(bytes: Bytes) -> Result<Timestamp, RowError> {
 
 /// The row of a pin.
 pub fn pin_to(pin: &Pin) -> Bytes {
-    let row = store::PinRow {
-        digest: Some(convert::digest_to(&pin.digest)),
-        tree: pin.tree,
+    let mut row = store::PinRow {
+        digest: pin.what.digest().as_ref().map(convert::digest_to),
         reason: pin.reason.clone(),
         owner: pin.owner.clone(),
         expires_ms: pin.expires.map(Timestamp::millis).unwrap_or_default(),
+        closure: pin.closure.as_ref().map(convert::digest_to),
+        made_ms: pin.made.millis(),
+        ..store::PinRow::default()
     };
+    match &pin.what {
+        Pinned::Blob(_) => {}
+        Pinned::Tree(_) => row.tree = true,
+        Pinned::Key(key) => row.key = key.to_string(),
+        Pinned::Name(name) => row.name = name.to_string(),
+        Pinned::Prefix(prefix) => row.prefix = Some(prefix.clone()),
+    }
     row.encode_to_vec().into()
 }
 
 /// The row of a pin.
 pub fn pin_from(bytes: Bytes) -> Result<Pin, RowError> {
     let row = store::PinRow::decode(bytes)?;
+    let what = match (&row.digest, row.prefix) {
+        (Some(digest), _) => match convert::digest_from("pin.digest", digest)? {
+            tree if row.tree => Pinned::Tree(tree),
+            blob => Pinned::Blob(blob),
+        },
+        (None, Some(prefix)) => Pinned::Prefix(prefix),
+        (None, None) if row.name.is_empty() => Pinned::Key(convert::key(&row.key)?),
+        (None, None) => Pinned::Name(convert::name(&row.name)?),
+    };
     Ok(Pin {
-        digest: convert::needed_digest("pin.digest", row.digest.as_ref())?,
-        tree: row.tree,
+        what,
         reason: row.reason,
         owner: row.owner,
+        made: Timestamp::from_millis(row.made_ms),
         expires: Some(row.expires_ms).filter(|at| *at > 0).map(Timestamp::from_millis),
+        closure: convert::optional_digest("pin.closure", row.closure.as_ref())?,
     })
+}
+
+/// How far a referrer is counted.
+pub fn tally_to(tally: &Tally) -> Bytes {
+    let References { spec, blobs, closure } = &tally.references;
+    let row = store::TallyRow {
+        adds: tally.adds,
+        done: tally.done,
+        spec: spec.as_ref().map(convert::digest_to),
+        blobs: blobs.iter().map(|digest| Bytes::copy_from_slice(&digest.to_bytes())).collect(),
+        closure: closure.as_ref().map(convert::digest_to),
+        gone: tally.gone.as_deref().map(convert::execution_to),
+    };
+    row.encode_to_vec().into()
+}
+
+/// How far a referrer is counted.
+pub fn tally_from(bytes: Bytes) -> Result<Tally, RowError> {
+    let row = store::TallyRow::decode(bytes)?;
+    let blob = |bytes: &Bytes| Digest::from_bytes(bytes).ok_or_else(|| Invalid::new("tally.blobs", "is no digest"));
+    let references = References {
+        spec: convert::optional_digest("tally.spec", row.spec.as_ref())?,
+        blobs: row.blobs.iter().map(blob).collect::<Result<_, _>>()?,
+        closure: convert::optional_digest("tally.closure", row.closure.as_ref())?,
+    };
+    let gone = row.gone.as_ref().map(convert::execution_from).transpose()?;
+    Ok(Tally { adds: row.adds, done: row.done, references, gone: gone.map(Box::new) })
+}
+
+/// How many refer to something.
+pub fn count_to(referrers: u64) -> Bytes {
+    store::CountRow { referrers }.encode_to_vec().into()
+}
+
+/// How many refer to something.
+pub fn count_from(bytes: Bytes) -> Result<u64, RowError> {
+    Ok(store::CountRow::decode(bytes)?.referrers)
+}
+
+/// By how many bytes what is stored has changed.
+pub fn usage_to(bytes: i64) -> Bytes {
+    store::UsageRow { bytes }.encode_to_vec().into()
+}
+
+/// By how many bytes what is stored has changed.
+pub fn usage_from(bytes: Bytes) -> Result<i64, RowError> {
+    Ok(store::UsageRow::decode(bytes)?.bytes)
+}
+
+/// Digests, one after the other.
+pub fn digests_to<'a>(digests: impl IntoIterator<Item = &'a Digest>) -> Bytes {
+    digests.into_iter().flat_map(Digest::to_bytes).collect()
+}
+
+/// Digests, one after the other.
+pub fn digests_from(bytes: &[u8]) -> Result<Vec<Digest>, RowError> {
+    let invalid = || Invalid::new("digests", "is no list of digests").into();
+    let (digests, rest) = bytes.as_chunks::<40>();
+    if !rest.is_empty() {
+        return Err(invalid());
+    }
+    digests.iter().map(|digest| Digest::from_bytes(digest).ok_or_else(invalid)).collect()
 }

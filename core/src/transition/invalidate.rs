@@ -144,7 +144,7 @@ mod tests {
     fn a_record_becomes_void_with_the_reason_and_stays() {
         let last = Some(Last { execution: ExecutionId([1; 16]), state: State::Succeeded, at: at(0) });
         for before in [None, Some(Verdict::Lost)] {
-            let row = KeyRow { record: Some(record(before)), last: last.clone(), spec: None };
+            let row = KeyRow { record: Some(record(before)), last: last.clone(), ..KeyRow::default() };
             let done = invalidate(&Known { row, lease: None }, None, &cause(), at(5));
             let void = done.record.as_ref().and_then(|record| record.void.clone()).expect("it is void");
             assert_eq!((void.verdict, void.at), (Verdict::Invalidated, at(5)));
@@ -161,7 +161,7 @@ mod tests {
     fn what_is_no_answer_is_left_alone() {
         for record in [None, Some(record(Some(Verdict::Evicted))), Some(record(Some(Verdict::Invalidated)))] {
             let last = Some(Last { execution: ExecutionId([2; 16]), state: State::Failed, at: at(3) });
-            let known = Known { row: KeyRow { record, last, spec: None }, lease: None };
+            let known = Known { row: KeyRow { record, last, ..KeyRow::default() }, lease: None };
             let done = invalidate(&known, None, &cause(), at(5));
             assert!(!done.changes() && done.after == known);
         }

@@ -65,6 +65,28 @@ impl Admin for Upkeep {
         Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
     }
 
+    async fn pin(&self, _: Request<v1::PinRequest>) -> Result<Response<v1::PinReply>, Status> {
+        Err(Status::unimplemented(""))
+    }
+    async fn unpin(&self, _: Request<v1::UnpinRequest>) -> Result<Response<v1::UnpinReply>, Status> {
+        Err(Status::unimplemented(""))
+    }
+    async fn list_pins(&self, _: Request<v1::ListPinsRequest>) -> Result<Response<v1::ListPinsReply>, Status> {
+        Err(Status::unimplemented(""))
+    }
+    type PlanGcStream = Pin<Box<dyn Stream<Item = Result<v1::GcReply, Status>> + Send>>;
+    async fn plan_gc(&self, _: Request<v1::GcRequest>) -> Result<Response<Self::PlanGcStream>, Status> {
+        Err(Status::unimplemented(""))
+    }
+    type RunGcStream = Pin<Box<dyn Stream<Item = Result<v1::GcReply, Status>> + Send>>;
+    async fn run_gc(&self, _: Request<v1::GcRequest>) -> Result<Response<Self::RunGcStream>, Status> {
+        Err(Status::unimplemented(""))
+    }
+    type UsageStream = Pin<Box<dyn Stream<Item = Result<v1::UsageReply, Status>> + Send>>;
+    async fn usage(&self, _: Request<v1::UsageRequest>) -> Result<Response<Self::UsageStream>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
     type BackupStream = Pin<Box<dyn Stream<Item = Reply> + Send>>;
 
     async fn backup(&self, request: Request<v1::BackupRequest>) -> Result<Response<Self::BackupStream>, Status> {

@@ -4,7 +4,7 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use futures::{Stream, StreamExt};
-use provender_core::blob::Pin as Kept;
+use provender_core::blob::Pinned;
 use provender_proto::convert::{self, Invalid};
 use provender_proto::v1::blobs_server::Blobs;
 use provender_proto::v1::upload_request::Request as Part;
@@ -167,12 +167,9 @@ impl Blobs for Front {
         counted(self.store.metrics(), "Keep", async {
             let digest = convert::needed_digest("digest", request.digest.as_ref())?;
             let space = convert::space(&request.space)?;
-            if request.tree {
-                self.store.tree(&space, &digest).await?;
-            }
             let v1::KeepRequest { tree, reason, owner, .. } = request;
-            let pin = Kept { digest, tree, reason, owner, expires: None };
-            let until = self.store.keep(&space, pin, Duration::from_millis(request.for_ms)).await?;
+            let what = if tree { Pinned::Tree(digest) } else { Pinned::Blob(digest) };
+            let until = self.store.keep(&space, what, reason, owner, Duration::from_millis(request.for_ms)).await?;
             Ok(v1::KeepReply { until_ms: until.millis() })
         })
         .await

@@ -6,14 +6,12 @@
 //! stored anew, at another location. How large ones come in is in [`super::upload`], and how all are read in [`super::read`].
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use bytes::Bytes;
 use provender_blobs::{Ingest, Location, Outboard, Signature};
-use provender_core::blob::{Form, Pin, Place, Stored};
-use provender_core::encode::Encoder;
+use provender_core::blob::{Form, Place, Stored};
 use provender_core::name::Space;
-use provender_core::{Digest, Timestamp, rows};
+use provender_core::{Digest, rows};
 use provender_proto::rows as values;
 
 use super::{Store, StoreError};
@@ -24,8 +22,6 @@ use crate::meta::Scan;
 pub const INLINE_MAX: u64 = 16 << 10;
 /// How many blobs are recorded in one batch.
 const BATCH: usize = 2_000;
-/// The longest that a blob is kept for the asking.
-const MAX_KEEP: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// A blob whose bytes are durable, on its way to being recorded.
 pub(super) struct Fresh {
@@ -82,31 +78,6 @@ impl Store {
         Ok(None)
     }
 
-    /// Keeps a blob, or a tree and what it refers to, for a while (at most 7 days); says until when.
-    pub async fn keep(&self, space: &Space, mut pin: Pin, time: Duration) -> Result<Timestamp, StoreError> {
-        StoreError::missing(self.find_missing(space, &[pin.digest]).await?, 1)?;
-        let time = u64::try_from(time.min(MAX_KEEP).as_millis()).unwrap_or_default();
-        let until = Timestamp::from_millis(clock::now().millis() + time);
-        pin.expires = Some(until);
-        // One pin an owner and blob, so that asking again prolongs it.
-        let mut id = Encoder::new("provender pin 1");
-        id.digest(&pin.digest).number(u64::from(pin.tree)).bytes(&pin.owner);
-        let id = id.digest_of_all().hash.first_chunk().copied().unwrap_or_default();
-        let (row, pin) = (&rows::pin(space, &id), &pin);
-        self.transact(|mut txn| async move {
-            let there = txn.get_one(row.clone()).await?.map(|there| values::pin_from(there.value));
-            let there = there.transpose().map_err(StoreError::row("a pin"))?;
-            // No expiry is the latest of all.
-            match there.map(|there| there.expires) {
-                Some(None) => return Ok((txn, Timestamp::MAX)),
-                Some(Some(later)) if later >= until => return Ok((txn, later)),
-                _ => txn.put(row.clone(), values::pin_to(pin)),
-            }
-            Ok((txn, until))
-        })
-        .await
-    }
-
     /// What the metadata says of a blob, whoever holds it.
     pub(crate) async fn stored(&self, digest: &Digest) -> Result<Option<Stored>, StoreError> {
         let row = self.inner.meta.get(&[rows::blob(digest)]).await?.pop().flatten();
@@ -134,7 +105,7 @@ impl Store {
 
 /// A blob that is just published.
 pub(super) fn stored(nonce: u64, place: Place) -> Stored {
-    Stored { nonce, place, published: clock::now(), lost: None }
+    Stored { nonce, place, published: clock::now(), lost: None, aliases: Vec::new() }
 }
 
 pub(super) fn nonce() -> u64 {

@@ -45,7 +45,7 @@ impl Store {
         space: &Space,
         root: Digest,
         logs: impl Iterator<Item = Digest>,
-        spec: &Spec,
+        spec: Option<&Spec>,
     ) -> Result<Closure, StoreError> {
         let mut closure = Closure { digests: logs.collect() };
         let mut level = BTreeSet::from([root]);
@@ -82,7 +82,9 @@ impl Store {
         }
         fits(Extent::of(root, &links))?;
         self.need(space, closure.digests.iter()).await?;
-        self.add_manifests(space, spec, &mut closure, folders).await?;
+        if let Some(spec) = spec {
+            self.add_manifests(space, spec, &mut closure, folders).await?;
+        }
         Ok(closure)
     }
 

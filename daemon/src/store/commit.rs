@@ -99,7 +99,7 @@ impl Store {
         // Before anything is looked at: what is lost later is newer than this stamp.
         let stamp = self.lost_head().await?;
         let logs = [outcome.stdout, outcome.stderr].into_iter().flatten().map(|log| log.digest);
-        let walked = self.walk(space, root, logs, spec).await?;
+        let walked = self.walk(space, root, logs, Some(spec)).await?;
         let paths = spec.outputs.iter().chain(spec.policy.required.keys());
         let (found, mut made) = self.find_paths(space, root, paths).await?;
         made.insert(root);

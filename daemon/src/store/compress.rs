@@ -14,6 +14,7 @@ use provender_core::name::Space;
 use provender_core::{Digest, Timestamp, rows};
 use provender_proto::rows as values;
 
+use super::hold::signed_bytes;
 use super::blobs::{backend, located};
 use super::{Store, StoreError, outboards};
 use crate::clock;
@@ -242,6 +243,7 @@ impl Store {
                     };
                     outboard.iter().for_each(|outboard| outboards::put(&mut txn, outboard));
                     let now = Stored { nonce: new.nonce, place: place.clone(), ..there };
+                    txn.grown(signed_bytes(digest, &now) - signed_bytes(digest, was));
                     txn.put(rows::blob(digest), values::blob_to(&now));
                     Ok((txn, true))
                 });

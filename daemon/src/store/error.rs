@@ -72,6 +72,15 @@ pub enum StoreError {
         /// Why.
         why: String,
     },
+    /// More would be stored than may be, and what is there is protected.
+    #[error("there is no room for it: {what}, and nothing of it may be collected now; unpin or raise `gc.quota_bytes`, or try again once what was used lately is older")]
+    Full {
+        /// What is stored.
+        what: String,
+    },
+    /// Another daemon has gone on with a collection that stood still.
+    #[error("another provenderd collects now; ask again")]
+    Collecting,
     /// The daemon is stopping.
     #[error("the daemon is stopping; ask another one, or again once it is back")]
     Draining,

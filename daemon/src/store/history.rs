@@ -6,6 +6,7 @@ use std::sync::OnceLock;
 
 use bytes::Bytes;
 use provender_core::batch::Table;
+use provender_core::collect::{References, Referrer, Tally};
 use provender_core::execution::State;
 use provender_core::key::TaskKey;
 use provender_core::name::{Name, NameRow, Space};
@@ -43,12 +44,10 @@ impl Store {
         }
         txn.put(row, values::execution_to(execution));
         let (spec_row, name_row) = (rows::spec(space, &execution.spec), rows::name(space, &execution.name));
-        // These two are never deleted or made to differ by others, so they are no reason to collide.
-        let there = self.inner.meta.get(&[spec_row.clone(), name_row.clone()]).await?;
+        let there = self.inner.meta.get(std::slice::from_ref(&name_row)).await?;
+        // Also if it is there: whoever collects specs that nothing has must not be about to delete this one.
+        txn.put(spec_row, values::spec_to(spec));
         if there[0].is_none() {
-            txn.put(spec_row, values::spec_to(spec));
-        }
-        if there[1].is_none() {
             txn.get_one(name_row.clone()).await?;
             txn.put(name_row, values::name_to(&NameRow::default()));
         }
@@ -80,6 +79,8 @@ impl Store {
             self.show(txn, space, &execution.name, &record, at).await?;
         }
         Store::index_end(txn, space, &execution);
+        let tally = Tally::begin(References::of(&execution));
+        txn.put(rows::tally(space, &Referrer::Execution(execution.id)), values::tally_to(&tally));
         txn.put(rows::execution(space, execution.id), values::execution_to(&execution));
         Ok(execution)
     }
@@ -104,6 +105,7 @@ impl Store {
         if txn.get_one(listed.clone()).await?.is_none() {
             let folder = self.new_folder(txn, space, Table::Folder, name, &execution.key, at, execution.id).await?;
             txn.put(listed, folder);
+            txn.put(rows::shown(space, execution.id, name), Bytes::new());
         }
         txn.put(row, values::name_to(&latest(execution.id)));
         Ok(())

@@ -6,8 +6,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures::{StreamExt, stream};
-use provender_core::blob::{Place, Stored};
+use provender_core::blob::{Alias, Place, Stored};
 use provender_core::name::Space;
 use provender_core::{Digest, rows};
 use provender_proto::rows as values;
@@ -16,8 +17,6 @@ use super::blobs::{Fresh, located};
 use super::{Store, StoreError, Txn, outboards};
 use crate::clock;
 
-/// An answer "present" renews a holding that was not touched for so long.
-const TOUCH_AFTER: Duration = Duration::from_secs(3600);
 /// How many blobs are held in one batch.
 const BATCH: usize = 2_000;
 /// How many are read at once that seem damaged.
@@ -55,6 +54,7 @@ impl Store {
         digests: &[Digest],
         fresh: &BTreeMap<Digest, Fresh>,
     ) -> Result<Held, StoreError> {
+        self.know_space(space).await?;
         let mut held = self.try_hold(space, digests, fresh).await?;
         // A row is a promise, and somebody is about to rely on it: what is gone meanwhile is missing, and its bytes are at hand.
         if self.find_damaged(&held.there).await? {
@@ -83,8 +83,8 @@ impl Store {
             let wanted: Vec<_> =
                 digests.iter().flat_map(|digest| [rows::holding(space, digest), rows::blob(digest)]).collect();
             let found = txn.get(&wanted).await?;
-            let now = clock::now();
-            let mut held = Held::default();
+            let (now, touch_after) = (clock::now(), self.collection().touch_after());
+            let (mut held, mut idle, mut grown) = (Held::default(), Vec::new(), 0);
             for (digest, pair) in digests.iter().zip(found.chunks_exact(2)) {
                 let (holding, stored) = (&pair[0], &pair[1]);
                 let stored = stored.as_ref().map(|row| values::blob_from(row.value.clone()));
@@ -96,12 +96,14 @@ impl Store {
                     (Some(Stored { lost: None, .. }), Some(_)) => {}
                     (None, Some(fresh)) => {
                         record(&mut txn, fresh);
+                        grown += signed_bytes(digest, &fresh.stored);
                         held.recorded = true;
                     }
                     (Some(was), Some(fresh)) => {
                         was.lost.iter().for_each(|position| txn.delete(rows::lost(*position)));
                         txn.delete(rows::inline(digest, was.nonce));
                         record(&mut txn, fresh);
+                        grown += signed_bytes(digest, &fresh.stored) - signed_bytes(digest, &was);
                         held.recorded = true;
                         held.healed.push((*digest, was));
                     }
@@ -114,10 +116,14 @@ impl Store {
                 let touched = holding.as_ref().map(|row| values::holding_from(row.value.clone()));
                 let touched = touched.transpose().map_err(StoreError::row(digest))?;
                 let age = touched.map(|touched| Duration::from_millis(now.millis().saturating_sub(touched.millis())));
-                if age.is_none_or(|age| age > TOUCH_AFTER) {
+                if age.is_none_or(|age| age > touch_after) {
                     txn.put(rows::holding(space, digest), values::holding_to(now));
                 }
+                // What nothing refers to yet, collection has to hear of.
+                idle.extend(holding.is_none().then_some(*digest));
             }
+            txn.idle(space, now, &idle);
+            txn.grown(grown);
             Ok((txn, held))
         })
         .await
@@ -158,6 +164,11 @@ impl Store {
     }
 }
 
+/// The bytes that a blob takes, as an addend.
+pub(super) fn signed_bytes(digest: &Digest, stored: &Stored) -> i64 {
+    i64::try_from(stored.bytes(digest)).unwrap_or(i64::MAX)
+}
+
 fn record(txn: &mut Txn, fresh: &Fresh) {
     let Fresh { digest, stored, inline, aliases, outboard } = fresh;
     if let Some(bytes) = inline {
@@ -166,6 +177,8 @@ fn record(txn: &mut Txn, fresh: &Fresh) {
     for alias in aliases {
         txn.put(rows::alias(alias.function.name(), &alias.hash, digest.size), digest.to_bytes().to_vec());
     }
+    let named = |alias: &provender_blobs::Alias| Alias { function: alias.function.name().into(), hash: Bytes::copy_from_slice(&alias.hash) };
+    let stored = Stored { aliases: aliases.iter().map(named).collect(), ..stored.clone() };
     outboard.iter().for_each(|outboard| outboards::put(txn, outboard));
-    txn.put(rows::blob(digest), values::blob_to(stored));
+    txn.put(rows::blob(digest), values::blob_to(&stored));
 }

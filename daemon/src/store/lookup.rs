@@ -68,7 +68,17 @@ impl Store {
 
     /// What the rows of keys come to.
     async fn verdicts(&self, space: &Space, keys: &[TaskKey]) -> Result<Vec<Answer>, StoreError> {
-        Ok(self.known_of(space, keys).await?.iter().map(Answer::of).collect())
+        let mut known = self.known_of(space, keys).await?;
+        // Who answers with a record that is about to be collected says first that it stays.
+        let leaving: Vec<_> = (0..keys.len()).filter(|at| known[*at].row.leaving && known[*at].answer().is_some()).collect();
+        if !leaving.is_empty() {
+            let keys: Vec<_> = leaving.iter().map(|at| keys[*at].clone()).collect();
+            self.rescue(space, &keys).await?;
+            leaving.into_iter().zip(self.known_of(space, &keys).await?).for_each(|(at, read)| known[at] = read);
+        }
+        let answered = keys.iter().zip(&known).filter(|(_, known)| known.answer().is_some());
+        self.note_used(space, answered.map(|(key, _)| key));
+        Ok(known.iter().map(Answer::of).collect())
     }
 
     /// What the rows of keys say, in their order; records that cannot be served are LOST.

@@ -46,6 +46,13 @@ pub(super) fn put(txn: &mut Txn, outboard: &Outboard) {
     }
 }
 
+/// Deletes the outboard of a blob.
+pub(super) fn delete(txn: &mut Txn, digest: &Digest) {
+    if Outboard::has(digest.size) {
+        keys(digest).into_iter().for_each(|key| txn.delete(key));
+    }
+}
+
 /// The rows of a blob's outboard.
 fn keys(digest: &Digest) -> Vec<RowKey> {
     let pieces = Outboard::len(digest.size).div_ceil(PIECE);

@@ -5,6 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use provender_core::batch::Row;
+use provender_core::collect::{References, Referrer, Tally};
 use provender_core::key::TaskKey;
 use provender_core::name::{NameRow, Space};
 use provender_core::transition::{self, KeyRow};
@@ -35,10 +36,10 @@ impl Store {
             let keys: Vec<_> = tasks.iter().map(|(key, _)| rows::key(space, key)).collect();
             let names: Vec<_> = tasks.iter().map(|(_, spec)| rows::name(space, &spec.name)).collect();
             let (key_rows, name_rows) = (txn.get(&keys).await?, txn.get(&names).await?);
-            // Leases are only looked at, and a spec's row is the same whoever writes it: neither is a reason to collide.
+            // Leases are only looked at: no reason to collide.
             let leases: Vec<_> = tasks.iter().map(|(key, _)| rows::lease(space, key)).collect();
             let specs: Vec<_> = digests.iter().map(|digest| rows::spec(space, digest)).collect();
-            let (leases, there) = (self.inner.meta.get(&leases).await?, self.inner.meta.get(&specs).await?);
+            let leases = self.inner.meta.get(&leases).await?;
             let (mut seen, mut named) = (BTreeSet::new(), BTreeMap::new());
             let mut fresh = Vec::with_capacity(tasks.len());
             for (at, (key, spec)) in tasks.iter().enumerate() {
@@ -46,9 +47,11 @@ impl Store {
                 fresh.push(first && key_rows[at].is_none() && leases[at].is_none());
                 if first && let Some(row) = transition::register(&key_row(key, key_rows[at].as_ref())?, digests[at]) {
                     txn.put(keys[at].clone(), values::key_to(&row));
-                }
-                if there[at].is_none() {
+                    // Whoever collects specs must not be about to delete this one.
                     txn.put(specs[at].clone(), values::spec_to(spec));
+                    let references = References { spec: Some(digests[at]), ..References::default() };
+                    let tally = Tally::begin(references);
+                    txn.put(rows::tally(space, &Referrer::Registration(key.clone())), values::tally_to(&tally));
                 }
                 let found = name_rows[at].as_ref().map(|row| values::name_from(row.value.clone()));
                 let found = found.transpose().map_err(StoreError::row(&spec.name))?;

@@ -5,7 +5,7 @@ use std::sync::OnceLock;
 use provender_core::execution::{Outcome, State};
 use provender_core::key::TaskKey;
 use provender_core::name::Space;
-use provender_core::transition::{self, Begun, Known, Request};
+use provender_core::transition::{self, Begun, KeyRow, Known, Request};
 use provender_core::{Execution, ExecutionId, rows};
 use provender_proto::{convert, rows as values};
 
@@ -60,6 +60,11 @@ impl Store {
                 let begun = match transition::begin(&known, request, incarnation, now) {
                     Begun::Hit(record) => {
                         let execution = self.execution_in(&mut txn, space, record.execution).await?;
+                        if known.row.leaving {
+                            let row = KeyRow { leaving: false, ..known.row.clone() };
+                            txn.put(rows::key(space, &request.key), values::key_to(&row));
+                            txn.put(rows::used(space, &request.key), values::holding_to(now));
+                        }
                         self.show(&mut txn, space, &request.spec.name, &execution, now).await?;
                         Begin::Hit(execution)
                     }

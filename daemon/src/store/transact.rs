@@ -8,7 +8,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use provender_core::batch::{Batch, Expect, Fate, Row, RowKey, Table};
 use provender_core::name::Space;
-use provender_core::rows;
+use provender_core::{Digest, Timestamp, rows};
+use provender_proto::rows as values;
 
 use super::{Store, StoreError};
 use crate::clock;
@@ -68,6 +69,21 @@ impl Txn {
     /// Deletes a row.
     pub fn delete(&mut self, key: RowKey) {
         self.batch.delete(key);
+    }
+
+    /// Has collection look, once it may, whether nothing refers to these blobs, which a space holds since then or which nothing refers to
+    /// since then.
+    pub(super) fn idle(&mut self, space: &Space, at: Timestamp, digests: &[Digest]) {
+        if !digests.is_empty() {
+            self.put(rows::idle(space, at, u64::from_be_bytes(clock::random())), values::digests_to(digests));
+        }
+    }
+
+    /// What is stored has become so many bytes more.
+    pub(super) fn grown(&mut self, bytes: i64) {
+        if bytes != 0 {
+            self.put(rows::usage(u64::from_be_bytes(clock::random())), values::usage_to(bytes));
+        }
     }
 
     /// Adds an event, which stands in the change feed behind those that this transaction has added before.

@@ -8,6 +8,49 @@ pub struct KeyRow {
     /// that it was first registered with
     #[prost(message, optional, tag = "3")]
     pub spec: ::core::option::Option<super::super::v1::Digest>,
+    /// its record is about to be collected
+    #[prost(bool, tag = "4")]
+    pub leaving: bool,
+    /// last
+    #[prost(message, optional, tag = "5")]
+    pub collected: ::core::option::Option<Collected>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Collected {
+    #[prost(uint64, tag = "1")]
+    pub at_ms: u64,
+    #[prost(string, tag = "2")]
+    pub rule: ::prost::alloc::string::String,
+    #[prost(string, tag = "3")]
+    pub reason: ::prost::alloc::string::String,
+}
+/// How far what a referrer refers to is counted, or uncounted.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct TallyRow {
+    #[prost(bool, tag = "1")]
+    pub adds: bool,
+    #[prost(uint64, tag = "2")]
+    pub done: u64,
+    #[prost(message, optional, tag = "3")]
+    pub spec: ::core::option::Option<super::super::v1::Digest>,
+    /// digests of 40 bytes
+    #[prost(bytes = "bytes", repeated, tag = "4")]
+    pub blobs: ::prost::alloc::vec::Vec<::prost::bytes::Bytes>,
+    #[prost(message, optional, tag = "5")]
+    pub closure: ::core::option::Option<super::super::v1::Digest>,
+    /// a collected one, until the rows are gone by which it was found
+    #[prost(message, optional, tag = "6")]
+    pub gone: ::core::option::Option<super::super::v1::Execution>,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CountRow {
+    #[prost(uint64, tag = "1")]
+    pub referrers: u64,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct UsageRow {
+    #[prost(sint64, tag = "1")]
+    pub bytes: i64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Last {
@@ -41,7 +84,7 @@ pub struct MakerRow {
     #[prost(bool, tag = "2")]
     pub several: bool,
 }
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct BlobRow {
     #[prost(uint64, tag = "1")]
     pub nonce: u64,
@@ -50,11 +93,20 @@ pub struct BlobRow {
     /// its position in the log of lost digests; 0 if it is not lost
     #[prost(uint64, tag = "5")]
     pub lost: u64,
+    #[prost(message, repeated, tag = "6")]
+    pub aliases: ::prost::alloc::vec::Vec<blob_row::Alias>,
     #[prost(oneof = "blob_row::Place", tags = "3, 4")]
     pub place: ::core::option::Option<blob_row::Place>,
 }
 /// Nested message and enum types in `BlobRow`.
 pub mod blob_row {
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+    pub struct Alias {
+        #[prost(string, tag = "1")]
+        pub function: ::prost::alloc::string::String,
+        #[prost(bytes = "bytes", tag = "2")]
+        pub hash: ::prost::bytes::Bytes,
+    }
     #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
     pub struct Inline {}
     #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -132,6 +184,19 @@ pub struct PinRow {
     /// 0: never
     #[prost(uint64, tag = "5")]
     pub expires_ms: u64,
+    /// of a tree: the blob that lists what it refers to
+    #[prost(message, optional, tag = "6")]
+    pub closure: ::core::option::Option<super::super::v1::Digest>,
+    #[prost(uint64, tag = "7")]
+    pub made_ms: u64,
+    /// Instead of a digest:
+    #[prost(string, tag = "8")]
+    pub key: ::prost::alloc::string::String,
+    #[prost(string, tag = "9")]
+    pub name: ::prost::alloc::string::String,
+    /// of names, in whole parts; empty: all
+    #[prost(string, optional, tag = "10")]
+    pub prefix: ::core::option::Option<::prost::alloc::string::String>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Manifest {

@@ -226,6 +226,9 @@ pub struct Execution {
     /// what people say of it; absent: nothing
     #[prost(message, optional, tag = "15")]
     pub remarks: ::core::option::Option<Remarks>,
+    /// the blob that lists what it refers to, as sorted 40-byte digests; absent: no commit looked through that
+    #[prost(message, optional, tag = "16")]
+    pub closure: ::core::option::Option<Digest>,
 }
 /// What people say of an execution, and may change at any time.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -5169,6 +5172,215 @@ pub struct BackupSummary {
     #[prost(uint64, repeated, tag = "9")]
     pub kept: ::prost::alloc::vec::Vec<u64>,
 }
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Pinned {
+    #[prost(oneof = "pinned::What", tags = "1, 2, 3, 4, 5")]
+    pub what: ::core::option::Option<pinned::What>,
+}
+/// Nested message and enum types in `Pinned`.
+pub mod pinned {
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum What {
+        #[prost(message, tag = "1")]
+        Blob(super::Digest),
+        /// with all that it refers to
+        #[prost(message, tag = "2")]
+        Tree(super::Digest),
+        /// its record
+        #[prost(string, tag = "3")]
+        Key(::prost::alloc::string::String),
+        /// the records under it
+        #[prost(string, tag = "4")]
+        Name(::prost::alloc::string::String),
+        /// of names, in whole parts; empty: all
+        #[prost(string, tag = "5")]
+        Prefix(::prost::alloc::string::String),
+    }
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PinRequest {
+    #[prost(string, tag = "1")]
+    pub space: ::prost::alloc::string::String,
+    #[prost(message, optional, tag = "2")]
+    pub what: ::core::option::Option<Pinned>,
+    /// at most 4 KiB
+    #[prost(string, tag = "3")]
+    pub reason: ::prost::alloc::string::String,
+    /// at most 256 bytes
+    #[prost(string, tag = "4")]
+    pub owner: ::prost::alloc::string::String,
+    /// 0: until it is unpinned
+    #[prost(uint64, tag = "5")]
+    pub for_ms: u64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PinReply {
+    #[prost(message, optional, tag = "1")]
+    pub pin: ::core::option::Option<PinInfo>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PinInfo {
+    /// 16 bytes, of what and owner
+    #[prost(bytes = "bytes", tag = "1")]
+    pub id: ::prost::bytes::Bytes,
+    #[prost(message, optional, tag = "2")]
+    pub what: ::core::option::Option<Pinned>,
+    #[prost(string, tag = "3")]
+    pub reason: ::prost::alloc::string::String,
+    #[prost(string, tag = "4")]
+    pub owner: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "5")]
+    pub made_ms: u64,
+    /// 0: never
+    #[prost(uint64, tag = "6")]
+    pub expires_ms: u64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct UnpinRequest {
+    #[prost(string, tag = "1")]
+    pub space: ::prost::alloc::string::String,
+    #[prost(message, optional, tag = "2")]
+    pub what: ::core::option::Option<Pinned>,
+    /// empty: whoever
+    #[prost(string, tag = "3")]
+    pub owner: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct UnpinReply {
+    /// that were removed
+    #[prost(message, repeated, tag = "1")]
+    pub pins: ::prost::alloc::vec::Vec<PinInfo>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ListPinsRequest {
+    #[prost(string, tag = "1")]
+    pub space: ::prost::alloc::string::String,
+    #[prost(bytes = "bytes", tag = "2")]
+    pub cursor: ::prost::bytes::Bytes,
+    /// 0: the default
+    #[prost(uint32, tag = "3")]
+    pub limit: u32,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ListPinsReply {
+    #[prost(message, repeated, tag = "1")]
+    pub pins: ::prost::alloc::vec::Vec<PinInfo>,
+    /// where to go on; empty at the end
+    #[prost(bytes = "bytes", tag = "2")]
+    pub cursor: ::prost::bytes::Bytes,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GcRequest {}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct GcReply {
+    #[prost(message, repeated, tag = "1")]
+    pub going: ::prost::alloc::vec::Vec<Going>,
+    /// in the last one
+    #[prost(message, optional, tag = "2")]
+    pub summary: ::core::option::Option<GcSummary>,
+}
+/// An execution that goes.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Going {
+    #[prost(string, tag = "1")]
+    pub space: ::prost::alloc::string::String,
+    #[prost(bytes = "bytes", tag = "2")]
+    pub execution: ::prost::bytes::Bytes,
+    #[prost(string, tag = "3")]
+    pub key: ::prost::alloc::string::String,
+    #[prost(string, tag = "4")]
+    pub name: ::prost::alloc::string::String,
+    /// it is what its key answers with
+    #[prost(bool, tag = "5")]
+    pub record: bool,
+    /// when it was last used, about; of what is no record, when it ended
+    #[prost(uint64, tag = "6")]
+    pub used_ms: u64,
+    /// latest, unused, failed, quota, free or lost
+    #[prost(string, tag = "7")]
+    pub rule: ::prost::alloc::string::String,
+    #[prost(string, tag = "8")]
+    pub reason: ::prost::alloc::string::String,
+    /// bytes that nothing else refers to, but what goes before it
+    #[prost(uint64, tag = "9")]
+    pub frees: u64,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GcSummary {
+    /// that go
+    #[prost(uint64, tag = "1")]
+    pub executions: u64,
+    /// of these
+    #[prost(uint64, tag = "2")]
+    pub records: u64,
+    /// bytes that only they refer to; removed once nobody relies on them
+    #[prost(uint64, tag = "3")]
+    pub frees: u64,
+    /// that were used or pinned meanwhile
+    #[prost(uint64, tag = "4")]
+    pub spared: u64,
+    /// removed by this run
+    #[prost(uint64, tag = "5")]
+    pub blobs: u64,
+    #[prost(uint64, tag = "6")]
+    pub bytes: u64,
+    /// bytes that blobs take now
+    #[prost(uint64, tag = "7")]
+    pub used: u64,
+    /// that they may take; 0: no limit
+    #[prost(uint64, tag = "8")]
+    pub quota: u64,
+    /// bytes that should have gone for want of room, but are protected or pinned
+    #[prost(uint64, tag = "9")]
+    pub kept: u64,
+    /// of metadata that were read and written
+    #[prost(uint64, tag = "10")]
+    pub rows: u64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct UsageRequest {
+    #[prost(string, tag = "1")]
+    pub space: ::prost::alloc::string::String,
+    /// of names, in whole parts; empty: all
+    #[prost(string, tag = "2")]
+    pub prefix: ::prost::alloc::string::String,
+    #[prost(enumeration = "UsageBy", tag = "3")]
+    pub by: i32,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct UsageReply {
+    /// executions, so far
+    #[prost(uint64, tag = "1")]
+    pub looked_at: u64,
+    /// in the last one
+    #[prost(message, optional, tag = "2")]
+    pub total: ::core::option::Option<UsageTotal>,
+    #[prost(message, repeated, tag = "3")]
+    pub groups: ::prost::alloc::vec::Vec<UsageGroup>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct UsageGroup {
+    #[prost(string, tag = "1")]
+    pub label: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "2")]
+    pub executions: u64,
+    #[prost(uint64, tag = "3")]
+    pub records: u64,
+    /// of all blobs that they refer to
+    #[prost(uint64, tag = "4")]
+    pub bytes: u64,
+    /// of these, of blobs that nothing outside the group refers to: what deleting it would free
+    #[prost(uint64, tag = "5")]
+    pub own: u64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct UsageTotal {
+    #[prost(message, optional, tag = "1")]
+    pub all: ::core::option::Option<UsageGroup>,
+    /// bytes that all blobs of the store take
+    #[prost(uint64, tag = "2")]
+    pub stored: u64,
+}
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
 pub enum BackupPhase {
@@ -5200,6 +5412,41 @@ impl BackupPhase {
             "BACKUP_PHASE_BLOBS" => Some(Self::Blobs),
             "BACKUP_PHASE_PRUNING" => Some(Self::Pruning),
             "BACKUP_PHASE_DONE" => Some(Self::Done),
+            _ => None,
+        }
+    }
+}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum UsageBy {
+    Unspecified = 0,
+    /// by the part of the name that follows the prefix
+    Name = 1,
+    /// by user and host
+    Executor = 2,
+    /// by when they ended
+    Age = 3,
+}
+impl UsageBy {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "USAGE_BY_UNSPECIFIED",
+            Self::Name => "USAGE_BY_NAME",
+            Self::Executor => "USAGE_BY_EXECUTOR",
+            Self::Age => "USAGE_BY_AGE",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "USAGE_BY_UNSPECIFIED" => Some(Self::Unspecified),
+            "USAGE_BY_NAME" => Some(Self::Name),
+            "USAGE_BY_EXECUTOR" => Some(Self::Executor),
+            "USAGE_BY_AGE" => Some(Self::Age),
             _ => None,
         }
     }
@@ -5344,6 +5591,133 @@ pub mod admin_client {
             req.extensions_mut().insert(GrpcMethod::new("provender.v1.Admin", "Verify"));
             self.inner.server_streaming(req, path, codec).await
         }
+        /// Keeps something whatever collection wants. Asked again by the same owner, it changes reason and end.
+        pub async fn pin(
+            &mut self,
+            request: impl tonic::IntoRequest<super::PinRequest>,
+        ) -> std::result::Result<tonic::Response<super::PinReply>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/provender.v1.Admin/Pin");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("provender.v1.Admin", "Pin"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Removes pins; NOT_FOUND if there is none.
+        pub async fn unpin(
+            &mut self,
+            request: impl tonic::IntoRequest<super::UnpinRequest>,
+        ) -> std::result::Result<tonic::Response<super::UnpinReply>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/provender.v1.Admin/Unpin");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("provender.v1.Admin", "Unpin"));
+            self.inner.unary(req, path, codec).await
+        }
+        pub async fn list_pins(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ListPinsRequest>,
+        ) -> std::result::Result<tonic::Response<super::ListPinsReply>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/provender.v1.Admin/ListPins",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("provender.v1.Admin", "ListPins"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// What RunGc would take away now.
+        pub async fn plan_gc(
+            &mut self,
+            request: impl tonic::IntoRequest<super::GcRequest>,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::GcReply>>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/provender.v1.Admin/PlanGc",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("provender.v1.Admin", "PlanGc"));
+            self.inner.server_streaming(req, path, codec).await
+        }
+        /// Collects. It is carried out to its end whoever hangs up.
+        pub async fn run_gc(
+            &mut self,
+            request: impl tonic::IntoRequest<super::GcRequest>,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::GcReply>>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/provender.v1.Admin/RunGc");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("provender.v1.Admin", "RunGc"));
+            self.inner.server_streaming(req, path, codec).await
+        }
+        /// What is stored, and what each part of it would free.
+        pub async fn usage(
+            &mut self,
+            request: impl tonic::IntoRequest<super::UsageRequest>,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::UsageReply>>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/provender.v1.Admin/Usage");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("provender.v1.Admin", "Usage"));
+            self.inner.server_streaming(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -5382,6 +5756,53 @@ pub mod admin_server {
             &self,
             request: tonic::Request<super::VerifyRequest>,
         ) -> std::result::Result<tonic::Response<Self::VerifyStream>, tonic::Status>;
+        /// Keeps something whatever collection wants. Asked again by the same owner, it changes reason and end.
+        async fn pin(
+            &self,
+            request: tonic::Request<super::PinRequest>,
+        ) -> std::result::Result<tonic::Response<super::PinReply>, tonic::Status>;
+        /// Removes pins; NOT_FOUND if there is none.
+        async fn unpin(
+            &self,
+            request: tonic::Request<super::UnpinRequest>,
+        ) -> std::result::Result<tonic::Response<super::UnpinReply>, tonic::Status>;
+        async fn list_pins(
+            &self,
+            request: tonic::Request<super::ListPinsRequest>,
+        ) -> std::result::Result<tonic::Response<super::ListPinsReply>, tonic::Status>;
+        /// Server streaming response type for the PlanGc method.
+        type PlanGcStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::GcReply, tonic::Status>,
+            >
+            + std::marker::Send
+            + 'static;
+        /// What RunGc would take away now.
+        async fn plan_gc(
+            &self,
+            request: tonic::Request<super::GcRequest>,
+        ) -> std::result::Result<tonic::Response<Self::PlanGcStream>, tonic::Status>;
+        /// Server streaming response type for the RunGc method.
+        type RunGcStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::GcReply, tonic::Status>,
+            >
+            + std::marker::Send
+            + 'static;
+        /// Collects. It is carried out to its end whoever hangs up.
+        async fn run_gc(
+            &self,
+            request: tonic::Request<super::GcRequest>,
+        ) -> std::result::Result<tonic::Response<Self::RunGcStream>, tonic::Status>;
+        /// Server streaming response type for the Usage method.
+        type UsageStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::UsageReply, tonic::Status>,
+            >
+            + std::marker::Send
+            + 'static;
+        /// What is stored, and what each part of it would free.
+        async fn usage(
+            &self,
+            request: tonic::Request<super::UsageRequest>,
+        ) -> std::result::Result<tonic::Response<Self::UsageStream>, tonic::Status>;
     }
     #[derive(Debug)]
     pub struct AdminServer<T> {
@@ -5536,6 +5957,273 @@ pub mod admin_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = VerifySvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.server_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/provender.v1.Admin/Pin" => {
+                    #[allow(non_camel_case_types)]
+                    struct PinSvc<T: Admin>(pub Arc<T>);
+                    impl<T: Admin> tonic::server::UnaryService<super::PinRequest>
+                    for PinSvc<T> {
+                        type Response = super::PinReply;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::PinRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Admin>::pin(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = PinSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/provender.v1.Admin/Unpin" => {
+                    #[allow(non_camel_case_types)]
+                    struct UnpinSvc<T: Admin>(pub Arc<T>);
+                    impl<T: Admin> tonic::server::UnaryService<super::UnpinRequest>
+                    for UnpinSvc<T> {
+                        type Response = super::UnpinReply;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::UnpinRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Admin>::unpin(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = UnpinSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/provender.v1.Admin/ListPins" => {
+                    #[allow(non_camel_case_types)]
+                    struct ListPinsSvc<T: Admin>(pub Arc<T>);
+                    impl<T: Admin> tonic::server::UnaryService<super::ListPinsRequest>
+                    for ListPinsSvc<T> {
+                        type Response = super::ListPinsReply;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ListPinsRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Admin>::list_pins(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ListPinsSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/provender.v1.Admin/PlanGc" => {
+                    #[allow(non_camel_case_types)]
+                    struct PlanGcSvc<T: Admin>(pub Arc<T>);
+                    impl<
+                        T: Admin,
+                    > tonic::server::ServerStreamingService<super::GcRequest>
+                    for PlanGcSvc<T> {
+                        type Response = super::GcReply;
+                        type ResponseStream = T::PlanGcStream;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::GcRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Admin>::plan_gc(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = PlanGcSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.server_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/provender.v1.Admin/RunGc" => {
+                    #[allow(non_camel_case_types)]
+                    struct RunGcSvc<T: Admin>(pub Arc<T>);
+                    impl<
+                        T: Admin,
+                    > tonic::server::ServerStreamingService<super::GcRequest>
+                    for RunGcSvc<T> {
+                        type Response = super::GcReply;
+                        type ResponseStream = T::RunGcStream;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::GcRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Admin>::run_gc(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = RunGcSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.server_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/provender.v1.Admin/Usage" => {
+                    #[allow(non_camel_case_types)]
+                    struct UsageSvc<T: Admin>(pub Arc<T>);
+                    impl<
+                        T: Admin,
+                    > tonic::server::ServerStreamingService<super::UsageRequest>
+                    for UsageSvc<T> {
+                        type Response = super::UsageReply;
+                        type ResponseStream = T::UsageStream;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::UsageRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Admin>::usage(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = UsageSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

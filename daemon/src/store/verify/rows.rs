@@ -109,6 +109,26 @@ fn meant(table: Table, key: &Bytes, value: &Bytes) -> Result<(), String> {
             holds(rows::parse_lost(key).is_some(), "has a key of no position")?;
             decoded(values::lost_from(value).map(drop))
         }
+        Table::Count => decoded(values::count_from(value).map(drop)),
+        Table::Tally => {
+            holds(rows::parse_tally(key).is_some(), "has a key of no referrer")?;
+            decoded(values::tally_from(value).map(drop))
+        }
+        Table::Idle => {
+            holds(rows::parse_idle(key).is_some(), "has a key of no time")?;
+            decoded(values::digests_from(&value).map(drop))
+        }
+        Table::Usage => decoded(values::usage_from(value).map(drop)),
+        Table::Doomed => holds(rows::parse_doomed(key).is_some(), "names no location"),
+        Table::Used => {
+            holds(rows::parse_key(key).is_some(), "has a key of no task")?;
+            decoded(values::holding_from(value).map(drop))
+        }
+        Table::Aged => holds(rows::parse_aged(key).is_some(), "has a key of no time"),
+        Table::Due => holds(rows::parse_due(key).is_some(), "has a key of no time"),
+        Table::Shown => holds(rows::space_of(key).is_some(), "has a key of no space"),
+        Table::Tombstone => holds(rows::parse_tombstone(key).is_some(), "has a key of no time"),
+        Table::RecordPin => decoded(values::pin_from(value).map(drop)),
         Table::Consumer | Table::Inline | Table::Outboard | Table::Event => Ok(()),
     }
 }

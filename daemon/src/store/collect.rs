@@ -1,0 +1,379 @@
+//! Collection: what is old goes, whole, and what is alive stays.
+//!
+//! A run counts who refers to what has come since the last one ([`count`]), chooses which executions go ([`select`], by the rules of
+//! `provender_core::collect`), takes those from view ([`evict`]) and uncounts what they referred to, and removes the bytes of blobs that
+//! nothing refers to ([`sweep`]). Each step is one batch that expects what it was decided by, so a run may end anywhere, and the next one
+//! goes on; two at once do the same work twice and no harm. [`turn`] sees to it that one daemon at a time collects, [`usage`] knows how much is
+//! stored. Invariants: nothing goes that something counted refers to, nor what was relied on since the horizon, which is read before the
+//! counting ends; if counting fails, nothing is swept; cost follows what has changed.
+
+mod count;
+mod erase;
+mod evict;
+mod select;
+mod sweep;
+mod turn;
+pub(super) mod usage;
+
+use std::sync::Mutex;
+use std::time::Duration;
+
+use provender_core::batch::Version;
+use provender_core::blob::Pin;
+use provender_core::collect::rules::{Rule, Rules};
+use provender_core::collect::{self, shed};
+use provender_core::key::TaskKey;
+use provender_core::name::{Name, Space};
+use provender_core::{ExecutionId, Table, Timestamp, rows};
+use provender_proto::rows as values;
+
+use super::{Store, StoreError, chain};
+use crate::clock;
+use crate::meta::Scan;
+
+use self::turn::Turn;
+
+/// An answer "present" renews a holding that was not touched for this part of the protection.
+const TOUCHES: u32 = 3;
+/// But for no longer than this.
+const TOUCH_AT_MOST: Duration = Duration::from_secs(3600);
+/// How many rows are read at once.
+const PAGE: usize = 1_000;
+/// How long the next attempt waits where a run failed, and how soon one comes after another that was called for.
+const AGAIN: Duration = Duration::from_secs(10);
+const SOON: Duration = Duration::from_millis(500);
+
+/// How it is collected.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Collection {
+    /// Whatever was answered, uploaded or used so lately stays.
+    pub protect: Duration,
+    /// What is kept of names.
+    pub rules: Rules,
+    /// The most bytes that blobs may take; else a part of the disk.
+    pub quota: Option<u64>,
+    /// That part, in thousandths.
+    pub quota_part: u16,
+    /// The bytes that are to stay free of the disk; else a part of it.
+    pub reserve: Option<u64>,
+    /// That part, in thousandths.
+    pub reserve_part: u16,
+    /// Where collecting for the quota begins and ends, in thousandths of it.
+    pub high: u16,
+    /// See `high`.
+    pub low: u16,
+    /// How often a run begins by itself; none does if this is zero.
+    pub every: Duration,
+    /// How many rows a run reads and writes in a second, about.
+    pub rows_per_second: u64,
+    /// How many keys of which something was collected are remembered.
+    pub tombstones: u64,
+}
+
+impl Default for Collection {
+    fn default() -> Collection {
+        Collection {
+            protect: Duration::from_secs(3 * 3600),
+            rules: Rules::default(),
+            quota: None,
+            quota_part: 800,
+            reserve: None,
+            reserve_part: 100,
+            high: 950,
+            low: 850,
+            every: Duration::from_secs(600),
+            rows_per_second: 50_000,
+            tombstones: 1_000_000,
+        }
+    }
+}
+
+impl Collection {
+    /// When an answer "present" renews a holding, and an answer SUCCEEDED is written down again.
+    pub(super) fn touch_after(&self) -> Duration {
+        (self.protect / TOUCHES).min(TOUCH_AT_MOST)
+    }
+}
+
+/// What goes, and by which rule.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Going {
+    /// In which space.
+    pub space: Space,
+    /// The execution.
+    pub execution: ExecutionId,
+    /// Its key.
+    pub key: TaskKey,
+    /// Its name.
+    pub name: Name,
+    /// Whether it is its key's record.
+    pub is_record: bool,
+    /// When it was last used.
+    pub used: Timestamp,
+    /// The rule.
+    pub rule: Rule,
+    /// The rule in words.
+    pub reason: String,
+    /// The bytes that nothing refers to any more without it, and without those that go before it.
+    pub frees: u64,
+    /// Where it stands by its time; that row goes with it.
+    row: Option<provender_core::RowKey>,
+}
+
+/// What a run came to, or has come to so far.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Collected {
+    /// Executions, pins and registrations that were counted.
+    pub counted: u64,
+    /// Executions that go, or would go.
+    pub executions: u64,
+    /// Of these, records.
+    pub records: u64,
+    /// The bytes that only they refer to.
+    pub frees: u64,
+    /// Executions that were to go, but were used or pinned meanwhile.
+    pub spared: u64,
+    /// Blobs that were removed.
+    pub blobs: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// The bytes that blobs take now.
+    pub used: u64,
+    /// The bytes that they may take.
+    pub quota: Option<u64>,
+    /// Of what should have gone for want of room, the bytes that protection and pins keep.
+    pub kept: u64,
+    /// Rows that were read and written.
+    pub rows: u64,
+}
+
+/// What of the daemon's own collection needs.
+#[derive(Debug, Default)]
+pub(super) struct Collecting {
+    pub(super) how: std::sync::OnceLock<Collection>,
+    /// One run at a time.
+    running: tokio::sync::Mutex<()>,
+    /// Wakes the one that collects by itself.
+    called: tokio::sync::Notify,
+    pub(super) room: usage::Cached,
+    /// The spaces that are known to be known.
+    pub(super) spaces: Mutex<std::collections::HashSet<Space>>,
+}
+
+/// A run under way.
+struct Run<'a> {
+    store: &'a Store,
+    turn: Turn,
+    how: Collection,
+    dry_run: bool,
+    done: Collected,
+    tell: &'a mut (dyn FnMut(&Going) + Send),
+    /// When it began, and for how long it has not kept to its rate.
+    began: Duration,
+    pins: Pins,
+}
+
+/// The pins of records, as they were at a version of the fact that changes with them.
+#[derive(Debug, Default)]
+struct Pins {
+    version: Option<Version>,
+    pins: Vec<(Space, Pin)>,
+}
+
+impl Pins {
+    fn keeps(&self, space: &Space, key: &TaskKey, name: &Name, now: Timestamp) -> bool {
+        let here = self.pins.iter().filter(|(of, pin)| of == space && !pin.has_ended(now));
+        here.into_iter().any(|(_, pin)| pin.what.keeps(key, name))
+    }
+}
+
+impl Store {
+    /// Has it collect so. Only the first call counts.
+    pub fn configure(&self, how: Collection) {
+        _ = self.inner.collecting.how.set(how);
+    }
+
+    pub(super) fn collection(&self) -> Collection {
+        self.inner.collecting.how.get().cloned().unwrap_or_default()
+    }
+
+    /// Has the daemon that collects by itself do so soon.
+    pub fn call_collection(&self) {
+        self.inner.collecting.called.notify_one();
+    }
+
+    /// Collects once; `tell` is called for each execution that goes. A dry run chooses the same and takes nothing away.
+    pub async fn collect(
+        &self,
+        dry_run: bool,
+        tell: &mut (dyn FnMut(&Going) + Send),
+    ) -> Result<Collected, StoreError> {
+        let _one = self.inner.collecting.running.lock().await;
+        let how = self.collection();
+        let turn = loop {
+            match Turn::take(self).await? {
+                Some(turn) => break turn,
+                None => tokio::time::sleep(SOON).await,
+            }
+        };
+        self.flush_used().await?;
+        let (done, began, pins) = (Collected::default(), clock::monotonic(), Pins::default());
+        let mut run = Run { store: self, turn, how, dry_run, done, tell, began, pins };
+        let ended = run.all().await;
+        let (turn, done) = (run.turn, run.done);
+        turn.end().await;
+        ended?;
+        let metrics = &self.inner.metrics;
+        metrics.collections.inc();
+        Ok(done)
+    }
+
+    /// Collects on a schedule, and when it is called for.
+    pub async fn collect_forever(self) {
+        let every = self.collection().every;
+        let mut wait = every;
+        loop {
+            if every.is_zero() {
+                self.inner.collecting.called.notified().await;
+            } else {
+                _ = tokio::time::timeout(wait, self.inner.collecting.called.notified()).await;
+            }
+            match self.collect(false, &mut |_| {}).await {
+                Ok(done) => {
+                    wait = every;
+                    if done.executions + done.blobs > 0 {
+                        let Collected { executions, records, blobs, bytes, used, .. } = done;
+                        tracing::info!(executions, records, blobs, bytes, used, "collected");
+                    }
+                }
+                Err(error) => {
+                    tracing::warn!(error = %chain(&error), "collecting was cut off; the next run goes on");
+                    wait = AGAIN.min(every);
+                }
+            }
+            tokio::time::sleep(SOON.min(every)).await;
+        }
+    }
+
+    /// Makes the space known to collection, which looks into all of them before it removes bytes.
+    pub(super) async fn know_space(&self, space: &Space) -> Result<(), StoreError> {
+        let is_known = || self.inner.collecting.spaces.lock().is_ok_and(|spaces| spaces.contains(space));
+        if is_known() {
+            return Ok(());
+        }
+        self.transact(|mut txn| async move {
+            let (row, all) = (rows::known_space(space), rows::store(SPACES));
+            if txn.get_one(row.clone()).await?.is_none() {
+                txn.get_one(all.clone()).await?;
+                txn.put(row, space.as_str().to_owned());
+                txn.put(all, provender_core::digest::hex(&clock::random::<8>()));
+            }
+            Ok((txn, ()))
+        })
+        .await?;
+        if let Ok(mut spaces) = self.inner.collecting.spaces.lock() {
+            spaces.insert(space.clone());
+        }
+        Ok(())
+    }
+
+    /// The moment before which nobody relies on what is not counted, once all is counted that is to be counted now.
+    async fn horizon(&self, how: &Collection) -> Result<Timestamp, StoreError> {
+        let now = clock::now();
+        let (mut scan, mut began) = (Scan::prefix(Table::Lease, ""), Vec::new());
+        loop {
+            let page = self.inner.meta.scan(&scan).await?;
+            let mut wanted = Vec::with_capacity(page.rows.len());
+            for (key, row) in &page.rows {
+                let damaged = || StoreError::Row { what: format!("{key:?}"), why: "its key is not one of a lease".into() };
+                let (space, task) = rows::parse_key(key).ok_or_else(damaged)?;
+                let lease = values::lease_from(row.value.clone()).map_err(StoreError::row(&task))?;
+                wanted.push(rows::execution(&space, lease.execution));
+            }
+            for row in self.inner.meta.get(&wanted).await?.into_iter().flatten() {
+                let running = values::execution_from(row.value).map_err(StoreError::row("an execution that runs"))?;
+                began.push(running.began);
+            }
+            scan.after = page.rows.last().map(|(key, _)| key.clone());
+            if !page.more {
+                return Ok(collect::horizon(now, how.protect, how.touch_after(), began));
+            }
+        }
+    }
+
+    /// The limits of what is stored, and how it stands.
+    pub async fn room(&self) -> Result<(shed::Limits, shed::Room), StoreError> {
+        let how = self.collection();
+        let disk = self.inner.blobs.space().await?;
+        let of = |part: u16| disk.map(|disk| disk.total / 1000 * u64::from(part));
+        let limits = shed::Limits {
+            quota: how.quota.or_else(|| of(how.quota_part)),
+            reserve: how.reserve.or_else(|| of(how.reserve_part)),
+            high: how.high,
+            low: how.low,
+        };
+        let used = self.usage().await?;
+        Ok((limits, shed::Room { used, free: disk.map(|disk| disk.free) }))
+    }
+}
+
+/// The fact that changes when a space becomes known.
+const SPACES: &str = "spaces";
+/// The fact that changes when pins of records do.
+pub(super) const PINS: &str = "pins";
+
+impl Run<'_> {
+    async fn all(&mut self) -> Result<(), StoreError> {
+        self.load_pins().await?;
+        self.store.add_up_usage().await?;
+        let horizon = self.store.horizon(&self.how).await?;
+        self.count().await?;
+        self.by_rules().await?;
+        if !self.dry_run {
+            self.sweep(horizon).await?;
+        }
+        self.by_room(horizon).await?;
+        if !self.dry_run {
+            self.forget().await?;
+        }
+        self.store.add_up_usage().await?;
+        let (limits, room) = self.store.room().await?;
+        self.store.inner.collecting.room.set(room, limits.quota);
+        (self.done.used, self.done.quota) = (room.used, limits.quota);
+        Ok(())
+    }
+
+    /// Reads the pins of records.
+    async fn load_pins(&mut self) -> Result<(), StoreError> {
+        let meta = &self.store.inner.meta;
+        let fact = meta.get(&[rows::store(PINS)]).await?.pop().flatten();
+        let mut pins = Pins { version: fact.map(|row| row.version), pins: Vec::new() };
+        let mut scan = Scan::prefix(Table::RecordPin, "");
+        loop {
+            let page = meta.scan(&scan).await?;
+            for (key, row) in &page.rows {
+                let damaged = || StoreError::Row { what: format!("{key:?}"), why: "it is of no space".into() };
+                let space = rows::space_of(key).ok_or_else(damaged)?;
+                pins.pins.push((space, values::pin_from(row.value.clone()).map_err(StoreError::row("a pin"))?));
+            }
+            scan.after = page.rows.last().map(|(key, _)| key.clone());
+            if !page.more {
+                break;
+            }
+        }
+        self.pins = pins;
+        Ok(())
+    }
+
+    /// Counts rows, and waits if there were more than the rate allows.
+    async fn pace(&mut self, rows: usize) -> Result<(), StoreError> {
+        self.done.rows += rows as u64;
+        self.store.inner.metrics.collected_rows.inc_by(rows as u64);
+        let due = Duration::from_micros(self.done.rows.saturating_mul(1_000_000) / self.how.rows_per_second.max(1));
+        let spent = clock::monotonic().saturating_sub(self.began);
+        if due > spent + Duration::from_millis(20) {
+            tokio::time::sleep((due - spent).min(Duration::from_secs(1))).await;
+        }
+        self.turn.beat().await
+    }
+}

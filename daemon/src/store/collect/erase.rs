@@ -1,0 +1,122 @@
+//! The rows by which a collected execution was found, beside those that went with it: its places in the index, and its edges.
+//!
+//! Invariant: it may be cut off anywhere and begun again; whoever follows a row that is left finds no execution, and passes over it.
+
+use provender_core::batch::Table;
+use provender_core::name::Space;
+use provender_core::{Digest, Execution, ExecutionId, RowKey, rows};
+use provender_proto::rows as values;
+
+use super::super::index::postings;
+use super::super::{Store, StoreError};
+use crate::meta::Scan;
+
+/// How many rows one batch deletes.
+const PIECE: usize = 1_000;
+
+impl Store {
+    /// Deletes them; how many rows were looked at.
+    pub(super) async fn erase(&self, space: &Space, gone: &Execution) -> Result<usize, StoreError> {
+        let id = gone.id;
+        let spec = self.inner.meta.get(&[rows::spec(space, &gone.spec)]).await?.pop().flatten();
+        let spec = spec.map(|row| values::spec_from(row.value)).transpose();
+        // Its name is empty of it either way.
+        let Some(spec) = spec.map_err(StoreError::row(format!("the spec of execution {id}")))? else {
+            return self.tidy_names(space, gone).await;
+        };
+        let made = self.made(space, gone, &spec).await?;
+        let mut doomed = postings(space, gone, &spec);
+        for (name, input) in &spec.inputs {
+            let digest = input.content.as_ref().and_then(|node| node.digest());
+            doomed.extend(input.key.as_ref().map(|producer| rows::consumer_of_key(space, producer, id, name)));
+            doomed.extend(digest.map(|digest| rows::consumer_of_digest(space, &digest, id, name)));
+        }
+        let digests: Vec<_> = made.digests.iter().copied().collect();
+        doomed.extend(digests.iter().map(|digest| rows::producer(space, digest, id)));
+        let looked = doomed.len() + digests.len();
+        self.delete_rows(&doomed).await?;
+        for digest in &digests {
+            self.forget_maker(space, digest, id).await?;
+        }
+        Ok(looked + self.tidy_names(space, gone).await?)
+    }
+
+    pub(super) async fn delete_rows(&self, doomed: &[RowKey]) -> Result<(), StoreError> {
+        for piece in doomed.chunks(PIECE) {
+            self.transact(|mut txn| {
+                piece.iter().for_each(|row| txn.delete(row.clone()));
+                async move { Ok((txn, ())) }
+            })
+            .await?;
+        }
+        Ok(())
+    }
+
+    /// Bytes that it was the first to make were made by the next one, if there is one.
+    async fn forget_maker(&self, space: &Space, made: &Digest, id: ExecutionId) -> Result<(), StoreError> {
+        self.transact(|mut txn| async move {
+            let place = rows::maker(space, made);
+            let Some(row) = txn.get_one(place.clone()).await? else { return Ok((txn, ())) };
+            let (first, _) = values::maker_from(row.value).map_err(StoreError::row(made))?;
+            let scan = Scan { limit: 2, ..Scan::prefix(Table::Producer, rows::producers_prefix(space, made)) };
+            let others = self.inner.meta.scan(&scan).await?.rows;
+            let others: Vec<_> = others.iter().filter_map(|(key, _)| rows::trailing_execution(key)).collect();
+            match others.first() {
+                None => txn.delete(place),
+                Some(next) if first == id => txn.put(place, values::maker_to(*next, others.len() > 1)),
+                Some(_) => {}
+            }
+            Ok((txn, ()))
+        })
+        .await
+    }
+
+    /// A name under which nothing is left is none any more.
+    async fn tidy_names(&self, space: &Space, gone: &Execution) -> Result<usize, StoreError> {
+        let name = &gone.name;
+        let is_empty = async |table, prefix| {
+            let scan = Scan { limit: 1, ..Scan::prefix(table, prefix) };
+            Ok::<_, StoreError>(self.inner.meta.scan(&scan).await?.rows.is_empty())
+        };
+        let all = || rows::by_name_prefix(space, name);
+        self.transact(|mut txn| async move {
+            // Each failure writes it anew.
+            let row = rows::failed_name(space, name);
+            if txn.get_one(row.clone()).await?.is_some() && is_empty(Table::FailedFolder, all()).await? {
+                txn.delete(row);
+            }
+            Ok((txn, ()))
+        })
+        .await?;
+        if !is_empty(Table::NameHistory, all()).await? || !is_empty(Table::NameRecord, all()).await? {
+            return Ok(4);
+        }
+        let registered = self.name_row(space, name).await?.registered;
+        if registered.is_none() {
+            self.transact(|mut txn| async move {
+                let row = rows::name(space, name);
+                if txn.get_one(row.clone()).await?.is_some()
+                    && is_empty(Table::NameHistory, all()).await?
+                    && is_empty(Table::NameRecord, all()).await?
+                {
+                    txn.delete(row);
+                }
+                Ok((txn, ()))
+            })
+            .await?;
+            // Who began under it at that moment took it for there.
+            if !is_empty(Table::NameHistory, all()).await? {
+                let there = &provender_core::name::NameRow::default();
+                self.transact(|mut txn| async move {
+                    let row = rows::name(space, name);
+                    if txn.get_one(row.clone()).await?.is_none() {
+                        txn.put(row, values::name_to(there));
+                    }
+                    Ok((txn, ()))
+                })
+                .await?;
+            }
+        }
+        Ok(8)
+    }
+}

@@ -1,0 +1,304 @@
+//! Removing bytes: blobs that a space holds and nothing refers to, once nobody relies on them; and what is left of keys, once it is too much.
+//!
+//! In one batch the space holds it no more and, if no other does, the blob is gone: missing to everybody, and its location doomed. Then its
+//! bytes are removed, and last the row that doomed them. A location never names anything again, so whoever uploads the same blob meanwhile
+//! has another one. Invariant: that batch expects that nothing refers to the blob and that it was not touched since the horizon.
+
+use std::collections::BTreeMap;
+
+use futures::{StreamExt, stream};
+use provender_blobs::Location;
+use provender_core::batch::{Row, RowKey, Table, Version};
+use provender_core::blob::{Place, Stored};
+use provender_core::name::Space;
+use provender_core::transition::KeyRow;
+use provender_core::{Digest, Timestamp, Verdict, rows};
+use provender_proto::rows as values;
+
+use super::super::hold::signed_bytes;
+use super::super::{Store, StoreError, Txn, blobs::located, chain, outboards};
+use super::{PAGE, Run, SPACES};
+use crate::meta::Scan;
+
+/// How many blobs one batch is about.
+const BATCH: usize = 500;
+/// How many files are removed at once.
+const AT_ONCE: usize = 8;
+/// The fact of how many tombstones there are, about.
+const TOMBSTONES: &str = "tombstones";
+/// The fact of when what was forgotten was collected last.
+pub(in crate::store) const FORGOTTEN: &str = "forgotten";
+
+/// What came of a batch.
+#[derive(Default)]
+struct Swept {
+    blobs: u64,
+    bytes: u64,
+    /// Which locations are doomed now.
+    doomed: Vec<Location>,
+}
+
+impl Run<'_> {
+    /// Removes what nothing refers to and nobody has relied on since the horizon.
+    pub(super) async fn sweep(&mut self, horizon: Timestamp) -> Result<(), StoreError> {
+        self.remove_doomed().await?;
+        let mut spaces = self.store.known_spaces().await?;
+        let mut scan = Scan { limit: 100, ..Scan::prefix(Table::Idle, rows::timed_prefix()) };
+        loop {
+            let page = self.store.inner.meta.scan(&scan).await?;
+            for (key, row) in &page.rows {
+                let damaged = || StoreError::Row { what: format!("{key:?}"), why: "it is of no time".into() };
+                let (at, space) = rows::parse_idle(key).ok_or_else(damaged)?;
+                // Those behind it became idle later still.
+                if at >= horizon {
+                    return Ok(());
+                }
+                let digests = values::digests_from(&row.value).map_err(StoreError::row("what is idle"))?;
+                let place = RowKey { table: Table::Idle, key: key.clone() };
+                for (n, piece) in digests.chunks(BATCH).enumerate() {
+                    let rest = &digests[digests.len().min((n + 1) * BATCH)..];
+                    let swept = loop {
+                        match self.store.sweep_batch(&space, piece, rest, &place, horizon, &spaces).await? {
+                            Some(swept) => break swept,
+                            None => spaces = self.store.known_spaces().await?,
+                        }
+                    };
+                    self.store.remove_all(&swept.doomed).await?;
+                    self.done.blobs += swept.blobs;
+                    self.done.bytes += swept.bytes;
+                    self.store.inner.metrics.swept.inc_by(swept.blobs);
+                    self.store.inner.metrics.swept_bytes.inc_by(swept.bytes);
+                    self.pace(4 * piece.len()).await?;
+                }
+            }
+            scan.after = page.rows.last().map(|(key, _)| key.clone());
+            if !page.more {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Removes what a run that was cut off has doomed.
+    async fn remove_doomed(&mut self) -> Result<(), StoreError> {
+        let mut scan = Scan { limit: PAGE, ..Scan::prefix(Table::Doomed, rows::timed_prefix()) };
+        loop {
+            let page = self.store.inner.meta.scan(&scan).await?;
+            let mut doomed = Vec::with_capacity(page.rows.len());
+            for (key, _) in &page.rows {
+                let location = rows::parse_doomed(key).and_then(|location| location.parse().ok());
+                let damaged = || StoreError::Row { what: format!("{key:?}"), why: "it names no location".into() };
+                doomed.push(location.ok_or_else(damaged)?);
+            }
+            self.store.remove_all(&doomed).await?;
+            scan.after = page.rows.last().map(|(key, _)| key.clone());
+            if !page.more {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Forgets the oldest keys of which something was collected, if there are too many.
+    pub(super) async fn forget(&mut self) -> Result<(), StoreError> {
+        let fact = super::super::fact(&*self.store.inner.meta, TOMBSTONES).await?;
+        let before: u64 = fact.and_then(|fact| fact.parse().ok()).unwrap_or(0);
+        let mut there = before + self.done.executions - self.done.spared;
+        let mut scan = Scan { limit: BATCH, ..Scan::prefix(Table::Tombstone, rows::timed_prefix()) };
+        while there > self.how.tombstones {
+            scan.limit = usize::try_from(there - self.how.tombstones).unwrap_or(BATCH).min(BATCH);
+            let page = self.store.inner.meta.scan(&scan).await?;
+            let mut forgotten = Vec::with_capacity(page.rows.len());
+            for (key, _) in &page.rows {
+                let damaged = || StoreError::Row { what: format!("{key:?}"), why: "it is of no time".into() };
+                forgotten.push((RowKey { table: Table::Tombstone, key: key.clone() }, rows::parse_tombstone(key).ok_or_else(damaged)?));
+            }
+            self.store.forget(&forgotten).await?;
+            self.pace(4 * forgotten.len()).await?;
+            there -= forgotten.len() as u64;
+            scan.after = page.rows.last().map(|(key, _)| key.clone());
+            if !page.more {
+                // There are fewer than was thought.
+                there = there.min(self.how.tombstones);
+            }
+        }
+        if there != before {
+            self.store
+                .transact(|mut txn| {
+                    txn.put(rows::store(TOMBSTONES), there.to_string());
+                    async move { Ok((txn, ())) }
+                })
+                .await?;
+        }
+        Ok(())
+    }
+}
+
+impl Store {
+    /// Every space that holds something, and the version of the fact that changes with them.
+    async fn known_spaces(&self) -> Result<(Vec<Space>, Option<Version>), StoreError> {
+        let fact = self.inner.meta.get(&[rows::store(SPACES)]).await?.pop().flatten();
+        let mut scan = Scan::prefix(Table::Store, rows::store(rows::SPACES).key);
+        let mut spaces = Vec::new();
+        loop {
+            let page = self.inner.meta.scan(&scan).await?;
+            for (_, row) in &page.rows {
+                let space = std::str::from_utf8(&row.value).ok().and_then(|space| Space::new(space).ok());
+                let damaged = || StoreError::Row { what: "a space".into(), why: "it has no name".into() };
+                spaces.push(space.ok_or_else(damaged)?);
+            }
+            scan.after = page.rows.last().map(|(key, _)| key.clone());
+            if !page.more {
+                return Ok((spaces, fact.map(|row| row.version)));
+            }
+        }
+    }
+
+    /// Sweeps a piece of what became idle together; `rest` stays to be looked at. `None` if there are other spaces by now.
+    async fn sweep_batch(
+        &self,
+        space: &Space,
+        piece: &[Digest],
+        rest: &[Digest],
+        row: &RowKey,
+        horizon: Timestamp,
+        spaces: &(Vec<Space>, Option<Version>),
+    ) -> Result<Option<Swept>, StoreError> {
+        let others: Vec<_> = spaces.0.iter().filter(|other| *other != space).collect();
+        let others = &others;
+        self.transact(|mut txn| async move {
+            let known = txn.get_one(rows::store(SPACES)).await?;
+            if known.map(|row| row.version) != spaces.1 {
+                return Ok((txn, None));
+            }
+            let Some(there) = txn.get_one(row.clone()).await? else { return Ok((txn, Some(Swept::default()))) };
+            // By another daemon, which believes that it is its turn.
+            let listed = values::digests_from(&there.value).map_err(StoreError::row("what is idle"))?;
+            if listed.len() < piece.len() + rest.len() {
+                return Ok((txn, Some(Swept::default())));
+            }
+            // At one moment, and only of what is swept are they expected to stay so.
+            let each = piece.iter().flat_map(|digest| [rows::holding(space, digest), rows::count(space, digest)]);
+            let found = self.inner.meta.get(&each.collect::<Vec<_>>()).await?;
+            let (mut goes, mut later): (Vec<Digest>, BTreeMap<Timestamp, Vec<Digest>>) = Default::default();
+            for (digest, pair) in piece.iter().zip(found.chunks_exact(2)) {
+                let (Some(holding), None) = (&pair[0], &pair[1]) else { continue };
+                let touched = values::holding_from(holding.value.clone()).map_err(StoreError::row(digest))?;
+                match touched < horizon {
+                    true => goes.push(*digest),
+                    false => later.entry(touched).or_default().push(*digest),
+                }
+            }
+            goes.sort_unstable();
+            goes.dedup();
+            let mut swept = Swept::default();
+            self.condemn(&mut txn, space, &goes, others, horizon, &mut swept).await?;
+            for (touched, digests) in &later {
+                txn.idle(space, *touched, digests);
+            }
+            match rest {
+                [] => txn.delete(row.clone()),
+                rest => txn.put(row.clone(), values::digests_to(rest)),
+            }
+            Ok((txn, Some(swept)))
+        })
+        .await
+    }
+
+    /// Takes blobs from a space, and away if no other space holds them.
+    async fn condemn(
+        &self,
+        txn: &mut Txn,
+        space: &Space,
+        goes: &[Digest],
+        others: &[&Space],
+        horizon: Timestamp,
+        swept: &mut Swept,
+    ) -> Result<(), StoreError> {
+        let each = goes.iter().flat_map(|digest| {
+            let own = [rows::holding(space, digest), rows::count(space, digest), rows::blob(digest)];
+            own.into_iter().chain(others.iter().map(|other| rows::holding(other, digest)))
+        });
+        let found = txn.get(&each.collect::<Vec<_>>()).await?;
+        for (digest, found) in goes.iter().zip(found.chunks_exact(3 + others.len())) {
+            let [Some(holding), None, stored, elsewhere @ ..] = found else { continue };
+            let touched = values::holding_from(holding.value.clone()).map_err(StoreError::row(digest))?;
+            if touched >= horizon {
+                txn.idle(space, touched, &[*digest]);
+                continue;
+            }
+            txn.delete(rows::holding(space, digest));
+            if elsewhere.iter().any(Option::is_some) {
+                continue;
+            }
+            let Some(stored) = stored else { continue };
+            let stored = values::blob_from(stored.value.clone()).map_err(StoreError::row(digest))?;
+            self.remove_blob(txn, digest, &stored, swept);
+        }
+        Ok(())
+    }
+
+    fn remove_blob(&self, txn: &mut Txn, digest: &Digest, stored: &Stored, swept: &mut Swept) {
+        txn.delete(rows::blob(digest));
+        outboards::delete(txn, digest);
+        stored.lost.iter().for_each(|position| txn.delete(rows::lost(*position)));
+        stored.aliases.iter().for_each(|alias| txn.delete(rows::alias(&alias.function, &alias.hash, digest.size)));
+        match stored.place {
+            Place::Inline => txn.delete(rows::inline(digest, stored.nonce)),
+            Place::Backend { .. } => {
+                let (location, _) = located(digest, stored);
+                txn.put(rows::doomed(&location.to_string()), "");
+                swept.doomed.push(location);
+            }
+        }
+        txn.grown(-signed_bytes(digest, stored));
+        swept.blobs += 1;
+        swept.bytes += stored.bytes(digest);
+    }
+
+    /// Removes bytes that no row names, and then the rows that say so.
+    async fn remove_all(&self, doomed: &[Location]) -> Result<(), StoreError> {
+        let removed = stream::iter(doomed.to_vec()).map(|location| async move {
+            let removed = self.inner.blobs.remove(&location).await;
+            if let Err(error) = &removed {
+                tracing::warn!(%location, error = %chain(error), "collected bytes could not be removed; the next run tries again");
+            }
+            removed.is_ok().then_some(location)
+        });
+        let removed: Vec<_> = removed.buffer_unordered(AT_ONCE).filter_map(async |it| it).collect().await;
+        let rows: Vec<_> = removed.iter().map(|location| rows::doomed(&location.to_string())).collect();
+        self.delete_rows(&rows).await
+    }
+
+    /// Forgets keys of which nothing is known but that something was collected.
+    async fn forget(&self, all: &[(RowKey, (Timestamp, Space, provender_core::TaskKey))]) -> Result<(), StoreError> {
+        self.transact(|mut txn| async move {
+            let keys: Vec<_> = all
+                .iter()
+                .flat_map(|(_, (_, space, key))| [rows::key(space, key), rows::lease(space, key)])
+                .collect();
+            let found: Vec<Option<Row>> = txn.get(&keys).await?;
+            for ((tombstone, (at, space, key)), pair) in all.iter().zip(found.chunks_exact(2)) {
+                txn.delete(tombstone.clone());
+                let Some(row) = &pair[0] else { continue };
+                let mut row = values::key_from(row.value.clone()).map_err(StoreError::row(key))?;
+                // A later one has a later tombstone.
+                if row.collected.as_ref().is_none_or(|collected| collected.at > *at) {
+                    continue;
+                }
+                row.collected = None;
+                let void = row.record.as_ref().and_then(|record| record.void.as_ref());
+                if void.is_some_and(|void| void.verdict == Verdict::Evicted) {
+                    row.record = None;
+                }
+                match row == KeyRow::default() && pair[1].is_none() {
+                    true => txn.delete(rows::key(space, key)),
+                    false => txn.put(rows::key(space, key), values::key_to(&row)),
+                }
+            }
+            if let Some((_, (at, ..))) = all.last() {
+                txn.put(rows::store(FORGOTTEN), at.millis().to_string());
+            }
+            Ok((txn, ()))
+        })
+        .await
+    }
+}

@@ -1,0 +1,144 @@
+//! How much is stored.
+//!
+//! Whoever stores or removes says so in a row of its own, in the same batch, so that nobody waits for anybody; now and then these are added
+//! up into one fact. Invariant: the fact and the rows come to the bytes of all blobs that have a row.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use provender_core::collect::shed::Room;
+use provender_core::{Table, rows};
+use provender_proto::rows as values;
+
+use super::super::{Store, StoreError};
+use crate::clock;
+use crate::meta::Scan;
+
+/// The fact of what was added up.
+const USED: &str = "used";
+/// How many are added up in one batch.
+const BATCH: usize = 2_000;
+/// How often the room is looked at.
+const LOOK: Duration = Duration::from_secs(2);
+/// How long an upload waits for room, and how often it looks.
+const PATIENCE: Duration = Duration::from_secs(20);
+const AGAIN: Duration = Duration::from_millis(100);
+
+/// What was known last of the room, and what has come since.
+#[derive(Debug)]
+pub(in crate::store) struct Cached {
+    used: AtomicU64,
+    /// [`u64::MAX`] while it is not known, or there is none.
+    quota: AtomicU64,
+}
+
+impl Cached {
+    pub(super) fn set(&self, room: Room, quota: Option<u64>) {
+        self.used.store(room.used, Ordering::Relaxed);
+        self.quota.store(quota.unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    pub(in crate::store) fn grow(&self, bytes: u64) {
+        self.used.fetch_add(bytes, Ordering::Relaxed);
+    }
+}
+
+impl Default for Cached {
+    fn default() -> Cached {
+        Cached { used: AtomicU64::new(0), quota: AtomicU64::new(u64::MAX) }
+    }
+}
+
+impl Store {
+    /// The bytes that blobs take.
+    pub async fn usage(&self) -> Result<u64, StoreError> {
+        let (mut used, mut scan) = (i128::from(self.added_up().await?), Scan::prefix(Table::Usage, rows::timed_prefix()));
+        loop {
+            let page = self.inner.meta.scan(&scan).await?;
+            for (_, row) in &page.rows {
+                used += i128::from(values::usage_from(row.value.clone()).map_err(StoreError::row("what is stored"))?);
+            }
+            scan.after = page.rows.last().map(|(key, _)| key.clone());
+            if !page.more {
+                // Read at several moments, so it may be a little less than nothing.
+                return Ok(u64::try_from(used.max(0)).unwrap_or(u64::MAX));
+            }
+        }
+    }
+
+    async fn added_up(&self) -> Result<i64, StoreError> {
+        let fact = super::super::fact(&*self.inner.meta, USED).await?;
+        fact.map_or(Ok(0), |fact| number(&fact))
+    }
+
+    /// Adds up what was stored and removed.
+    pub(in crate::store) async fn add_up_usage(&self) -> Result<(), StoreError> {
+        loop {
+            let scan = Scan { limit: BATCH, ..Scan::prefix(Table::Usage, rows::timed_prefix()) };
+            let page = self.inner.meta.scan(&scan).await?;
+            let keys: Vec<_> = page.rows.iter().map(|(key, _)| provender_core::RowKey { table: Table::Usage, key: key.clone() }).collect();
+            if keys.len() < 2 && !page.more {
+                return Ok(());
+            }
+            let keys = &keys;
+            self.transact(|mut txn| async move {
+                let fact = txn.get_one(rows::store(USED)).await?;
+                let mut used = fact.map_or(Ok(0), |fact| number(&String::from_utf8_lossy(&fact.value)))?;
+                for (key, row) in keys.iter().zip(txn.get(keys).await?) {
+                    let Some(row) = row else { continue };
+                    used += values::usage_from(row.value).map_err(StoreError::row("what is stored"))?;
+                    txn.delete(key.clone());
+                }
+                txn.put(rows::store(USED), used.to_string());
+                Ok((txn, ()))
+            })
+            .await?;
+            if !page.more {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Waits until there is room for so many more bytes. Fails if collection makes none.
+    pub(in crate::store) async fn admit(&self, bytes: u64) -> Result<(), StoreError> {
+        let cached = &self.inner.collecting.room;
+        let until = clock::monotonic() + PATIENCE;
+        loop {
+            let (used, quota) = (cached.used.load(Ordering::Relaxed), cached.quota.load(Ordering::Relaxed));
+            if used.saturating_add(bytes) <= quota {
+                return Ok(());
+            }
+            self.call_collection();
+            if clock::monotonic() > until || bytes > quota {
+                let what = format!("{used} of the {quota} bytes that may be stored are taken");
+                return Err(StoreError::Full { what });
+            }
+            tokio::time::sleep(AGAIN).await;
+        }
+    }
+
+    /// Looks now and then at how much is stored, and calls for collection if that is too much.
+    pub async fn watch_room(self) {
+        loop {
+            let looked = async {
+                self.add_up_usage().await?;
+                let (limits, room) = self.room().await?;
+                self.inner.collecting.room.set(room, limits.quota);
+                self.inner.metrics.stored.set(i64::try_from(room.used).unwrap_or(i64::MAX));
+                if limits.wants(room, 0).is_some() {
+                    self.call_collection();
+                }
+                Ok::<_, StoreError>(())
+            };
+            if let Err(error) = looked.await {
+                tracing::debug!(error = %super::chain(&error), "how much is stored could not be found out");
+            }
+            tokio::time::sleep(LOOK.min(self.collection().protect / 4)).await;
+        }
+    }
+}
+
+fn number(text: &str) -> Result<i64, StoreError> {
+    let damaged = |_| StoreError::Row { what: "how much is stored".into(), why: "it is no number".into() };
+    text.parse().map_err(damaged)
+}
