@@ -7,7 +7,7 @@ mod world;
 use std::collections::BTreeSet;
 
 use bytes::Bytes;
-use provender_core::blob::Pin;
+use provender_core::blob::Pinned;
 use provender_core::name::{Name, Space};
 use provender_core::remarks::Remark;
 use provender_core::search::Query;
@@ -36,8 +36,8 @@ async fn fill(world: &World) {
     let label = Remark { labels: [("kept".to_owned(), "yes".to_owned())].into(), ..Remark::default() };
     store.annotate(&space(), request(3).id, &label).await.unwrap();
     let digest = store.put_small(&space(), vec![Bytes::from_static(b"pinned")]).await.unwrap()[0];
-    let pin = Pin { digest, tree: false, reason: "why".into(), owner: "who".into(), expires: None };
-    store.keep(&space(), pin, std::time::Duration::from_secs(3600)).await.unwrap();
+    let hour = std::time::Duration::from_secs(3600);
+    store.keep(&space(), Pinned::Blob(digest), "why".into(), "who".into(), hour).await.unwrap();
     world.lose(4).await;
     assert_eq!(verdict(store, 4).await, Verdict::Lost);
 }

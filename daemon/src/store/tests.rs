@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use provender_blobs::BlobsConfig;
-use provender_core::blob::Pin;
+use provender_core::blob::Pinned;
 use provender_core::execution::{Executor, Exit, Log, Outcome, State};
 use provender_core::name::{Name, Space};
 use provender_core::transition::{Refused, Request};
@@ -160,8 +160,9 @@ async fn only_those_who_wait_are_noted_down() {
 async fn keeping_prolongs_and_never_shortens() {
     let (store, space) = (store().await, Space::default());
     let digest = tree_of(&store, b"x").await;
-    let pin = |owner: &str| Pin { digest, tree: true, reason: "r".into(), owner: owner.into(), expires: None };
-    let keep = |owner, seconds| store.keep(&space, pin(owner), Duration::from_secs(seconds));
+    let keep = |owner: &str, seconds| {
+        store.keep(&space, Pinned::Tree(digest), "r".into(), owner.into(), Duration::from_secs(seconds))
+    };
     let long = keep("a", 1_000).await.unwrap();
     assert_eq!(keep("a", 1).await.unwrap(), long);
     assert!(keep("b", 1).await.unwrap() < long);

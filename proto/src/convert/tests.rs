@@ -65,6 +65,7 @@ fn a_full_execution_and_record_round_trip() {
         folder: Some("f".into()),
         attested: true,
         diverges_from: Some(ExecutionId([2; 16])),
+        closure: Some(digest(4)),
         remarks: remarks(),
     };
     assert_eq!(execution_from(&execution_to(&execution)), Ok(execution));
