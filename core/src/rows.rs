@@ -156,6 +156,13 @@ pub fn name_record(space: &Space, name: &Name, committed: Timestamp, id: Executi
     row(Table::NameRecord, space, &[&sized(name.as_str().as_bytes()), &newest_first(committed), &id.0])
 }
 
+/// The name of a row of [`Table::NameRecord`].
+pub fn parse_name_record(space: &Space, row: &[u8]) -> Option<Name> {
+    let (len, rest) = row.strip_prefix(&prefix(space, &[])[..])?.split_first_chunk()?;
+    let name = rest.get(..usize::from(u16::from_be_bytes(*len)))?;
+    Name::new(std::str::from_utf8(name).ok()?).ok()
+}
+
 /// What all entries of a name's history, records or folders begin with.
 pub fn by_name_prefix(space: &Space, name: &Name) -> Bytes {
     prefix(space, &[&sized(name.as_str().as_bytes())])
@@ -265,6 +272,14 @@ pub fn holding(space: &Space, digest: &Digest) -> RowKey {
 /// The digest of bytes that another hash function names. `function` is its name in lower case, such as `sha256`.
 pub fn alias(function: &str, hash: &[u8], size: u64) -> RowKey {
     shared(Table::Alias, &[&sized(function.as_bytes()), hash, &size.to_be_bytes()])
+}
+
+/// The function and the hash of a row of [`Table::Alias`].
+pub fn parse_alias(row: &[u8]) -> Option<(String, Bytes)> {
+    let (len, rest) = row.strip_prefix(&[SHARED])?.split_first_chunk()?;
+    let (function, rest) = rest.split_at_checked(usize::from(u16::from_be_bytes(*len)))?;
+    let hash = rest.get(..rest.len().checked_sub(8)?)?;
+    Some((String::from_utf8(function.to_vec()).ok()?, Bytes::copy_from_slice(hash)))
 }
 
 /// The fact of how far the log of lost digests has grown: the position of its newest entry.

@@ -6,6 +6,7 @@
 //! stands still for [`Patience`] is taken over from. It must not know what a step does.
 
 mod claim;
+mod collection;
 mod index;
 
 use std::path::{Path, PathBuf};
@@ -139,6 +140,7 @@ async fn carry_out(meta: &Arc<dyn Meta>, mut claim: Claim, name: &str, folder: &
         let from = claim.moving().from;
         match from {
             1 => index::every_execution_is_in_the_index(&mut claim).await?,
+            2 => collection::everything_is_to_be_counted(&mut claim).await?,
             found => return Err(StoreError::Layout { found, known: LAYOUT }.into()),
         }
         claim.reached(from + 1).await?;

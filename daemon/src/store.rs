@@ -52,6 +52,7 @@ use crate::meta::Meta;
 use crate::metrics::Metrics;
 
 pub(crate) use blobs::backend;
+pub(crate) use collect::usage::USED;
 pub use collect::{Collected, Collection, Going};
 pub use pins::PinId;
 pub use blobs::{INLINE_MAX, located};

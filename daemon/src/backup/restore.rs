@@ -84,7 +84,8 @@ pub async fn restore(
         bytes.blobs(piece, &mut writer).await?;
     }
     told.send_modify(|progress| progress.phase = Phase::Rows);
-    let others = |table: &Table| ![Table::Store, Table::Blob].contains(table) && table.has_rows();
+    // How much is stored is what was written just now.
+    let others = |table: &Table| ![Table::Store, Table::Blob, Table::Usage].contains(table) && table.has_rows();
     for piece in Table::ALL.iter().filter(|table| others(table)).flat_map(|table| manifest.of(*table)) {
         let rows = folder.rows(piece).await?;
         told.send_modify(|progress| progress.rows += rows.len() as u64);
@@ -104,6 +105,7 @@ pub async fn restore(
         ("blobs", into.id().to_string()),
         (FROM, hex(&manifest.hash())),
         ("layout", manifest.layout.to_string()),
+        (store::USED, bytes.stored().to_string()),
     ] {
         facts.insert(rows::store(name).key, Bytes::from(value));
     }

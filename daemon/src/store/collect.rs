@@ -328,6 +328,7 @@ pub(super) const PINS: &str = "pins";
 impl Run<'_> {
     async fn all(&mut self) -> Result<(), StoreError> {
         self.load_pins().await?;
+        self.store.complete_pins().await?;
         self.store.add_up_usage().await?;
         let horizon = self.store.horizon(&self.how).await?;
         self.count().await?;

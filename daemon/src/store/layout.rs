@@ -10,8 +10,9 @@ use crate::meta::Meta;
 
 /// The layout that this version reads and writes; one number for rows and files.
 ///
-/// 1 is the first; since 2 every execution is in the index ([`provender_core::Table::Index`]).
-pub const LAYOUT: u32 = 2;
+/// 1 is the first; since 2 every execution is in the index ([`provender_core::Table::Index`]); since 3 all that refers to blobs is counted, or is
+/// to be ([`provender_core::Table::Tally`]).
+pub const LAYOUT: u32 = 3;
 
 const RESTORING: &str = "restoring";
 

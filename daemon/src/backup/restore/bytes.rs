@@ -38,6 +38,7 @@ pub(super) struct Restoring<'a> {
     /// Small blobs whose bytes must come.
     inline: u64,
     lost_head: u64,
+    stored: u64,
 }
 
 impl<'a> Restoring<'a> {
@@ -54,7 +55,12 @@ impl<'a> Restoring<'a> {
             progress.phase = Phase::Blobs;
             (progress.blobs_total, progress.bytes_total) = (manifest.totals.blobs, manifest.totals.blob_bytes);
         });
-        Restoring { folder, manifest, from, into, told, resumed, inline: 0, lost_head }
+        Restoring { folder, manifest, from, into, told, resumed, inline: 0, lost_head, stored: 0 }
+    }
+
+    /// The bytes of all blobs.
+    pub(super) fn stored(&self) -> u64 {
+        self.stored
     }
 
     /// Up to where the log of lost digests goes.
@@ -85,6 +91,7 @@ impl<'a> Restoring<'a> {
         }
         for (digest, stored) in all {
             let stored = self.marked(&digest, stored, writer).await?;
+            self.stored += stored.bytes(&digest);
             writer.put(rows::blob(&digest), values::blob_to(&stored)).await?;
         }
         Ok(())

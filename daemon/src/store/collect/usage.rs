@@ -15,7 +15,7 @@ use crate::clock;
 use crate::meta::Scan;
 
 /// The fact of what was added up.
-const USED: &str = "used";
+pub(crate) const USED: &str = "used";
 /// How many are added up in one batch.
 const BATCH: usize = 2_000;
 /// How often the room is looked at.
