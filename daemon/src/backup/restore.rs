@@ -15,6 +15,7 @@ use provender_blobs::Blobs;
 use provender_core::batch::{Table, Version};
 use provender_core::digest::hex;
 use provender_core::rows;
+use provender_proto::rows as values;
 
 use self::writer::Writer;
 use super::folder::Folder;
@@ -84,8 +85,7 @@ pub async fn restore(
         bytes.blobs(piece, &mut writer).await?;
     }
     told.send_modify(|progress| progress.phase = Phase::Rows);
-    // How much is stored is what was written just now.
-    let others = |table: &Table| ![Table::Store, Table::Blob, Table::Usage].contains(table) && table.has_rows();
+    let others = |table: &Table| ![Table::Store, Table::Blob].contains(table) && table.has_rows();
     for piece in Table::ALL.iter().filter(|table| others(table)).flat_map(|table| manifest.of(*table)) {
         let rows = folder.rows(piece).await?;
         told.send_modify(|progress| progress.rows += rows.len() as u64);
@@ -94,6 +94,9 @@ pub async fn restore(
         }
     }
     bytes.inline(&mut writer).await?;
+    if bytes.grown() != 0 {
+        writer.put(rows::usage(u64::from_be_bytes(clock::random())), values::usage_to(bytes.grown())).await?;
+    }
 
     // What the store says of itself comes last, all at once.
     let incarnation = (manifest.incarnation + 1).max(clock::now().millis());
@@ -105,7 +108,6 @@ pub async fn restore(
         ("blobs", into.id().to_string()),
         (FROM, hex(&manifest.hash())),
         ("layout", manifest.layout.to_string()),
-        (store::USED, bytes.stored().to_string()),
     ] {
         facts.insert(rows::store(name).key, Bytes::from(value));
     }

@@ -10,11 +10,12 @@ use std::sync::Arc;
 use bytes::Bytes;
 use provender_blobs::Blobs;
 use provender_core::batch::{Batch, BatchId, RowKey, Table};
-use provender_core::{Digest, rows};
+use provender_core::{Digest, Execution, rows};
 use provender_daemon::backup::{self, Files, Folder, KEEP, Local, Telling};
 use provender_daemon::meta::{Memory, Meta, Scan};
 use provender_daemon::migrate::migrate_with;
 use provender_daemon::store::{LAYOUT, Store};
+use provender_proto::rows as values;
 use provender_tests::faulty::{Act, Once, World, changes};
 use provender_tests::simulation::audit::audit;
 
@@ -223,13 +224,23 @@ fn a_restore_that_dies_at_any_step_is_not_served_and_the_next_one_works() {
     each_step("a restore", |_| true, Kept::new, dies, then);
 }
 
-/// A store as the version before the index left it.
+/// A store as the version before the index, and before collection, left it.
 fn old() -> Kept {
     let kept = Kept::with(0..5);
     in_a_world(async {
         let mut batch = Batch::new(BatchId::new(provender_core::Timestamp::from_millis(1), [2; 10]));
-        for key in rows_of(&kept.meta).await.into_keys().filter(|key| key.table == Table::Index) {
-            batch.delete(key);
+        for (key, value) in rows_of(&kept.meta).await {
+            let is_new_fact = key == rows::store("spaces") || key.key.starts_with(&rows::store(rows::SPACES).key);
+            match key.table {
+                Table::Index | Table::Tally | Table::Idle | Table::Usage => _ = batch.delete(key),
+                Table::Store if is_new_fact => _ = batch.delete(key),
+                Table::Execution => {
+                    let execution = values::execution_from(value).unwrap();
+                    let before = Execution { closure: None, ..execution };
+                    batch.put(key, values::execution_to(&before));
+                }
+                _ => {}
+            }
         }
         batch.put(rows::store("layout"), "1");
         kept.meta.commit(batch).await.unwrap();
@@ -266,6 +277,10 @@ fn a_migration_that_dies_at_any_step_goes_on_and_can_be_undone() {
         migrate(kept, None).await;
         whole(kept, place).await;
         kept.run(9).await;
+        whole(kept, place).await;
+        let store = kept.store().await;
+        store.collect(false, &mut |going| panic!("{place}: {going:?} goes")).await.unwrap();
+        assert_eq!(store.audit().await.unwrap(), Vec::<String>::new(), "{place}");
         whole(kept, place).await;
         // What it was stands in the snapshot, for the version before.
         let dir = kept.folder.path().join("snapshot");

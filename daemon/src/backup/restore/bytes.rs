@@ -38,7 +38,7 @@ pub(super) struct Restoring<'a> {
     /// Small blobs whose bytes must come.
     inline: u64,
     lost_head: u64,
-    stored: u64,
+    grown: i64,
 }
 
 impl<'a> Restoring<'a> {
@@ -55,12 +55,12 @@ impl<'a> Restoring<'a> {
             progress.phase = Phase::Blobs;
             (progress.blobs_total, progress.bytes_total) = (manifest.totals.blobs, manifest.totals.blob_bytes);
         });
-        Restoring { folder, manifest, from, into, told, resumed, inline: 0, lost_head, stored: 0 }
+        Restoring { folder, manifest, from, into, told, resumed, inline: 0, lost_head, grown: 0 }
     }
 
-    /// The bytes of all blobs.
-    pub(super) fn stored(&self) -> u64 {
-        self.stored
+    /// By how much more is stored than was, since some of it was compressed there and is not here.
+    pub(super) fn grown(&self) -> i64 {
+        self.grown
     }
 
     /// Up to where the log of lost digests goes.
@@ -73,6 +73,7 @@ impl<'a> Restoring<'a> {
         let (mut all, mut wanted) = (BTreeMap::new(), Vec::new());
         for (key, value) in self.folder.rows(piece).await? {
             let (digest, stored) = blob(&key, &value)?;
+            self.grown -= i64::try_from(stored.bytes(&digest)).unwrap_or(i64::MAX);
             let of_use = stored.lost.is_none() && !self.manifest.missing.contains(&digest);
             match stored.place {
                 Place::Inline => self.inline += u64::from(of_use),
@@ -91,7 +92,7 @@ impl<'a> Restoring<'a> {
         }
         for (digest, stored) in all {
             let stored = self.marked(&digest, stored, writer).await?;
-            self.stored += stored.bytes(&digest);
+            self.grown += i64::try_from(stored.bytes(&digest)).unwrap_or(i64::MAX);
             writer.put(rows::blob(&digest), values::blob_to(&stored)).await?;
         }
         Ok(())
