@@ -7,6 +7,7 @@
 //! stored. Invariants: nothing goes that something counted refers to, nor what was relied on since the horizon, which is read before the
 //! counting ends; if counting fails, nothing is swept; cost follows what has changed.
 
+mod audit;
 mod count;
 mod erase;
 mod evict;
@@ -377,3 +378,6 @@ impl Run<'_> {
         self.turn.beat().await
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use provender_core::batch::{RowKey, Table};
 use provender_core::collect::{Due, Reference, Referrer, Tally, later};
 use provender_core::name::Space;
-use provender_core::{Digest, Execution, rows};
+use provender_core::{Digest, Execution, Timestamp, rows};
 use provender_proto::rows as values;
 
 use super::super::{Store, StoreError};
@@ -168,7 +168,8 @@ impl Store {
                     (None, None) => {}
                 }
             }
-            txn.idle(space, now, &idle);
+            // Whoever relied on the referrer has had the time for that; whether somebody has relied on a blob itself, its holding says.
+            txn.idle(space, Timestamp::MIN, &idle);
             let next = Tally { gone: None, ..tally.after(step.many) };
             if !next.is_through() {
                 txn.put(place, values::tally_to(&next));

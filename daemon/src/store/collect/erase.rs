@@ -3,8 +3,8 @@
 //! Invariant: it may be cut off anywhere and begun again; whoever follows a row that is left finds no execution, and passes over it.
 
 use provender_core::batch::Table;
-use provender_core::name::Space;
-use provender_core::{Digest, Execution, ExecutionId, RowKey, rows};
+use provender_core::name::{Name, Space};
+use provender_core::{Digest, Execution, ExecutionId, RowKey, Spec, rows};
 use provender_proto::rows as values;
 
 use super::super::index::postings;
@@ -20,12 +20,18 @@ impl Store {
         let id = gone.id;
         let spec = self.inner.meta.get(&[rows::spec(space, &gone.spec)]).await?.pop().flatten();
         let spec = spec.map(|row| values::spec_from(row.value)).transpose();
-        // Its name is empty of it either way.
-        let Some(spec) = spec.map_err(StoreError::row(format!("the spec of execution {id}")))? else {
-            return self.tidy_names(space, gone).await;
+        let spec = spec.map_err(StoreError::row(format!("the spec of execution {id}")))?;
+        let looked = match spec {
+            Some(spec) => self.erase_edges(space, gone, &spec).await?,
+            None => 0,
         };
-        let made = self.made(space, gone, &spec).await?;
-        let mut doomed = postings(space, gone, &spec);
+        Ok(looked + self.tidy_names(space, gone).await?)
+    }
+
+    async fn erase_edges(&self, space: &Space, gone: &Execution, spec: &Spec) -> Result<usize, StoreError> {
+        let id = gone.id;
+        let made = self.made(space, gone, spec).await?;
+        let mut doomed = postings(space, gone, spec);
         for (name, input) in &spec.inputs {
             let digest = input.content.as_ref().and_then(|node| node.digest());
             doomed.extend(input.key.as_ref().map(|producer| rows::consumer_of_key(space, producer, id, name)));
@@ -38,7 +44,7 @@ impl Store {
         for digest in &digests {
             self.forget_maker(space, digest, id).await?;
         }
-        Ok(looked + self.tidy_names(space, gone).await?)
+        Ok(looked)
     }
 
     pub(super) async fn delete_rows(&self, doomed: &[RowKey]) -> Result<(), StoreError> {
@@ -71,9 +77,28 @@ impl Store {
         .await
     }
 
-    /// A name under which nothing is left is none any more.
+    /// The names under which it was shown, if nothing is left there.
     async fn tidy_names(&self, space: &Space, gone: &Execution) -> Result<usize, StoreError> {
-        let name = &gone.name;
+        let mut looked = self.tidy_name(space, &gone.name).await?;
+        loop {
+            let scan = Scan { limit: PIECE, ..Scan::prefix(Table::Shown, rows::shown_prefix(space, gone.id)) };
+            let page = self.inner.meta.scan(&scan).await?;
+            for (row, _) in &page.rows {
+                if let Some(name) = rows::parse_shown(space, gone.id, row) {
+                    looked += self.tidy_name(space, &name).await?;
+                }
+            }
+            let places: Vec<_> =
+                page.rows.into_iter().map(|(key, _)| RowKey { table: Table::Shown, key }).collect();
+            self.delete_rows(&places).await?;
+            if !page.more {
+                return Ok(looked);
+            }
+        }
+    }
+
+    /// A name under which nothing is left is none any more.
+    async fn tidy_name(&self, space: &Space, name: &Name) -> Result<usize, StoreError> {
         let is_empty = async |table, prefix| {
             let scan = Scan { limit: 1, ..Scan::prefix(table, prefix) };
             Ok::<_, StoreError>(self.inner.meta.scan(&scan).await?.rows.is_empty())

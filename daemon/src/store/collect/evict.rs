@@ -192,7 +192,8 @@ impl Store {
         Ok(txn)
     }
 
-    /// The rows by which it is shown: under its key, its own name, and those under which it was asked for.
+    /// The rows by which it is shown: under its key, its own name, and those under which it was asked for. Which these were is kept until
+    /// the names themselves were looked at.
     async fn remove_rows(
         &self,
         txn: &mut Txn,
@@ -216,8 +217,6 @@ impl Store {
         loop {
             let page = self.inner.meta.scan(&scan).await?;
             for (row, _) in &page.rows {
-                let place = RowKey { table: Table::Shown, key: row.clone() };
-                txn.delete(place);
                 let Some(name) = rows::parse_shown(space, id, row) else { continue };
                 let listed = rows::name_record(space, &name, ended, id);
                 if let Some(folder) = txn.get_one(listed.clone()).await? {

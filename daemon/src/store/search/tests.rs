@@ -309,7 +309,7 @@ async fn an_end_is_as_many_rows_whatever_was_measured() {
         store.fail(&space, asked.id, "why", &Outcome { metrics, ..outcome(1) }).await.unwrap();
         counts.push([begun - before, meta.written() - begun]);
     }
-    assert_eq!(counts[0], [6 + 6 + 1, 6 + 8]);
+    assert_eq!(counts[0], [6 + 6 + 1, 7 + 8]);
     assert_eq!(counts[1][1], counts[0][1] + provender_core::search::MAX_TERMS);
     let ended = store.search(&space, &Query::parse(&["metrics.m10=10"]).unwrap(), None, 9).await.unwrap().0;
     assert_eq!(ended[0].state, State::Failed);
