@@ -6,6 +6,7 @@
 mod admin;
 mod blobs;
 mod catalog;
+mod collect;
 mod diff;
 mod explain;
 mod handover;
@@ -37,6 +38,7 @@ use crate::remote::{Address, Remote};
 pub use admin::{BackupPhase, BackupProgress, BackupSummary, Verified};
 pub use blobs::Download;
 pub use catalog::{Described, Lineage, Named, Registered, Task};
+pub use collect::{GcSummary, Going, PinId};
 pub use invalidate::Invalidate;
 pub use tasks::{Begin, Begun};
 pub use watch::{Heard, Watch, Watching};
