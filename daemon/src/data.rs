@@ -24,6 +24,8 @@ pub(crate) const META: &str = "meta";
 const RESTORING: &str = "restoring";
 /// Where metadata is kept as it was before a migration.
 const SNAPSHOTS: &str = "snapshots";
+/// What was answered and is not in the metadata yet.
+const USED: &str = "used.log";
 
 /// The data folder, locked for as long as this lives.
 #[derive(Debug)]
@@ -199,6 +201,11 @@ impl DataDir {
     /// Where metadata is kept as it was before a migration.
     pub fn snapshots(&self) -> PathBuf {
         self.path.join(SNAPSHOTS)
+    }
+
+    /// Where it is noted what was answered.
+    pub fn used(&self) -> PathBuf {
+        self.path.join(USED)
     }
 
     /// Where it is.
