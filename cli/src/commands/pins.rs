@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use provender_client::{Client, Described, PinId};
+use provender_client::{Client, ClientError, Described, PinId};
 use provender_core::blob::{Pin, Pinned};
 use provender_core::{Digest, Ref, digest, json};
 use serde_json::json;
@@ -22,7 +22,7 @@ pub(crate) async fn pin(session: &Session, args: args::Pin) -> Result<ExitCode, 
     let (id, pin) = client.pin(&what, &reason, &owner, args.time).await?;
     match session.json {
         true => print::document(&document(&id, &pin))?,
-        false => session.say(format!("pinned {} {}", print::clean(&pin.what.to_string()), until(&pin))),
+        false => session.say(format!("pinned {} {}", clean(&pin.what), until(&pin))),
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -34,7 +34,15 @@ pub(crate) async fn unpin(session: &Session, args: args::Unpin) -> Result<ExitCo
         other => not_bytes(&client, other, args.what.prefix).await?,
     };
     let owner = (!args.any_owner).then(|| owner("provender unpin"));
-    for (id, pin) in client.unpin(&what, owner.as_deref()).await? {
+    let removed = client.unpin(&what, owner.as_deref()).await.map_err(|error| match (&error, &owner) {
+        (ClientError::NotFound(_), Some(owner)) => {
+            let (what, owner) = (clean(&what), print::clean(owner));
+            Fault::no(format!("{what} is not pinned by {owner}; --any-owner takes pins of others away as well"))
+        }
+        (ClientError::NotFound(_), None) => Fault::no(format!("{} is not pinned", clean(&what))),
+        _ => error.into(),
+    })?;
+    for (id, pin) in removed {
         match session.json {
             true => print::item(&document(&id, &pin))?,
             false => session.say(format!("unpinned {}, pinned by {}", clean(&pin.what), print::clean(&pin.owner))),
@@ -59,7 +67,10 @@ fn show(session: &Session, id: &PinId, pin: &Pin) -> Result<(), Fault> {
 }
 
 fn clean(what: &Pinned) -> String {
-    print::clean(&what.to_string())
+    match what {
+        Pinned::Prefix(prefix) if prefix.is_empty() => "all names".into(),
+        what => print::clean(&what.to_string()),
+    }
 }
 
 fn until(pin: &Pin) -> String {
