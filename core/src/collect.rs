@@ -42,6 +42,15 @@ impl fmt::Display for Referrer {
     }
 }
 
+/// Why nothing may refer to a blob.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Idle {
+    /// It has just come.
+    Fresh,
+    /// The last that referred to it has gone.
+    Left,
+}
+
 /// What is to be looked at when its time has come.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Due {

@@ -8,7 +8,7 @@
 use bytes::Bytes;
 
 use crate::batch::{RowKey, Table};
-use crate::collect::{Due, Referrer};
+use crate::collect::{Due, Idle, Referrer};
 use crate::digest::Digest;
 use crate::execution::ExecutionId;
 use crate::key::TaskKey;
@@ -380,14 +380,24 @@ pub fn timed_prefix() -> Bytes {
     vec![SHARED].into()
 }
 
-/// Digests that a space began to hold at a time, or that nothing refers to since then. `nonce` keeps those of one moment apart.
-pub fn idle(space: &Space, at: Timestamp, nonce: u64) -> RowKey {
-    timed(Table::Idle, at, space, &nonce.to_be_bytes())
+/// Digests to which nothing may refer since a time, in a space. `nonce` keeps those of one moment apart.
+pub fn idle(space: &Space, at: Timestamp, why: Idle, nonce: u64) -> RowKey {
+    let why: &[u8] = match why {
+        Idle::Fresh => b"f",
+        Idle::Left => b"l",
+    };
+    timed(Table::Idle, at, space, &[why, &nonce.to_be_bytes()].concat())
 }
 
-/// When, and in which space, the digests of a row of [`Table::Idle`] became idle.
-pub fn parse_idle(row: &[u8]) -> Option<(Timestamp, Space)> {
-    parse_timed(row).map(|(at, space, _)| (at, space))
+/// Since when, in which space and why nothing may refer to the digests of a row of [`Table::Idle`].
+pub fn parse_idle(row: &[u8]) -> Option<(Timestamp, Space, Idle)> {
+    let (at, space, rest) = parse_timed(row)?;
+    let why = match rest.first()? {
+        b'f' => Idle::Fresh,
+        b'l' => Idle::Left,
+        _ => return None,
+    };
+    Some((at, space, why))
 }
 
 /// By how much what is stored has changed.

@@ -42,11 +42,13 @@ pub enum Rule {
     Free,
     /// What it refers to could not be made out.
     Lost,
+    /// Somebody said that it is not to be kept.
+    Evicted,
 }
 
 impl Rule {
     /// Every rule.
-    pub const ALL: [Rule; 6] = [Rule::Latest, Rule::Unused, Rule::Failed, Rule::Quota, Rule::Free, Rule::Lost];
+    pub const ALL: [Rule; 7] = [Rule::Latest, Rule::Unused, Rule::Failed, Rule::Quota, Rule::Free, Rule::Lost, Rule::Evicted];
 
     /// The word that records and metrics have.
     pub fn as_str(self) -> &'static str {
@@ -57,6 +59,7 @@ impl Rule {
             Rule::Quota => "quota",
             Rule::Free => "free",
             Rule::Lost => "lost",
+            Rule::Evicted => "evicted",
         }
     }
 }

@@ -46,6 +46,7 @@ impl Store {
             fresh.insert(digest, Fresh { digest, stored, inline: Some(bytes), aliases, outboard: None });
         }
         let inline: Vec<_> = fresh.keys().copied().collect();
+        self.admit(inline.iter().map(|digest| digest.size).sum()).await?;
         for digests in inline.chunks(BATCH) {
             self.hold(space, digests, &fresh).await?;
         }

@@ -5,7 +5,7 @@ use provender_core::batch::Table;
 use provender_core::execution::State;
 use provender_core::key::TaskKey;
 use provender_core::name::{Name, Space};
-use provender_core::{Answer, Digest, Execution, ExecutionId, Ref, Spec, rows};
+use provender_core::{Answer, Digest, Execution, ExecutionId, Ref, Spec, Verdict, rows};
 use provender_proto::convert::Invalid;
 use provender_proto::rows as values;
 
@@ -167,10 +167,20 @@ impl Store {
             },
             Ref::Name { name, nth: Some(nth) } => self.nth_record(space, name, *nth).await?.ok_or_else(missing)?,
         };
-        let (execution, spec) = self.execution_and_spec(space, id).await?;
+        let (execution, spec) = match (self.execution_and_spec(space, id).await, reference) {
+            (Err(StoreError::NotFound { .. }), Ref::Key(key)) => return Err(self.collected(space, key).await?),
+            (described, _) => described?,
+        };
         let answer = self.lookup(space, std::slice::from_ref(&execution.key)).await?.pop();
         let answer = answer.ok_or_else(missing)?;
         Ok(Described::Task(Box::new((execution, spec, answer))))
+    }
+
+    /// Why there is nothing to show of a key.
+    async fn collected(&self, space: &Space, key: &TaskKey) -> Result<StoreError, StoreError> {
+        let answer = self.lookup(space, std::slice::from_ref(key)).await?.pop();
+        let (verdict, why) = answer.map_or((Verdict::Unknown, String::new()), |answer| (answer.verdict, answer.reason));
+        Ok(StoreError::NotFound { what: format!("what {key} made ({verdict}: {why})") })
     }
 
     /// What a name without a `latest` stands for: the key that was registered under it, unless there was an attempt, which the

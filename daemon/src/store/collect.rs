@@ -168,10 +168,12 @@ struct Run<'a> {
     how: Collection,
     dry_run: bool,
     done: Collected,
-    tell: &'a mut (dyn FnMut(&Going) + Send),
+    tell: &'a mut (dyn FnMut(&Going) + Send + Sync),
     /// When it began, and for how long it has not kept to its rate.
     began: Duration,
     pins: Pins,
+    /// Of a dry run: what has gone.
+    chosen: std::collections::HashSet<ExecutionId>,
 }
 
 /// The pins of records, as they were at a version of the fact that changes with them.
@@ -207,7 +209,7 @@ impl Store {
     pub async fn collect(
         &self,
         dry_run: bool,
-        tell: &mut (dyn FnMut(&Going) + Send),
+        tell: &mut (dyn FnMut(&Going) + Send + Sync),
     ) -> Result<Collected, StoreError> {
         let _one = self.inner.collecting.running.lock().await;
         let how = self.collection();
@@ -219,7 +221,7 @@ impl Store {
         };
         self.flush_used().await?;
         let (done, began, pins) = (Collected::default(), clock::monotonic(), Pins::default());
-        let mut run = Run { store: self, turn, how, dry_run, done, tell, began, pins };
+        let mut run = Run { store: self, turn, how, dry_run, done, tell, began, pins, chosen: Default::default() };
         let ended = run.all().await;
         let (turn, done) = (run.turn, run.done);
         turn.end().await;

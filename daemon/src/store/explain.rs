@@ -127,6 +127,11 @@ impl Explaining {
         if let Some(last) = last.as_ref().filter(|last| answer.rests_on() == Some(last.id)) {
             answer.explain(last);
         }
+        if *known == Known::default()
+            && let Some(before) = self.store.forgotten().await?
+        {
+            answer.reason = format!("{}, or what was known of it was collected before {before} and is forgotten", answer.reason);
+        }
         let mut told = Explanation::of(key, answer);
         told.name = spec.as_ref().map(|spec| spec.name.clone()).or(last.as_ref().map(|last| last.name.clone()));
         if matches!(told.answer.verdict, Verdict::Failed | Verdict::Abandoned) {

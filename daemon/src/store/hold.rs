@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::{StreamExt, stream};
+use provender_core::batch::Row;
 use provender_core::blob::{Alias, Place, Stored};
+use provender_core::collect::Idle;
 use provender_core::name::Space;
 use provender_core::{Digest, rows};
 use provender_proto::rows as values;
@@ -31,6 +33,8 @@ pub(super) struct Held {
     healed: Vec<(Digest, Stored)>,
     /// Those that are held as they were stored before, by the backend.
     there: Vec<(Digest, Stored)>,
+    /// By how many bytes more is stored.
+    grown: i64,
     /// Whether anything of what was fresh is recorded now.
     pub(super) recorded: bool,
 }
@@ -60,6 +64,7 @@ impl Store {
         if self.find_damaged(&held.there).await? {
             held = self.try_hold(space, digests, fresh).await?;
         }
+        self.inner.collecting.room.grow(held.grown);
         for (digest, was) in std::mem::take(&mut held.healed) {
             self.inner.metrics.healed.inc();
             tracing::info!(%digest, "what was lost is stored anew");
@@ -84,7 +89,7 @@ impl Store {
                 digests.iter().flat_map(|digest| [rows::holding(space, digest), rows::blob(digest)]).collect();
             let found = txn.get(&wanted).await?;
             let (now, touch_after) = (clock::now(), self.collection().touch_after());
-            let (mut held, mut idle, mut grown) = (Held::default(), Vec::new(), 0);
+            let (mut held, mut idle) = (Held::default(), Vec::new());
             for (digest, pair) in digests.iter().zip(found.chunks_exact(2)) {
                 let (holding, stored) = (&pair[0], &pair[1]);
                 let stored = stored.as_ref().map(|row| values::blob_from(row.value.clone()));
@@ -96,14 +101,14 @@ impl Store {
                     (Some(Stored { lost: None, .. }), Some(_)) => {}
                     (None, Some(fresh)) => {
                         record(&mut txn, fresh);
-                        grown += signed_bytes(digest, &fresh.stored);
+                        held.grown += signed_bytes(digest, &fresh.stored);
                         held.recorded = true;
                     }
                     (Some(was), Some(fresh)) => {
                         was.lost.iter().for_each(|position| txn.delete(rows::lost(*position)));
                         txn.delete(rows::inline(digest, was.nonce));
                         record(&mut txn, fresh);
-                        grown += signed_bytes(digest, &fresh.stored) - signed_bytes(digest, &was);
+                        held.grown += signed_bytes(digest, &fresh.stored) - signed_bytes(digest, &was);
                         held.recorded = true;
                         held.healed.push((*digest, was));
                     }
@@ -122,11 +127,23 @@ impl Store {
                 // What nothing refers to yet, collection has to hear of.
                 idle.extend(holding.is_none().then_some(*digest));
             }
-            txn.idle(space, now, &idle);
-            txn.grown(grown);
+            txn.idle(space, now, Idle::Fresh, &idle);
+            txn.grown(held.grown);
             Ok((txn, held))
         })
         .await
+    }
+
+    /// Renews a holding that somebody reads and that was not touched for long: who reads a large blob part by part has it to its end. Nobody
+    /// waits for it.
+    pub(super) fn renew(&self, space: &Space, digest: &Digest, holding: &Row) -> Result<(), StoreError> {
+        let touched = values::holding_from(holding.value.clone()).map_err(StoreError::row(digest))?;
+        let age = Duration::from_millis(clock::now().millis().saturating_sub(touched.millis()));
+        if age > self.collection().touch_after() {
+            let (store, space, digest) = (self.clone(), space.clone(), *digest);
+            tokio::spawn(async move { store.find_missing(&space, &[digest]).await });
+        }
+        Ok(())
     }
 
     /// Whether a blob is stored as a copy that seems whole.

@@ -40,10 +40,19 @@ impl Store {
     /// What a backend's error means for a blob that the metadata says is `stored`; what looks lost is looked at again, and noted.
     pub(super) async fn refused(&self, digest: &Digest, stored: &Stored, error: BlobError) -> StoreError {
         let error = lost(digest, error);
-        if matches!(error, StoreError::Lost { .. }) {
-            self.suspect(digest, stored).await;
+        match error {
+            StoreError::Lost { .. } => self.lost_or_gone(digest, stored, error).await,
+            other => other,
         }
-        error
+    }
+
+    /// The same of bytes that were found missing or damaged. What was collected meanwhile is no loss.
+    pub(super) async fn lost_or_gone(&self, digest: &Digest, stored: &Stored, error: StoreError) -> StoreError {
+        self.suspect(digest, stored).await;
+        match self.stored(digest).await {
+            Ok(None) => StoreError::NotFound { what: format!("the blob {digest}") },
+            _ => error,
+        }
     }
 
     /// A reader whose errors are noted as by [`Store::refused`] before they are told.

@@ -194,10 +194,11 @@ impl Store {
     /// Where a blob is that the space holds, and its bytes if they are a row.
     pub(super) async fn place(&self, space: &Space, digest: &Digest) -> Result<(Stored, Option<Bytes>), StoreError> {
         let found = self.inner.meta.get(&[rows::holding(space, digest), rows::blob(digest)]).await?;
-        let [Some(_), Some(row)] = &found[..] else {
+        let [Some(holding), Some(row)] = &found[..] else {
             return Err(StoreError::NotFound { what: format!("the blob {digest}") });
         };
         let stored = values::blob_from(row.value.clone()).map_err(StoreError::row(digest))?;
+        self.renew(space, digest, holding)?;
         if let Some(position) = stored.lost {
             return Err(self.is_lost(digest, position).await);
         }
@@ -217,8 +218,7 @@ impl Store {
             Ok(None) => "its row is missing".into(),
             Err(why) => why,
         };
-        self.suspect(digest, stored).await;
-        Err(StoreError::Lost { digest: *digest, why })
+        Err(self.lost_or_gone(digest, stored, StoreError::Lost { digest: *digest, why }).await)
     }
 
     /// The bytes of small blobs, by their rows. What the engine finds damaged is lost like what is missing, and no fault of the others.

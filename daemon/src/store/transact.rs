@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use provender_core::batch::{Batch, Expect, Fate, Row, RowKey, Table};
+use provender_core::collect::Idle;
 use provender_core::name::Space;
 use provender_core::{Digest, Timestamp, rows};
 use provender_proto::rows as values;
@@ -73,9 +74,9 @@ impl Txn {
 
     /// Has collection look, once it may, whether nothing refers to these blobs, which a space holds since then or which nothing refers to
     /// since then.
-    pub(super) fn idle(&mut self, space: &Space, at: Timestamp, digests: &[Digest]) {
+    pub(super) fn idle(&mut self, space: &Space, at: Timestamp, why: Idle, digests: &[Digest]) {
         if !digests.is_empty() {
-            self.put(rows::idle(space, at, u64::from_be_bytes(clock::random())), values::digests_to(digests));
+            self.put(rows::idle(space, at, why, u64::from_be_bytes(clock::random())), values::digests_to(digests));
         }
     }
 

@@ -76,6 +76,7 @@ impl Store {
             let bytes = read.map_err(|error| Invalid::new("descriptor", format!("cannot be read: {error}")))?;
             upload.write(bytes.into()).await?;
         } else {
+            self.admit(expected.size).await?;
             let options = StageOptions { aliases: self.inner.aliases.clone(), ..StageOptions::default() };
             let mut staged = self.inner.blobs.stage(options).await?;
             staged.take(file, expected.size).await?;
@@ -171,6 +172,7 @@ impl Upload {
 
     /// Stages what follows upon the bytes that were taken.
     async fn stage(&mut self) -> Result<&mut Box<dyn Staged>, StoreError> {
+        self.store.admit(self.expected.map_or(INLINE_MAX, |expected| expected.size)).await?;
         let resumable = self.expected.filter(|expected| expected.size >= RESUMABLE);
         let options = StageOptions {
             size_hint: self.expected.map(|expected| expected.size),

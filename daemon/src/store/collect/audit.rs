@@ -94,7 +94,7 @@ impl Store {
         audit.wrong.extend(there.iter().map(|(key, count)| format!("{key:?} counts {count} and is referred to by nothing")));
         let mut idle = BTreeSet::new();
         for (key, value) in self.all(Table::Idle).await? {
-            let Some((_, space)) = rows::parse_idle(&key) else { continue };
+            let Some((_, space, _)) = rows::parse_idle(&key) else { continue };
             let digests = values::digests_from(&value).map_err(StoreError::row("what is idle"))?;
             idle.extend(digests.into_iter().map(|digest| (space.clone(), digest)));
         }

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 
 use provender_core::batch::{RowKey, Table};
-use provender_core::collect::{Due, Reference, Referrer, Tally, later};
+use provender_core::collect::{Due, Idle, Reference, Referrer, Tally, later};
 use provender_core::name::Space;
 use provender_core::{Digest, Execution, Timestamp, rows};
 use provender_proto::rows as values;
@@ -169,7 +169,7 @@ impl Store {
                 }
             }
             // Whoever relied on the referrer has had the time for that; whether somebody has relied on a blob itself, its holding says.
-            txn.idle(space, Timestamp::MIN, &idle);
+            txn.idle(space, Timestamp::MIN, Idle::Left, &idle);
             let next = Tally { gone: None, ..tally.after(step.many) };
             if !next.is_through() {
                 txn.put(place, values::tally_to(&next));

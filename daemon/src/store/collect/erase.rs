@@ -99,21 +99,16 @@ impl Store {
 
     /// A name under which nothing is left is none any more.
     async fn tidy_name(&self, space: &Space, name: &Name) -> Result<usize, StoreError> {
-        let is_empty = async |table, prefix| {
-            let scan = Scan { limit: 1, ..Scan::prefix(table, prefix) };
-            Ok::<_, StoreError>(self.inner.meta.scan(&scan).await?.rows.is_empty())
-        };
-        let all = || rows::by_name_prefix(space, name);
         self.transact(|mut txn| async move {
             // Each failure writes it anew.
             let row = rows::failed_name(space, name);
-            if txn.get_one(row.clone()).await?.is_some() && is_empty(Table::FailedFolder, all()).await? {
+            if txn.get_one(row.clone()).await?.is_some() && self.has_none(Table::FailedFolder, space, name).await? {
                 txn.delete(row);
             }
             Ok((txn, ()))
         })
         .await?;
-        if !is_empty(Table::NameHistory, all()).await? || !is_empty(Table::NameRecord, all()).await? {
+        if !self.has_none(Table::NameHistory, space, name).await? || !self.has_none(Table::NameRecord, space, name).await? {
             return Ok(4);
         }
         let registered = self.name_row(space, name).await?.registered;
@@ -121,8 +116,8 @@ impl Store {
             self.transact(|mut txn| async move {
                 let row = rows::name(space, name);
                 if txn.get_one(row.clone()).await?.is_some()
-                    && is_empty(Table::NameHistory, all()).await?
-                    && is_empty(Table::NameRecord, all()).await?
+                    && self.has_none(Table::NameHistory, space, name).await?
+                    && self.has_none(Table::NameRecord, space, name).await?
                 {
                     txn.delete(row);
                 }
@@ -130,7 +125,7 @@ impl Store {
             })
             .await?;
             // Who began under it at that moment took it for there.
-            if !is_empty(Table::NameHistory, all()).await? {
+            if !self.has_none(Table::NameHistory, space, name).await? {
                 let there = &provender_core::name::NameRow::default();
                 self.transact(|mut txn| async move {
                     let row = rows::name(space, name);
@@ -143,5 +138,11 @@ impl Store {
             }
         }
         Ok(8)
+    }
+
+    /// Whether a table has no row of a name.
+    async fn has_none(&self, table: Table, space: &Space, name: &Name) -> Result<bool, StoreError> {
+        let scan = Scan { limit: 1, ..Scan::prefix(table, rows::by_name_prefix(space, name)) };
+        Ok(self.inner.meta.scan(&scan).await?.rows.is_empty())
     }
 }

@@ -50,8 +50,8 @@ impl Run<'_> {
         }
         for piece in going.chunks(64 * AT_ONCE) {
             let (store, protect, pins) = (self.store, self.how.protect, &self.pins);
-            let taken = stream::iter(piece).map(|one| store.bury(one, protect, pins)).buffer_unordered(AT_ONCE);
-            let taken: Vec<Result<bool, StoreError>> = taken.collect().await;
+            let taken: Vec<_> = piece.iter().map(|one| store.bury(one, protect, pins)).collect();
+            let taken: Vec<Result<bool, StoreError>> = stream::iter(taken).buffer_unordered(AT_ONCE).collect().await;
             let mut spared = 0;
             for taken in taken {
                 spared += u64::from(!taken?);

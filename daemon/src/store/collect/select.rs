@@ -204,13 +204,14 @@ impl Run<'_> {
         let name = execution.name.as_str();
         let judged = match (evicted, pinned) {
             (_, true) => Judgement::Until(later(now, self.how.protect)),
-            (Some(_), false) => Judgement::Goes(Rule::Unused),
+            (Some(_), false) => Judgement::Goes(Rule::Evicted),
             (None, false) => self.how.rules.judge(name, subject, self.how.protect, now),
         };
         match judged {
             Judgement::Goes(rule) => {
                 let reason = evicted.clone().unwrap_or_else(|| self.reason(rule, &looked, newer, now));
                 let one = self.store.going(space, execution, *is_record, *used, rule, reason, row);
+                self.chosen.extend(self.dry_run.then_some(execution.id));
                 going.insert(execution.id, one);
                 Ok(())
             }
@@ -245,7 +246,8 @@ impl Run<'_> {
             Rule::Failed => format!("it ended at {} and is no success to answer with, and of {of} such are kept for {} s", looked.used, time(keep.and_then(|keep| keep.failed_within))),
             Rule::Quota => format!("more was stored than the quota allows, and it was the least recently used, at {}", looked.used),
             Rule::Free => format!("the disk was nearly full, and it was the least recently used, at {}", looked.used),
-            Rule::Lost => String::new(),
+            // These come with reasons of their own.
+            Rule::Lost | Rule::Evicted => String::new(),
         };
         format!("collected at {now} by the rule `{rule}`: {why}")
     }
@@ -275,7 +277,12 @@ impl Run<'_> {
 
     /// What is used least recently goes while too much is stored.
     pub(super) async fn by_room(&mut self, horizon: Timestamp) -> Result<(), StoreError> {
-        let mut leaving = 0;
+        let (limits, room) = self.store.room().await?;
+        if limits.wants(room, 0).is_none() {
+            return Ok(());
+        }
+        // What goes already is not asked for twice; of what a dry run has chosen by rules that is so as well.
+        let mut leaving = self.leaving().await? + if self.dry_run { self.done.frees } else { 0 };
         let mut scan = Scan { limit: PAGE, ..Scan::prefix(Table::Aged, rows::timed_prefix()) };
         let mut shed = Shed::default();
         loop {
@@ -289,9 +296,7 @@ impl Run<'_> {
             } else if any {
                 self.count().await?;
                 self.sweep(horizon).await?;
-                // What it could not remove yet, since it is protected, goes by itself.
-                let now = self.store.room().await?.1;
-                leaving += freed.saturating_sub(room.used.saturating_sub(now.used));
+                leaving = self.leaving().await?;
             }
             if !any {
                 self.done.kept = limits.wants(room, leaving).map_or(0, Want::bytes);
@@ -329,6 +334,9 @@ impl Run<'_> {
                 let row = RowKey { table: Table::Aged, key: key.clone() };
                 scan.after = Some(key.clone());
                 self.pace(5).await?;
+                if self.chosen.contains(&id) {
+                    continue;
+                }
                 let Some(looked) = self.look(&space, id, now).await? else {
                     self.drop_row(row).await?;
                     continue;

@@ -10,6 +10,7 @@ use futures::{StreamExt, stream};
 use provender_blobs::Location;
 use provender_core::batch::{Row, RowKey, Table, Version};
 use provender_core::blob::{Place, Stored};
+use provender_core::collect::Idle;
 use provender_core::name::Space;
 use provender_core::transition::KeyRow;
 use provender_core::{Digest, Timestamp, Verdict, rows};
@@ -27,7 +28,7 @@ const AT_ONCE: usize = 8;
 /// The fact of how many tombstones there are, about.
 const TOMBSTONES: &str = "tombstones";
 /// The fact of when what was forgotten was collected last.
-pub(in crate::store) const FORGOTTEN: &str = "forgotten";
+const FORGOTTEN: &str = "forgotten";
 
 /// What came of a batch.
 #[derive(Default)]
@@ -48,7 +49,7 @@ impl Run<'_> {
             let page = self.store.inner.meta.scan(&scan).await?;
             for (key, row) in &page.rows {
                 let damaged = || StoreError::Row { what: format!("{key:?}"), why: "it is of no time".into() };
-                let (at, space) = rows::parse_idle(key).ok_or_else(damaged)?;
+                let (at, space, why) = rows::parse_idle(key).ok_or_else(damaged)?;
                 // Those behind it became idle later still.
                 if at >= horizon {
                     return Ok(());
@@ -58,7 +59,7 @@ impl Run<'_> {
                 for (n, piece) in digests.chunks(BATCH).enumerate() {
                     let rest = &digests[digests.len().min((n + 1) * BATCH)..];
                     let swept = loop {
-                        match self.store.sweep_batch(&space, piece, rest, &place, horizon, &spaces).await? {
+                        match self.store.sweep_batch((&space, why), piece, rest, &place, horizon, &spaces).await? {
                             Some(swept) => break swept,
                             None => spaces = self.store.known_spaces().await?,
                         }
@@ -74,6 +75,32 @@ impl Run<'_> {
             scan.after = page.rows.last().map(|(key, _)| key.clone());
             if !page.more {
                 return Ok(());
+            }
+        }
+    }
+
+    /// The bytes of blobs that the last that referred to them has left, and that are there only since somebody may rely on them yet.
+    pub(super) async fn leaving(&mut self) -> Result<u64, StoreError> {
+        let (mut bytes, mut scan) = (0, Scan { limit: 100, ..Scan::prefix(Table::Idle, rows::timed_prefix()) });
+        loop {
+            let page = self.store.inner.meta.scan(&scan).await?;
+            for (key, row) in &page.rows {
+                let Some((_, space, Idle::Left)) = rows::parse_idle(key) else { continue };
+                let digests = values::digests_from(&row.value).map_err(StoreError::row("what is idle"))?;
+                for piece in digests.chunks(BATCH) {
+                    let each = piece.iter().flat_map(|digest| [rows::blob(digest), rows::count(&space, digest)]);
+                    let found = self.store.inner.meta.get(&each.collect::<Vec<_>>()).await?;
+                    self.pace(found.len()).await?;
+                    for (digest, pair) in piece.iter().zip(found.chunks_exact(2)) {
+                        let (Some(stored), None) = (&pair[0], &pair[1]) else { continue };
+                        let stored = values::blob_from(stored.value.clone()).map_err(StoreError::row(digest))?;
+                        bytes += stored.bytes(digest);
+                    }
+                }
+            }
+            scan.after = page.rows.last().map(|(key, _)| key.clone());
+            if !page.more {
+                return Ok(bytes);
             }
         }
     }
@@ -152,10 +179,16 @@ impl Store {
         }
     }
 
+    /// Before when something was collected of which nothing is known any more, if there is any.
+    pub(in crate::store) async fn forgotten(&self) -> Result<Option<Timestamp>, StoreError> {
+        let fact = super::super::fact(&*self.inner.meta, FORGOTTEN).await?;
+        Ok(fact.and_then(|fact| fact.parse().ok()).map(Timestamp::from_millis))
+    }
+
     /// Sweeps a piece of what became idle together; `rest` stays to be looked at. `None` if there are other spaces by now.
     async fn sweep_batch(
         &self,
-        space: &Space,
+        (space, why): (&Space, Idle),
         piece: &[Digest],
         rest: &[Digest],
         row: &RowKey,
@@ -190,9 +223,9 @@ impl Store {
             goes.sort_unstable();
             goes.dedup();
             let mut swept = Swept::default();
-            self.condemn(&mut txn, space, &goes, others, horizon, &mut swept).await?;
+            self.condemn(&mut txn, (space, why), &goes, others, horizon, &mut swept).await?;
             for (touched, digests) in &later {
-                txn.idle(space, *touched, digests);
+                txn.idle(space, *touched, why, digests);
             }
             match rest {
                 [] => txn.delete(row.clone()),
@@ -207,7 +240,7 @@ impl Store {
     async fn condemn(
         &self,
         txn: &mut Txn,
-        space: &Space,
+        (space, why): (&Space, Idle),
         goes: &[Digest],
         others: &[&Space],
         horizon: Timestamp,
@@ -222,7 +255,7 @@ impl Store {
             let [Some(holding), None, stored, elsewhere @ ..] = found else { continue };
             let touched = values::holding_from(holding.value.clone()).map_err(StoreError::row(digest))?;
             if touched >= horizon {
-                txn.idle(space, touched, &[*digest]);
+                txn.idle(space, touched, why, &[*digest]);
                 continue;
             }
             txn.delete(rows::holding(space, digest));
@@ -256,16 +289,20 @@ impl Store {
 
     /// Removes bytes that no row names, and then the rows that say so.
     async fn remove_all(&self, doomed: &[Location]) -> Result<(), StoreError> {
-        let removed = stream::iter(doomed.to_vec()).map(|location| async move {
-            let removed = self.inner.blobs.remove(&location).await;
-            if let Err(error) = &removed {
-                tracing::warn!(%location, error = %chain(error), "collected bytes could not be removed; the next run tries again");
+        let removed: Vec<_> = doomed.iter().map(|location| self.remove_bytes(location)).collect();
+        let removed: Vec<Option<RowKey>> = stream::iter(removed).buffer_unordered(AT_ONCE).collect().await;
+        self.delete_rows(&removed.into_iter().flatten().collect::<Vec<_>>()).await
+    }
+
+    /// The row that goes then, if they could be removed.
+    async fn remove_bytes(&self, location: &Location) -> Option<RowKey> {
+        match self.inner.blobs.remove(location).await {
+            Ok(()) => Some(rows::doomed(&location.to_string())),
+            Err(error) => {
+                tracing::warn!(%location, error = %chain(&error), "collected bytes could not be removed; the next run tries again");
+                None
             }
-            removed.is_ok().then_some(location)
-        });
-        let removed: Vec<_> = removed.buffer_unordered(AT_ONCE).filter_map(async |it| it).collect().await;
-        let rows: Vec<_> = removed.iter().map(|location| rows::doomed(&location.to_string())).collect();
-        self.delete_rows(&rows).await
+        }
     }
 
     /// Forgets keys of which nothing is known but that something was collected.

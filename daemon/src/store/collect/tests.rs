@@ -346,3 +346,52 @@ async fn nothing_is_left_of_what_went_but_that_it_went() {
     assert_eq!(verdict(&store, &of(1, "")).await.0, Verdict::Succeeded);
     assert_eq!(store.audit().await.unwrap(), Vec::<String>::new());
 }
+
+#[tokio::test]
+async fn uploads_wait_for_room_and_are_refused_where_everything_is_protected() {
+    let store = over(Arc::new(Memory::default()) as Arc<dyn Meta>).await;
+    store.configure(Collection { quota: Some(300_000), protect: Duration::from_millis(100), ..how(Vec::new()) });
+    let background = tokio::spawn(store.clone().collect_forever());
+    let watch = tokio::spawn(store.clone().watch_room());
+    for n in 1..30 {
+        made(&store, &of(n, "a"), &[bytes(n as u8, 50_000)]).await;
+        moment().await;
+    }
+    let kept = store.history(&space(), Ok(&Name::new("a").unwrap()), false, None, 100).await.unwrap().0;
+    assert!(kept.len() >= 4, "no more goes than has to: {}", kept.len());
+    assert!(store.usage().await.unwrap() <= 300_000);
+    // However long it waits, what it uploads is protected while it runs.
+    begin(&store, &of(100, "a")).await;
+    let root = tree(&store, &[bytes(100, 120_000)]).await;
+    store.pin(&space(), Pinned::Tree(root), String::new(), String::new(), None).await.unwrap();
+    let refused = store.put_bytes(&space(), Bytes::from(bytes(101, 300_001))).await.unwrap_err();
+    assert!(matches!(refused, StoreError::Full { .. }), "{refused}");
+    assert!(store.tree(&space(), &root).await.is_ok());
+    background.abort();
+    watch.abort();
+}
+
+#[tokio::test]
+async fn who_answers_with_a_record_that_leaves_keeps_it() {
+    for (store, _folder) in stores().await {
+        store.configure(how(vec![Keep { used_within: Some(Duration::from_millis(1)), ..Keep::default() }]));
+        made(&store, &of(1, "a"), &[bytes(1, 30_000)]).await;
+        made(&store, &of(2, "a"), &[bytes(2, 30_000)]).await;
+        moment().await;
+        let asked = store.clone();
+        // In between a record is said to leave and goes.
+        let asking = tokio::spawn(async move {
+            loop {
+                let known = asked.known_of(&space(), &[of(1, "").key]).await.unwrap().remove(0);
+                if known.row.leaving {
+                    return verdict(&asked, &of(1, "")).await.0;
+                }
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        });
+        let (done, going) = collect(&store).await;
+        assert_eq!((asking.await.unwrap(), going.len(), done.spared), (Verdict::Succeeded, 2, 1));
+        assert_eq!(verdict(&store, &of(1, "")).await.0, Verdict::Succeeded);
+        assert_eq!(verdict(&store, &of(2, "")).await.0, Verdict::Evicted);
+    }
+}

@@ -38,8 +38,8 @@ impl Cached {
         self.quota.store(quota.unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
-    pub(in crate::store) fn grow(&self, bytes: u64) {
-        self.used.fetch_add(bytes, Ordering::Relaxed);
+    pub(in crate::store) fn grow(&self, bytes: i64) {
+        self.used.fetch_add(u64::try_from(bytes).unwrap_or(0), Ordering::Relaxed);
     }
 }
 
