@@ -80,18 +80,7 @@ pub async fn run(config: Config, stop: CancellationToken, ready: impl FnOnce()) 
     background.spawn(store.clone().sweep_uploads(config.keep_uploads));
     background.spawn(store.clone().flush_forever());
     background.spawn(store.clone().watch_room());
-    // It keeps to a thread of its own, which a token ends.
-    let (stop_collecting, runtime) = (CancellationToken::new(), tokio::runtime::Handle::current());
-    let (told, collecting) = (stop_collecting.clone(), store.clone());
-    background.spawn_blocking(move || {
-        runtime.block_on(async {
-            tokio::select! {
-                () = told.cancelled() => {}
-                () = collecting.collect_forever() => {}
-            }
-        });
-    });
-    let stop_collecting = stop_collecting.drop_guard();
+    background.spawn(store.clone().collect_forever());
     if let Some(scrub) = config.scrub {
         background.spawn(store.clone().scrub(scrub));
     }
@@ -176,7 +165,6 @@ pub async fn run(config: Config, stop: CancellationToken, ready: impl FnOnce()) 
         servers.abort_all();
     }
     background.abort_all();
-    drop(stop_collecting);
     // What is not written now is in the file, for the next start.
     match tokio::time::timeout(LAST_FLUSH, store.flush_used()).await {
         Ok(Ok(())) => {}
