@@ -27,6 +27,8 @@ pub struct Room {
     pub used: u64,
     /// The bytes that are free on their disk, if that is known.
     pub free: Option<u64>,
+    /// The bytes that somebody waits to store.
+    pub asked: u64,
 }
 
 /// For which limit something goes.
@@ -55,9 +57,10 @@ impl Limits {
     pub fn wants(&self, room: Room, leaving: u64) -> Option<Want> {
         let used = room.used.saturating_sub(leaving);
         if let Some(quota) = self.quota
-            && used > part(quota, self.high)
+            && (used > part(quota, self.high) || used.saturating_add(room.asked) > quota)
         {
-            return Some(Want::Quota(used - part(quota, self.low)));
+            let enough = part(quota, self.low).min(quota.saturating_sub(room.asked));
+            return (used > enough).then(|| Want::Quota(used - enough));
         }
         let (reserve, free) = (self.reserve?, room.free?.saturating_add(leaving));
         // As far beyond the reserve as the quota's marks are apart, so that it does not begin again at once.

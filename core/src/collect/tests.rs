@@ -62,7 +62,7 @@ fn the_horizon_is_before_whoever_runs() {
 #[test]
 fn limits_begin_at_the_high_mark_and_end_at_the_low_one() {
     let limits = Limits { quota: Some(1000), reserve: Some(100), high: 950, low: 850 };
-    let room = |used, free| Room { used, free: Some(free) };
+    let room = |used, free| Room { used, free: Some(free), asked: 0 };
     assert_eq!(limits.wants(room(950, 500), 0), None);
     assert_eq!(limits.wants(room(951, 500), 0), Some(Want::Quota(101)));
     assert_eq!(limits.wants(room(951, 500), 1), None, "what goes already is not asked for twice");
@@ -70,6 +70,11 @@ fn limits_begin_at_the_high_mark_and_end_at_the_low_one() {
     assert_eq!(limits.wants(room(10, 99), 0), Some(Want::Free(11)));
     assert_eq!(Limits { quota: None, ..limits }.wants(room(u64::MAX, 100), 0), None);
     assert_eq!(Limits::default().wants(room(u64::MAX, 0), 0), None);
+    let asked = |used, asked| Room { used, free: None, asked };
+    assert_eq!(limits.wants(asked(900, 100), 0), None);
+    assert_eq!(limits.wants(asked(900, 101), 0), Some(Want::Quota(50)));
+    assert_eq!(limits.wants(asked(800, 400), 0), Some(Want::Quota(200)));
+    assert_eq!(limits.wants(asked(0, 2000), 0), None, "there is nothing to take");
     assert!(limits.admits(room(900, 0), 100) && !limits.admits(room(900, 0), 101));
 }
 

@@ -316,7 +316,7 @@ impl Store {
             low: how.low,
         };
         let used = self.usage().await?;
-        Ok((limits, shed::Room { used, free: disk.map(|disk| disk.free) }))
+        Ok((limits, shed::Room { used, free: disk.map(|disk| disk.free), asked: 0 }))
     }
 }
 

@@ -195,7 +195,11 @@ impl Upload {
     }
 
     async fn settle(self) -> Result<Digest, StoreError> {
-        let Upload { store, space, expected, small, staged, .. } = self;
+        let Upload { store, space, expected, small, staged, taken } = self;
+        // How large it would be was not known before.
+        if expected.is_none() {
+            store.admit(taken).await?;
+        }
         let fresh = match staged {
             None => {
                 let bytes = small.freeze();

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use provender_core::batch::{RowKey, Table};
 use provender_core::collect::rules::{Judgement, Rule, Subject};
-use provender_core::collect::shed::{Shed, Want};
+use provender_core::collect::shed::{self, Shed, Want};
 use provender_core::collect::{self, Due, References, Referrer, Tally, later};
 use provender_core::execution::State;
 use provender_core::name::{Name, Space};
@@ -277,8 +277,9 @@ impl Run<'_> {
 
     /// What is used least recently goes while too much is stored.
     pub(super) async fn by_room(&mut self, horizon: Timestamp) -> Result<(), StoreError> {
+        let asked = self.store.inner.collecting.room.asked();
         let (limits, room) = self.store.room().await?;
-        if limits.wants(room, 0).is_none() {
+        if limits.wants(shed::Room { asked, ..room }, 0).is_none() {
             return Ok(());
         }
         // What goes already is not asked for twice; of what a dry run has chosen by rules that is so as well.
@@ -287,6 +288,7 @@ impl Run<'_> {
         let mut shed = Shed::default();
         loop {
             let (limits, room) = self.store.room().await?;
+            let room = shed::Room { asked, ..room };
             let Some(want) = limits.wants(room, leaving) else { return Ok(()) };
             let going = self.least_recently_used(want, &mut scan, &mut shed).await?;
             let (freed, any) = (going.values().map(|one| one.frees).sum::<u64>(), !going.is_empty());

@@ -395,3 +395,23 @@ async fn who_answers_with_a_record_that_leaves_keeps_it() {
         assert_eq!(verdict(&store, &of(2, "")).await.0, Verdict::Evicted);
     }
 }
+
+#[tokio::test]
+async fn what_a_part_has_alone_is_what_deleting_it_frees() {
+    for (store, _folder) in stores().await {
+        store.configure(how(Vec::new()));
+        made(&store, &of(1, "a/x"), &[bytes(1, 30_000), bytes(9, 20_000)]).await;
+        made(&store, &of(2, "a/x"), &[bytes(2, 30_000), bytes(9, 20_000)]).await;
+        made(&store, &of(3, "a/y"), &[bytes(3, 40_000), bytes(9, 20_000)]).await;
+        made(&store, &of(4, "b"), &[bytes(4, 50_000)]).await;
+        collect(&store).await;
+        let du = store.du(&space(), "a", crate::store::By::Name, &mut |_| {}).await.unwrap();
+        let [x, y] = &du.groups[..] else { panic!("{du:?}") };
+        assert_eq!((&*x.label, x.executions, x.records, x.bytes / 10_000, x.own / 10_000), ("a/x", 2, 2, 8, 6));
+        assert_eq!((&*y.label, y.executions, y.bytes / 10_000, y.own / 10_000), ("a/y", 1, 6, 4));
+        assert_eq!((du.all.executions, du.all.bytes / 10_000, du.all.own / 10_000), (3, 12, 12));
+        let all = store.du(&space(), "", crate::store::By::Executor, &mut |_| {}).await.unwrap();
+        assert_eq!((all.groups.len(), all.all.own), (1, all.all.bytes));
+        assert_eq!(all.all.bytes, all.stored, "everything that is stored is somebody's");
+    }
+}

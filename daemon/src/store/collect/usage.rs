@@ -30,12 +30,19 @@ pub(in crate::store) struct Cached {
     used: AtomicU64,
     /// [`u64::MAX`] while it is not known, or there is none.
     quota: AtomicU64,
+    /// The most that somebody waits to store.
+    asked: AtomicU64,
 }
 
 impl Cached {
     pub(super) fn set(&self, room: Room, quota: Option<u64>) {
         self.used.store(room.used, Ordering::Relaxed);
         self.quota.store(quota.unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    /// What was asked for since the last call.
+    pub(super) fn asked(&self) -> u64 {
+        self.asked.swap(0, Ordering::Relaxed)
     }
 
     pub(in crate::store) fn grow(&self, bytes: i64) {
@@ -45,7 +52,7 @@ impl Cached {
 
 impl Default for Cached {
     fn default() -> Cached {
-        Cached { used: AtomicU64::new(0), quota: AtomicU64::new(u64::MAX) }
+        Cached { used: AtomicU64::new(0), quota: AtomicU64::new(u64::MAX), asked: AtomicU64::new(0) }
     }
 }
 
@@ -108,6 +115,7 @@ impl Store {
             if used.saturating_add(bytes) <= quota {
                 return Ok(());
             }
+            cached.asked.fetch_max(bytes, Ordering::Relaxed);
             self.call_collection();
             if clock::monotonic() > until || bytes > quota {
                 let what = format!("{used} of the {quota} bytes that may be stored are taken");
