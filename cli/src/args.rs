@@ -13,7 +13,7 @@ use provender_core::Ref;
 use provender_core::key::TaskKey;
 use provender_core::name::Name;
 
-pub(crate) use upkeep::{Admin, Backup, Gc, Pin, Pinnable, Unpin, Verify};
+pub(crate) use upkeep::{Admin, Backup, By, Du, Gc, Pin, Pinnable, Unpin, Verify};
 
 /// Run commands once, know that they succeeded, find what they made.
 #[derive(Debug, Parser)]
@@ -120,6 +120,11 @@ pub(crate) enum Command {
     /// The daemon does so by itself now and then. What was used lately, is pinned, or is being run stays. Bytes go once nothing has
     /// referred to them for as long as what was used lately is protected. It is carried out to its end also if it is interrupted here.
     Gc(Gc),
+    /// Show what the store holds: by name, by who ran it, or by age
+    ///
+    /// Of each part the bytes that its executions refer to, and of these its own, which nothing outside of it refers to: what collecting it would free.
+    /// What several parts share is in the bytes of each, and in nobody's own.
+    Du(Du),
     /// Keep the store: backups
     #[command(subcommand)]
     Admin(Admin),

@@ -6,6 +6,7 @@ pub(crate) mod cat;
 mod check;
 pub(crate) mod dag;
 pub(crate) mod diff;
+pub(crate) mod du;
 pub(crate) mod gc;
 pub(crate) mod get;
 pub(crate) mod history;

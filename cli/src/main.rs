@@ -68,6 +68,7 @@ async fn carry_out(args: Args) -> Result<ExitCode, Fault> {
         Command::Unpin(what) => commands::pins::unpin(&session, what).await,
         Command::Pins => commands::pins::pins(&session).await,
         Command::Gc(what) => commands::gc::gc(&session, what).await,
+        Command::Du(what) => commands::du::du(&session, what).await,
         Command::Admin(what) => commands::admin::admin(&session, what).await,
         Command::Completions { shell } => commands::pages::completions(shell),
         Command::Man { dir } => commands::pages::man(&dir),

@@ -12,6 +12,7 @@ mod explain;
 mod handover;
 mod invalidate;
 mod tasks;
+mod usage;
 mod view;
 mod watch;
 
@@ -41,6 +42,7 @@ pub use catalog::{Described, Lineage, Named, Registered, Task};
 pub use collect::{GcSummary, Going, PinId};
 pub use invalidate::Invalidate;
 pub use tasks::{Begin, Begun};
+pub use usage::{Usage, UsageBy, UsageGroup};
 pub use watch::{Heard, Watch, Watching};
 
 /// How long a connection may take to be made.

@@ -16,7 +16,7 @@ pub mod transfer;
 
 pub use client::{
     BackupPhase, BackupProgress, BackupSummary, Begin, Begun, Client, Described, Download, GcSummary, Going, Heard,
-    Invalidate, Lineage, Named, PinId, Registered, Task, Verified, Watch, Watching,
+    Invalidate, Lineage, Named, PinId, Registered, Task, Usage, UsageBy, UsageGroup, Verified, Watch, Watching,
 };
 pub use error::ClientError;
 pub use remote::Remote;

@@ -79,6 +79,23 @@ pub(crate) struct Gc {
     pub(crate) list: Option<u64>,
 }
 
+#[derive(Debug, clap::Args)]
+pub(crate) struct Du {
+    /// Only the names at and below this one, in whole parts [default: all]
+    #[arg(default_value = "", hide_default_value = true)]
+    pub(crate) prefix: String,
+    /// What the lines are: the next part of the names, who ran it and where, or how long ago it ended
+    #[arg(long, value_enum, default_value = "name")]
+    pub(crate) by: By,
+}
+
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+pub(crate) enum By {
+    Name,
+    Executor,
+    Age,
+}
+
 /// How long, in one unit.
 fn duration(text: &str) -> Result<Duration, String> {
     let unit = [("s", 1), ("m", 60), ("h", 3_600), ("d", 86_400), ("w", 7 * 86_400)];

@@ -5,6 +5,7 @@
 
 mod gc;
 mod pins;
+mod usage;
 
 use std::path::PathBuf;
 use std::pin::Pin;
@@ -102,9 +103,12 @@ impl Admin for Upkeep {
         Ok(Response::new(gc::gc(&self.front.store, &self.front.draining, false)))
     }
 
-    type UsageStream = Pin<Box<dyn Stream<Item = Result<v1::UsageReply, Status>> + Send>>;
-    async fn usage(&self, _: Request<v1::UsageRequest>) -> Result<Response<Self::UsageStream>, Status> {
-        Err(Status::unimplemented(""))
+    type UsageStream = Pieces<v1::UsageReply>;
+
+    async fn usage(&self, request: Request<v1::UsageRequest>) -> Result<Response<Self::UsageStream>, Status> {
+        owner(&request)?;
+        let usage = usage::usage(&self.front.store, &self.front.draining, request.get_ref());
+        Ok(Response::new(usage.map_err(|error| status(&error))?))
     }
 
     type BackupStream = Pin<Box<dyn Stream<Item = Reply> + Send>>;
