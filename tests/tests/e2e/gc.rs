@@ -4,8 +4,14 @@ use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::Duration;
 
+use provender_proto::v1;
+use provender_proto::v1::admin_client::AdminClient;
+use provender_proto::v1::pinned::What;
 use provender_tests::child::{Ran, eventually, string};
 use serde_json::{Value, json};
+use tonic::transport::Endpoint;
+use tonic::{Code, Status};
+use tonic_types::StatusExt;
 
 use crate::world::{World, key};
 
@@ -180,4 +186,108 @@ fn a_gc_spares_pinned_bytes_of_what_went() {
         gc(&world, &[]);
         stored(&world) == [2]
     });
+}
+
+#[test]
+fn du_says_what_each_part_has_and_what_it_alone_has() {
+    let world = World::with(CONFIG, &[]);
+    make(&world, "a/x", 1);
+    make(&world, "a/y", 2);
+    // The same bytes as the first one's, and nothing else.
+    let script = "head -c 100001 /dev/zero | tr '\\0' 1 >out";
+    world.run(&["--name", "b", "--key", "t:b", "--out", "out"], script).ok();
+    gc(&world, &[]);
+    let du = |args: &[&str]| {
+        let mut lines = world.cli(&[&["--json", "du"][..], args].concat()).ok().lines();
+        let sums = lines.pop().unwrap();
+        (lines, sums)
+    };
+    let labels = |lines: &[Value]| sorted(lines.iter().map(|line| string(&line["label"])).collect());
+    let (lines, sums) = du(&[]);
+    assert_eq!(labels(&lines), ["a", "b"]);
+    let number = |value: &Value| value.as_u64().unwrap();
+    let of = |label: &str| lines.iter().find(|line| line["label"] == label).unwrap();
+    let (a, b) = (of("a"), of("b"));
+    assert_eq!((number(&a["executions"]), number(&a["records"]), number(&b["records"])), (2, 2, 1));
+    assert!(number(&a["bytes"]) > 200_003 && (100_002..200_000).contains(&number(&a["own"])), "{a}");
+    assert!(number(&b["bytes"]) > 100_001 && number(&b["own"]) < 10_000, "{b}");
+    assert_eq!((number(&sums["all"]["executions"]), &sums["all"]["bytes"]), (3, &sums["stored"]));
+    assert!(number(&sums["all"]["own"]) >= number(&a["own"]) + 100_001, "{sums}");
+
+    let (lines, sums) = du(&["a/"]);
+    assert_eq!((labels(&lines), number(&sums["all"]["records"])), (vec!["a/x".into(), "a/y".into()], 2));
+    assert_eq!(du(&["--by", "executor"]).0.len(), 1);
+    assert_eq!(labels(&du(&["--by", "age"]).0), ["less than 1 days"]);
+    assert_eq!(du(&["nobody"]).0.len(), 0);
+    world.cli(&["du", "a//b"]).code(1).says(&["prefix"]);
+    let text = world.cli(&["du"]).ok().out();
+    assert!(text.lines().count() == 5 && text.contains("in all") && text.contains("stored"), "{text}");
+}
+
+#[test]
+fn a_gc_and_its_pins_are_for_the_owner_and_what_makes_no_sense_is_refused() {
+    let world = World::with(CONFIG, &["--listen", "127.0.0.1:0", "--insecure"]);
+    let address = string(&world.daemon.logged("listening on TCP")["fields"]["address"]);
+    let remote = format!("http://{address}");
+    for args in [&["pin", "n"][..], &["unpin", "n"], &["pins"], &["gc"], &["gc", "--dry-run"], &["du"]] {
+        let ran = world.cli(&[&["--remote", &remote][..], args].concat());
+        assert!(!ran.status.success(), "{args:?}");
+    }
+    assert!(world.cli(&["pins"]).ok().out().is_empty());
+    world.cli(&["pin"]).code(2);
+    world.cli(&["pin", "n", "--prefix", "n"]).code(2);
+    world.cli(&["pin", "n", "--for", "soon"]).code(2).says(&["12h"]);
+    world.cli(&["pin", "--prefix", "/"]).code(1).says(&["prefix"]);
+    world.cli(&["pin", "n", "--reason", &"x".repeat(4097)]).code(1).says(&["reason", "4096"]);
+    world.provender.env("USER", "x".repeat(256)).run(["pin", "n"]).code(1).says(&["owner", "256"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gc_knows_pins_page_by_page_and_refuses_by_the_field() {
+    let world = World::new();
+    let mut admin = AdminClient::new(Endpoint::from_shared(world.daemon.remote()).unwrap().connect().await.unwrap());
+    let of = |n: u32| v1::Pinned { what: Some(What::Key(format!("t:{n:03}"))) };
+    let pin = |n: u32| {
+        let (reason, owner) = ("x".repeat(4096), "y".repeat(256));
+        v1::PinRequest { what: Some(of(n)), reason, owner, ..Default::default() }
+    };
+    for n in 0..350 {
+        admin.pin(pin(n)).await.unwrap();
+    }
+    // A page is bounded by its bytes as well.
+    let first = admin.list_pins(v1::ListPinsRequest::default()).await.unwrap().into_inner();
+    assert!((200..350).contains(&first.pins.len()), "{}", first.pins.len());
+    let mut keys: Vec<_> = first.pins.iter().map(|pin| pin.what.clone().unwrap()).collect();
+    let mut cursor = first.cursor;
+    while !cursor.is_empty() {
+        let asked = v1::ListPinsRequest { cursor, limit: 20, ..Default::default() };
+        let page = admin.list_pins(asked).await.unwrap().into_inner();
+        assert!(page.pins.len() <= 20);
+        keys.extend(page.pins.into_iter().map(|pin| pin.what.unwrap()));
+        cursor = page.cursor;
+    }
+    let mut keys: Vec<_> = keys.into_iter().map(|what| format!("{:?}", what.what)).collect();
+    keys.sort();
+    assert_eq!(keys, (0..350).map(|n| format!("{:?}", of(n).what)).collect::<Vec<_>>());
+
+    let refused = |field: &str, status: Status| {
+        let violations = status.get_details_bad_request().map(|details| details.field_violations).unwrap_or_default();
+        let fields: Vec<_> = violations.into_iter().map(|violation| violation.field).collect();
+        assert_eq!((status.code(), fields), (Code::InvalidArgument, vec![field.to_owned()]), "{status:?}");
+    };
+    let list = v1::ListPinsRequest { limit: 10_001, ..Default::default() };
+    refused("limit", admin.list_pins(list).await.unwrap_err());
+    refused(
+        "cursor",
+        admin.list_pins(v1::ListPinsRequest { cursor: "x".into(), ..Default::default() }).await.unwrap_err(),
+    );
+    refused("reason", admin.pin(v1::PinRequest { reason: "x".repeat(4097), ..pin(0) }).await.unwrap_err());
+    refused("owner", admin.pin(v1::PinRequest { owner: "y".repeat(257), ..pin(0) }).await.unwrap_err());
+    refused("owner", admin.pin(v1::PinRequest { owner: String::new(), ..pin(0) }).await.unwrap_err());
+    refused("what", admin.pin(v1::PinRequest { what: None, ..pin(0) }).await.unwrap_err());
+    let prefix = v1::Pinned { what: Some(What::Prefix("x".repeat(1025))) };
+    refused("prefix", admin.unpin(v1::UnpinRequest { what: Some(prefix), ..Default::default() }).await.unwrap_err());
+    refused("by", admin.usage(v1::UsageRequest { by: 9, ..Default::default() }).await.unwrap_err());
+    let never = v1::UnpinRequest { what: Some(of(999)), ..Default::default() };
+    assert_eq!(admin.unpin(never).await.unwrap_err().code(), Code::NotFound);
 }
