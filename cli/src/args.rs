@@ -13,7 +13,7 @@ use provender_core::Ref;
 use provender_core::key::TaskKey;
 use provender_core::name::Name;
 
-pub(crate) use upkeep::{Admin, Backup, By, Du, Gc, Pin, Pinnable, Unpin, Verify};
+pub(crate) use upkeep::{Admin, Backup, By, Du, Gc, Pin, Unpin, Verify};
 
 /// Run commands once, know that they succeeded, find what they made.
 #[derive(Debug, Parser)]

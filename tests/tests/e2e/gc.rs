@@ -291,3 +291,18 @@ async fn a_gc_knows_pins_page_by_page_and_refuses_by_the_field() {
     let never = v1::UnpinRequest { what: Some(of(999)), ..Default::default() };
     assert_eq!(admin.unpin(never).await.unwrap_err().code(), Code::NotFound);
 }
+
+#[test]
+fn a_gc_goes_on_when_who_asked_for_it_hangs_up() {
+    let world = World::with(CONFIG, &[]);
+    let old = key(&make(&world, "n", 1));
+    make(&world, "n", 2);
+    outlive_protection();
+    let asking = world.provender.start(["gc"]);
+    // From here it waits a moment for answers that were given before.
+    world.daemon.logged("collecting, as asked");
+    drop(asking);
+    // That is no use of it; a lookup would be.
+    eventually("it is collected all the same", || world.cli(&["--json", "history", "n"]).ok().lines().len() == 1);
+    assert_eq!(world.verdict(&old), "EVICTED");
+}
