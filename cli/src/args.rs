@@ -1,5 +1,7 @@
 //! The arguments.
 
+mod upkeep;
+
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
@@ -10,6 +12,8 @@ use clap::{Parser, Subcommand};
 use provender_core::Ref;
 use provender_core::key::TaskKey;
 use provender_core::name::Name;
+
+pub(crate) use upkeep::{Admin, Backup, By, Du, Gc, Pin, Unpin, Verify};
 
 /// Run commands once, know that they succeeded, find what they made.
 #[derive(Debug, Parser)]
@@ -100,6 +104,27 @@ pub(crate) enum Command {
     ///
     /// What is missing or damaged is LOST from then on: it is served to nobody, and the next run makes it anew. Exits 1 if anything is.
     Verify(Verify),
+    /// Keep something from collection: a key's record, the records under names, or bytes
+    ///
+    /// The same person's pin of the same thing is one: pinned again, it has another reason and end. Bytes have to be there; a key or name need not, and
+    /// what comes to stand under it is kept.
+    Pin(Pin),
+    /// Take a pin away
+    ///
+    /// What it kept is collected as anything else from then on. Exit code 1: there was none.
+    Unpin(Unpin),
+    /// List what is pinned, by whom, until when and why
+    Pins,
+    /// Collect: take away what the rules do not keep, and what there is no room for
+    ///
+    /// The daemon does so by itself now and then. What was used lately, is pinned, or is being run stays. Bytes go once nothing has
+    /// referred to them for as long as what was used lately is protected. It is carried out to its end also if it is interrupted here.
+    Gc(Gc),
+    /// Show what the store holds: by name, by who ran it, or by age
+    ///
+    /// Of each part the bytes that its executions refer to, and of these its own, which nothing outside of it refers to: what collecting it would free.
+    /// What several parts share is in the bytes of each, and in nobody's own.
+    Du(Du),
     /// Keep the store: backups
     #[command(subcommand)]
     Admin(Admin),
@@ -435,34 +460,6 @@ pub(crate) struct Mount {
     /// Say on standard output when it is mounted, then let go of the caller
     #[arg(long, hide = true, requires = "foreground")]
     pub(crate) ready: bool,
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum Admin {
-    /// Write a backup of the whole store into a folder of the daemon's machine, while it serves
-    ///
-    /// It holds the state of one moment, and writes only what the backups before it in that folder have not. `provenderd restore` makes a store out
-    /// of it, on any metadata engine. If it is interrupted the backups before stay whole, and the next one goes on from there.
-    Backup(Backup),
-}
-
-#[derive(Debug, clap::Args)]
-pub(crate) struct Verify {
-    /// Read all bytes, instead of looking at sizes and times of files
-    #[arg(long)]
-    pub(crate) deep: bool,
-    /// Read so many bytes a second at most
-    #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u64).range(1..))]
-    pub(crate) rate: Option<u64>,
-}
-
-#[derive(Debug, clap::Args)]
-pub(crate) struct Backup {
-    /// The folder: empty, new, or with backups of this store
-    pub(crate) dir: PathBuf,
-    /// How many backups to keep in it, this one included [default: 7]
-    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..=10_000))]
-    pub(crate) keep: Option<u32>,
 }
 
 #[derive(Debug, clap::Args)]

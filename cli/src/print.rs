@@ -92,6 +92,16 @@ pub(crate) fn bytes_bar(doing: &str, quiet: bool) -> ProgressBar {
     bar
 }
 
+/// A moving sign of what is being looked at, on a terminal; nothing elsewhere or under `--quiet`.
+pub(crate) fn looking_bar(doing: &str, quiet: bool) -> ProgressBar {
+    if quiet || !io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let bar = ProgressBar::new_spinner().with_message(doing.to_owned());
+    bar.enable_steady_tick(std::time::Duration::from_millis(100));
+    bar
+}
+
 /// A moving count of tasks on a terminal; nothing elsewhere or under `--quiet`.
 pub(crate) fn tasks_bar(quiet: bool) -> ProgressBar {
     if quiet || !io::stderr().is_terminal() {

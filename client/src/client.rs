@@ -6,11 +6,13 @@
 mod admin;
 mod blobs;
 mod catalog;
+mod collect;
 mod diff;
 mod explain;
 mod handover;
 mod invalidate;
 mod tasks;
+mod usage;
 mod view;
 mod watch;
 
@@ -37,8 +39,10 @@ use crate::remote::{Address, Remote};
 pub use admin::{BackupPhase, BackupProgress, BackupSummary, Verified};
 pub use blobs::Download;
 pub use catalog::{Described, Lineage, Named, Registered, Task};
+pub use collect::{GcSummary, Going, PinId};
 pub use invalidate::Invalidate;
 pub use tasks::{Begin, Begun};
+pub use usage::{Usage, UsageBy, UsageGroup};
 pub use watch::{Heard, Watch, Watching};
 
 /// How long a connection may take to be made.

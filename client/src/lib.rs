@@ -15,8 +15,8 @@ pub mod run;
 pub mod transfer;
 
 pub use client::{
-    BackupPhase, BackupProgress, BackupSummary, Begin, Begun, Client, Described, Download, Heard, Invalidate, Lineage,
-    Named, Registered, Task, Verified, Watch, Watching,
+    BackupPhase, BackupProgress, BackupSummary, Begin, Begun, Client, Described, Download, GcSummary, Going, Heard,
+    Invalidate, Lineage, Named, PinId, Registered, Task, Usage, UsageBy, UsageGroup, Verified, Watch, Watching,
 };
 pub use error::ClientError;
 pub use remote::Remote;

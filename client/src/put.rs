@@ -84,7 +84,8 @@ pub async fn put(
         Some(name) => execution = Some(record(client, name, &node, root, executor).await?),
         None => {
             let tree = matches!(node, Node::Directory { .. });
-            until = Some(client.keep(&digest, tree, &executor.user, "put").await?);
+            let owner = format!("{}@{}", executor.user, executor.host);
+            until = Some(client.keep(&digest, tree, &owner, "put").await?);
         }
     }
     Ok(Put { node, counts: captured.counts, sent, execution, until })

@@ -1,5 +1,7 @@
 //! Configuration: flags over `PROVENDER_*` variables over a TOML file over defaults. Unknown keys are refused.
 
+mod gc;
+
 use std::net::SocketAddr;
 use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
@@ -10,7 +12,9 @@ use provender_blobs::{BlobsConfig, HashFunction};
 use serde::Deserialize;
 
 use crate::meta::MetaConfig;
-use crate::store::{Compression, Scrub};
+use crate::store::{Collection, Compression, Scrub};
+
+use self::gc::GcFile;
 
 /// The provender daemon: keeps the artifacts and records of tasks, and answers executors.
 #[derive(Debug, Default, Parser)]
@@ -105,6 +109,7 @@ struct File {
     aliases: Vec<Alias>,
     compression: CompressionFile,
     scrub: ScrubFile,
+    gc: GcFile,
 }
 
 /// How often all blobs are read, and how fast.
@@ -201,6 +206,8 @@ pub struct Config {
     pub compression: Option<Compression>,
     /// How all blobs are read now and then, if they are.
     pub scrub: Option<Scrub>,
+    /// How it is collected.
+    pub collection: Collection,
 }
 
 /// Why the configuration is refused.
@@ -227,6 +234,14 @@ pub enum ConfigError {
     Level {
         /// As configured.
         level: u8,
+    },
+    /// A value makes no sense.
+    #[error("{key}: {why}")]
+    Value {
+        /// Its key.
+        key: &'static str,
+        /// What is wrong with it.
+        why: String,
     },
     /// There is no place for data.
     #[error("there is no place for data: HOME and XDG_DATA_HOME are not set; give --data DIR")]
@@ -291,6 +306,7 @@ impl Config {
                 every: Duration::from_secs(every_seconds),
                 bytes_per_second: file.scrub.bytes_per_second.get(),
             }),
+            collection: file.gc.collection()?,
         })
     }
 }
@@ -344,6 +360,10 @@ mod tests {
             ("[compression]\nlevel = 20", "compression.level"),
             ("[compression]\nbytes_per_second = 0", "bytes_per_second"),
             ("[compression]\nafter = 1", "after"),
+            ("[gc]\nprotect = 1", "protect"),
+            ("[gc]\nrows_per_second = 0", "rows_per_second"),
+            ("[gc]\nprotect_seconds = 0", "gc.protect_seconds"),
+            ("[[gc.keep]]\nlast = 1", "last"),
         ] {
             let error = load(toml, &[]).expect_err("refused").to_string();
             assert!(error.contains(key), "{error}");

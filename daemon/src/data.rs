@@ -24,6 +24,8 @@ pub(crate) const META: &str = "meta";
 const RESTORING: &str = "restoring";
 /// Where metadata is kept as it was before a migration.
 const SNAPSHOTS: &str = "snapshots";
+/// What was answered and is not in the metadata yet.
+const USED: &str = "used.log";
 
 /// The data folder, locked for as long as this lives.
 #[derive(Debug)]
@@ -120,7 +122,7 @@ impl DataDir {
     pub fn restore(path: &Path) -> Result<DataDir, DataError> {
         let failed = |doing| move |source| DataError::Io { path: path.into(), doing, source };
         let names = make(path)?;
-        let known = [LOCK, FRESH, RESTORING, SNAPSHOTS, "lost+found", "blobs"];
+        let known = [LOCK, FRESH, RESTORING, SNAPSHOTS, USED, "lost+found", "blobs"];
         if names.iter().any(|name| name == LAYOUT_FILE) {
             return Err(DataError::Taken { path: path.into() });
         }
@@ -139,6 +141,12 @@ impl DataDir {
 
     /// The restore is through: from now on the folder can be served. Its rows are of this layout.
     pub fn restored(&self, layout: u32) -> Result<(), DataError> {
+        // Of a store that was here before: what it answered says nothing of this one.
+        if let Err(source) = fs::remove_file(self.used())
+            && source.kind() != io::ErrorKind::NotFound
+        {
+            return Err(DataError::Io { path: self.path.clone(), doing: "remove what was answered before", source });
+        }
         self.write(layout)?;
         self.unmark()
     }
@@ -199,6 +207,11 @@ impl DataDir {
     /// Where metadata is kept as it was before a migration.
     pub fn snapshots(&self) -> PathBuf {
         self.path.join(SNAPSHOTS)
+    }
+
+    /// Where it is noted what was answered.
+    pub fn used(&self) -> PathBuf {
+        self.path.join(USED)
     }
 
     /// Where it is.
@@ -269,11 +282,13 @@ mod tests {
     fn a_restore_leaves_a_mark_until_it_is_through() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path();
+        fs::write(path.join("used.log"), "of before").expect("written");
         drop(DataDir::restore(path).expect("empty"));
         fs::create_dir(path.join("meta")).expect("made");
         assert!(matches!(DataDir::open(path, false), Err(DataError::Restoring { .. })));
         let again = DataDir::restore(path).expect("goes on");
         again.restored(1).expect("written");
+        assert!(!path.join("used.log").exists());
         drop(again);
         assert!(matches!(DataDir::restore(path), Err(DataError::Taken { .. })));
         let mut data = DataDir::open(path, false).expect("a store");

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use provender_core::name::Space;
 use tokio::task::JoinSet;
@@ -16,6 +17,9 @@ use crate::migrate::{self, MigrateError};
 use crate::mount;
 use crate::serve::{self, Handover, ListenError, Tcp, Tokens, Unix};
 use crate::store::{Store, StoreError};
+
+/// How long writing down what was answered may take at the end.
+const LAST_FLUSH: Duration = Duration::from_secs(2);
 
 /// Why the daemon did not start, or stopped.
 #[derive(Debug, thiserror::Error)]
@@ -67,11 +71,16 @@ pub async fn run(config: Config, stop: CancellationToken, ready: impl FnOnce()) 
     let patience = config.meta.is_shared().then_some(migrate::PATIENCE);
     migrate::migrate(&meta, &data.snapshots(), patience).await?;
     let store = Store::open(meta, &config.blobs, config.aliases.clone(), metrics.clone()).await?;
+    store.configure(config.collection.clone());
+    store.note_uses(&data.used(), config.meta.is_shared()).await?;
     data.settle()?;
     let mut background = JoinSet::new();
     background.spawn(store.clone().watch());
     background.spawn(store.clone().tidy());
     background.spawn(store.clone().sweep_uploads(config.keep_uploads));
+    background.spawn(store.clone().flush_forever());
+    background.spawn(store.clone().watch_room());
+    background.spawn(store.clone().collect_forever());
     if let Some(scrub) = config.scrub {
         background.spawn(store.clone().scrub(scrub));
     }
@@ -156,6 +165,14 @@ pub async fn run(config: Config, stop: CancellationToken, ready: impl FnOnce()) 
         servers.abort_all();
     }
     background.abort_all();
+    // What is not written now is in the file, for the next start.
+    match tokio::time::timeout(LAST_FLUSH, store.flush_used()).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => {
+            tracing::debug!(error = %crate::store::chain(&error), "what was answered is written down by the next start")
+        }
+        Err(_) => tracing::debug!("what was answered is written down by the next start"),
+    }
     if let Some(mounted) = mounted {
         let unmounted = tokio::task::spawn_blocking(move || mounted.unmount(mount::GRACE)).await;
         if let Ok(Err(error)) = unmounted {

@@ -22,6 +22,7 @@ mod compare;
 mod event;
 mod explain;
 mod invalidate;
+mod pins;
 mod provenance;
 
 pub use answer::{answer_from, answers_to};
@@ -29,6 +30,7 @@ pub use compare::{cause_from, cause_to, change_from, change_to, output_from, out
 pub use event::{event_from, event_to};
 pub use explain::{explanation_from, explanation_to};
 pub use invalidate::{voided_from, voided_to};
+pub use pins::{pin_from, pin_to, pinned_from, pinned_to, whole_parts};
 pub use provenance::{
     branch_from, branch_to, lineage_edge_from, lineage_edge_to, lineage_node_from, lineage_node_to, origin_from,
     origin_to, place_from, place_to,

@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use provender_daemon::config::{Config, Flags};
+use provender_daemon::store::Collection;
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
@@ -73,18 +74,35 @@ fn the_configuration_is_documented_whole() {
         aliases,
         compression,
         scrub: _,
+        collection,
     } = Config::load(flags).expect("the example is valid");
     let set =
         listen.is_some() && socket_group.is_some() && mount.is_some() && mount_allow_other && metrics_listen.is_some();
     assert!(set && tls.is_some_and(|tls| tls.client_ca.is_some()) && tokens_file.is_some() && !aliases.is_empty());
     assert!(compression.is_some());
+    // Without `..` as well.
+    let Collection {
+        protect: _,
+        rules,
+        quota,
+        quota_part: _,
+        reserve,
+        reserve_part: _,
+        high: _,
+        low: _,
+        every: _,
+        rows_per_second: _,
+        tombstones: _,
+    } = collection;
+    let kept = rules.of("ci/test").expect("the example has one");
+    assert!(quota.is_some() && reserve.is_some() && kept.latest.is_some() && kept.used_within.is_some());
 
     let listed: BTreeSet<_> =
         table(&document, "All keys").iter().flat_map(|row| quoted(row[0])).map(str::to_owned).collect();
     let mut section = String::new();
     for line in example.lines() {
         if let Some(name) = line.strip_prefix('[') {
-            section = format!("{}.", name.trim_end_matches(']'));
+            section = format!("{}.", name.trim_matches(['[', ']']));
         } else if let Some((key, _)) = line.split_once(" = ") {
             assert!(listed.contains(&format!("{section}{key}")), "{section}{key} is not in the table");
         }

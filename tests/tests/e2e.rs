@@ -31,6 +31,8 @@ mod each_call;
 mod files;
 #[path = "e2e/full.rs"]
 mod full;
+#[path = "e2e/gc.rs"]
+mod gc;
 #[path = "e2e/handover.rs"]
 mod handover;
 #[path = "e2e/invalidate.rs"]

@@ -3,6 +3,10 @@
 //! Invariant: over the unix socket only its owner (and root) is heard, whoever else may use the socket; over TCP the service stands
 //! on protected listeners alone, which `routes` sees to.
 
+mod gc;
+mod pins;
+mod usage;
+
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -18,7 +22,8 @@ use tonic::transport::server::UdsConnectInfo;
 use tonic::{Request, Response, Status};
 
 use super::Front;
-use super::status::{backup_status, invalid, status};
+use super::pieces::Pieces;
+use super::status::{backup_status, counted, invalid, status};
 use crate::backup::{self, BackupError, KEEP, Phase, Progress, Summary, Telling};
 use crate::store::{Verified, Verify};
 
@@ -65,26 +70,45 @@ impl Admin for Upkeep {
         Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
     }
 
-    async fn pin(&self, _: Request<v1::PinRequest>) -> Result<Response<v1::PinReply>, Status> {
-        Err(Status::unimplemented(""))
+    async fn pin(&self, request: Request<v1::PinRequest>) -> Result<Response<v1::PinReply>, Status> {
+        owner(&request)?;
+        let store = &self.front.store;
+        counted(store.metrics(), "Pin", pins::pin(store, request.into_inner())).await
     }
-    async fn unpin(&self, _: Request<v1::UnpinRequest>) -> Result<Response<v1::UnpinReply>, Status> {
-        Err(Status::unimplemented(""))
+
+    async fn unpin(&self, request: Request<v1::UnpinRequest>) -> Result<Response<v1::UnpinReply>, Status> {
+        owner(&request)?;
+        let store = &self.front.store;
+        counted(store.metrics(), "Unpin", pins::unpin(store, request.into_inner())).await
     }
-    async fn list_pins(&self, _: Request<v1::ListPinsRequest>) -> Result<Response<v1::ListPinsReply>, Status> {
-        Err(Status::unimplemented(""))
+
+    async fn list_pins(&self, request: Request<v1::ListPinsRequest>) -> Result<Response<v1::ListPinsReply>, Status> {
+        owner(&request)?;
+        let store = &self.front.store;
+        counted(store.metrics(), "ListPins", pins::list(store, request.into_inner())).await
     }
-    type PlanGcStream = Pin<Box<dyn Stream<Item = Result<v1::GcReply, Status>> + Send>>;
-    async fn plan_gc(&self, _: Request<v1::GcRequest>) -> Result<Response<Self::PlanGcStream>, Status> {
-        Err(Status::unimplemented(""))
+
+    type PlanGcStream = Pieces<v1::GcReply>;
+
+    async fn plan_gc(&self, request: Request<v1::GcRequest>) -> Result<Response<Self::PlanGcStream>, Status> {
+        owner(&request)?;
+        Ok(Response::new(gc::gc(&self.front.store, &self.front.draining, true)))
     }
-    type RunGcStream = Pin<Box<dyn Stream<Item = Result<v1::GcReply, Status>> + Send>>;
-    async fn run_gc(&self, _: Request<v1::GcRequest>) -> Result<Response<Self::RunGcStream>, Status> {
-        Err(Status::unimplemented(""))
+
+    type RunGcStream = Pieces<v1::GcReply>;
+
+    async fn run_gc(&self, request: Request<v1::GcRequest>) -> Result<Response<Self::RunGcStream>, Status> {
+        owner(&request)?;
+        tracing::info!("collecting, as asked");
+        Ok(Response::new(gc::gc(&self.front.store, &self.front.draining, false)))
     }
-    type UsageStream = Pin<Box<dyn Stream<Item = Result<v1::UsageReply, Status>> + Send>>;
-    async fn usage(&self, _: Request<v1::UsageRequest>) -> Result<Response<Self::UsageStream>, Status> {
-        Err(Status::unimplemented(""))
+
+    type UsageStream = Pieces<v1::UsageReply>;
+
+    async fn usage(&self, request: Request<v1::UsageRequest>) -> Result<Response<Self::UsageStream>, Status> {
+        owner(&request)?;
+        let usage = usage::usage(&self.front.store, &self.front.draining, request.get_ref());
+        Ok(Response::new(usage.map_err(|error| status(&error))?))
     }
 
     type BackupStream = Pin<Box<dyn Stream<Item = Reply> + Send>>;

@@ -137,7 +137,7 @@ impl Store {
     }
 
     /// Writes what was answered into the metadata.
-    pub(super) async fn flush_used(&self) -> Result<(), StoreError> {
+    pub async fn flush_used(&self) -> Result<(), StoreError> {
         let mut waiting = self.inner.used.take();
         while !waiting.is_empty() {
             let rest = waiting.split_off(waiting.len().min(BATCH));
