@@ -7,6 +7,8 @@
 mod backup;
 #[path = "e2e/check.rs"]
 mod check;
+#[path = "e2e/churn.rs"]
+mod churn;
 #[path = "e2e/clock.rs"]
 mod clock;
 #[path = "e2e/cluster.rs"]

@@ -127,7 +127,7 @@ impl Worker {
         let root = hit.outcome.outputs.unwrap();
         let broken = |error: ClientError| panic!("{} was answered with and is broken: {error}", hit.key);
         let tree = self.asking(async |client| client.bytes(&root, 1 << 20).await).await.unwrap_or_else(broken);
-        for (_, node) in Tree::decode(&tree).unwrap().iter() {
+        for (_, node) in Tree::decode(&tree.into()).unwrap().iter() {
             let digest = node.digest().unwrap();
             let bytes = self.asking(async |client| client.bytes(&digest, 1 << 20).await).await.unwrap_or_else(broken);
             assert!(is_whole(&bytes), "{digest} is not what it was");
@@ -256,11 +256,11 @@ fn churn(kills: bool) {
     let (seen, done) = (Arc::new(Seen::default()), Arc::new(AtomicBool::new(false)));
     let until = Instant::now() + time;
     let remote: Remote = Remote::find(Some(&world.daemon.remote())).unwrap();
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let workers: Vec<_> = (0..EXECUTORS)
         .map(|_| {
             let worker = Worker { remote: remote.clone(), client: None, seen: seen.clone(), kills };
-            runtime.spawn(worker.work(until))
+            std::thread::spawn(move || runtime().block_on(worker.work(until)))
         })
         .collect();
     let browser = {
@@ -278,7 +278,7 @@ fn churn(kills: bool) {
             next = Instant::now() + Duration::from_secs(3);
         }
     }
-    let ended: Vec<_> = workers.into_iter().map(|worker| runtime.block_on(worker)).collect();
+    let ended: Vec<_> = workers.into_iter().map(std::thread::JoinHandle::join).collect();
     done.store(true, Ordering::Relaxed);
     let browsed = browser.join();
     eprintln!("churn: quota {quota}, {seen:?}");
@@ -292,7 +292,7 @@ fn churn(kills: bool) {
     let verified = world.cli(&["--json", "verify", "--deep"]).ok().json();
     assert_eq!(verified["lost"], 0, "{verified}");
     world.daemon.stop();
-    runtime.block_on(audit(&world.data()));
+    runtime().block_on(audit(&world.data()));
 }
 
 #[test]
