@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use provender_client::{Begin, Begun, Client, ClientError, Remote};
+use provender_core::blob::Pinned;
 use provender_core::execution::{Executor, Exit, Outcome};
 use provender_core::name::{Name, Space};
 use provender_core::tree::{Node, Tree};
@@ -22,14 +23,18 @@ use provender_tests::child::soak;
 
 use crate::world::World;
 
-/// How many executors there are, and of how many keys each chooses.
+/// How many executors there are.
 const EXECUTORS: u64 = 4;
-const KEYS: u64 = 60;
 /// What an attempt uploads, beside a file that many share.
 const LARGE: usize = 150_000;
 const SHARED: usize = 60_000;
 /// How long an executor rests after each attempt.
-const REST: Duration = Duration::from_millis(60);
+const REST: Duration = Duration::from_millis(100);
+
+/// How many keys there are to choose from: what they make is twice what fits.
+fn keys() -> u64 {
+    if soak() { 5_000 } else { 250 }
+}
 
 /// What came of it.
 #[derive(Debug, Default)]
@@ -137,7 +142,7 @@ impl Worker {
 
     /// Asks for a key, and makes what it has not.
     async fn turn(&mut self) -> Result<(), ClientError> {
-        let n = random() % KEYS;
+        let n = random() % keys();
         let key: TaskKey = format!("churn:{n}").parse().unwrap();
         let spec = Spec::new(Name::new(format!("churn/{}/{n}", n % 5)).unwrap());
         let (executor, id) = (Executor::default(), ExecutionId(std::array::from_fn(|_| random() as u8)));
@@ -163,8 +168,9 @@ impl Worker {
                 Seen::add(&self.seen.hits);
                 self.read(&hit).await;
                 if random().is_multiple_of(16) {
-                    let root = hit.outcome.outputs.unwrap();
-                    self.asking(async |client| client.keep(&root, true, "churn", "for a while").await).await?;
+                    let tree = Pinned::Tree(hit.outcome.outputs.unwrap());
+                    let second = Some(Duration::from_secs(1));
+                    self.asking(async |client| client.pin(&tree, "for a while", "churn", second).await).await?;
                     Seen::add(&self.seen.pinned);
                 }
                 Ok(())
@@ -213,7 +219,7 @@ impl Worker {
 fn browse(mount: &Path, seen: &Seen, done: &AtomicBool) {
     let gone = |error: &std::io::Error| matches!(error.raw_os_error(), Some(2 | 116 | 107 | 5 | 103));
     while !done.load(Ordering::Relaxed) {
-        let n = random() % KEYS;
+        let n = random() % keys();
         let path = mount.join(format!("tasks/churn/{}/{n}/latest/out/f0", n % 5));
         match std::fs::read(&path) {
             Ok(bytes) => {
@@ -247,7 +253,7 @@ async fn audit(data: &Path) {
 fn churn(kills: bool) {
     let (protect, time, quota) = match soak() {
         true => (20, Duration::from_secs(600), 400_000_000_u64),
-        false => (2, Duration::from_secs(14), 16_000_000),
+        false => (2, Duration::from_secs(16), 20_000_000),
     };
     let mount = crate::world::folder();
     let point = mount.path().join("mount");
@@ -287,6 +293,7 @@ fn churn(kills: bool) {
     let count = |of: &AtomicU64| of.load(Ordering::Relaxed);
     assert!(count(&seen.made) > 20 && count(&seen.read) > 10 && count(&seen.mounted) > 10, "{seen:?}");
     assert_eq!(count(&seen.full), 0, "there was room for what is not protected");
+    assert!(kills || count(&seen.made) * LARGE as u64 > quota + quota / 4, "it was no churn: {seen:?}");
     // One mark beyond it, for what comes while it is looked at.
     assert!(count(&seen.most) <= quota + quota / 10, "{seen:?}");
     let verified = world.cli(&["--json", "verify", "--deep"]).ok().json();
