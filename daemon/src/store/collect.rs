@@ -11,12 +11,13 @@ mod audit;
 mod count;
 mod erase;
 mod evict;
+mod orphans;
 mod select;
 mod sweep;
 mod turn;
 pub(super) mod usage;
 
-use std::sync::Mutex;
+use std::sync::{LazyLock, Mutex};
 use std::time::Duration;
 
 use provender_core::batch::Version;
@@ -43,6 +44,10 @@ const PAGE: usize = 1_000;
 /// How long the next attempt waits where a run failed, and how soon one comes after another that was called for.
 const AGAIN: Duration = Duration::from_secs(10);
 const SOON: Duration = Duration::from_millis(500);
+/// How soon after its start a daemon collects, so that one that is started again and again does.
+const FIRST: Duration = Duration::from_secs(60);
+
+static DEFAULT: LazyLock<Collection> = LazyLock::new(Collection::default);
 
 /// How it is collected.
 #[derive(Debug, Clone, PartialEq)]
@@ -196,8 +201,8 @@ impl Store {
         _ = self.inner.collecting.how.set(how);
     }
 
-    pub(super) fn collection(&self) -> Collection {
-        self.inner.collecting.how.get().cloned().unwrap_or_default()
+    pub(super) fn collection(&self) -> &Collection {
+        self.inner.collecting.how.get().unwrap_or(&DEFAULT)
     }
 
     /// Has the daemon that collects by itself do so soon.
@@ -212,7 +217,7 @@ impl Store {
         tell: &mut (dyn FnMut(&Going) + Send + Sync),
     ) -> Result<Collected, StoreError> {
         let _one = self.inner.collecting.running.lock().await;
-        let how = self.collection();
+        let how = self.collection().clone();
         let turn = loop {
             match Turn::take(self).await? {
                 Some(turn) => break turn,
@@ -234,7 +239,7 @@ impl Store {
     /// Collects on a schedule, and when it is called for.
     pub async fn collect_forever(self) {
         let every = self.collection().every;
-        let mut wait = every;
+        let mut wait = every.min(FIRST);
         loop {
             if every.is_zero() {
                 self.inner.collecting.called.notified().await;
@@ -339,6 +344,7 @@ impl Run<'_> {
         self.by_room(horizon).await?;
         if !self.dry_run {
             self.forget().await?;
+            self.remove_orphans().await?;
         }
         self.store.add_up_usage().await?;
         let (limits, room) = self.store.room().await?;

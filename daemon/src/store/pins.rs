@@ -11,7 +11,7 @@ use provender_core::blob::{Pin, Pinned};
 use provender_core::collect::{Due, Referrer, Tally, later};
 use provender_core::encode::Encoder;
 use provender_core::name::Space;
-use provender_core::{RowKey, Timestamp, rows};
+use provender_core::{Digest, RowKey, Timestamp, rows};
 use provender_proto::convert::Invalid;
 use provender_proto::rows as values;
 
@@ -63,6 +63,7 @@ impl Store {
     }
 
     async fn write_pin(&self, space: &Space, mut pin: Pin, prolong: bool) -> Result<(PinId, Pin), StoreError> {
+        let looked = clock::monotonic();
         match &pin.what {
             Pinned::Blob(digest) => StoreError::missing(self.find_missing(space, &[*digest]).await?, 1)?,
             Pinned::Tree(root) => {
@@ -76,8 +77,8 @@ impl Store {
         if is_record && self.count_pins(space).await? >= MOST {
             return Err(StoreError::TooLarge { what: format!("there are {MOST} pins of keys, names and prefixes: pin a prefix instead of many names, or unpin some") });
         }
-        let pin = &pin;
-        self.transact(|mut txn| async move {
+        let (closure, pin) = (pin.closure, &pin);
+        let pinned = self.transact(|mut txn| async move {
             let row = if is_record { rows::record_pin(space, &id) } else { rows::pin(space, &id) };
             let there = txn.get_one(row.clone()).await?.map(|there| values::pin_from(there.value));
             let there = there.transpose().map_err(StoreError::row("a pin"))?;
@@ -97,8 +98,24 @@ impl Store {
             }
             txn.put(row, values::pin_to(&pin));
             Ok((txn, (id, pin)))
-        })
-        .await
+        });
+        let pinned = pinned.await?;
+        // What was there when it was looked at is protected for so long, and from now on by the pin.
+        if clock::monotonic().saturating_sub(looked) > self.collection().touch_after()
+            && let Some(closure) = closure
+            && let Err(error) = self.all_held(space, &closure).await
+        {
+            self.unpin(space, &pinned.1.what, Some(&pinned.1.owner)).await?;
+            return Err(error);
+        }
+        Ok(pinned)
+    }
+
+    /// Fails unless the space holds every blob of a list.
+    async fn all_held(&self, space: &Space, closure: &Digest) -> Result<(), StoreError> {
+        let bytes = self.read_whole(space, closure, closure.size).await?;
+        let digests = values::digests_from(&bytes).map_err(StoreError::row(closure))?;
+        StoreError::missing(self.find_missing(space, &digests).await?, 20)
     }
 
     /// Has what a pin refers to counted, and looked at when it ends.

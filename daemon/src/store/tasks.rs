@@ -83,6 +83,9 @@ impl Store {
                 Ok((txn, begun))
             })
             .await?;
+        if let Begin::Hit(_) = &begun {
+            self.note_used(space, std::iter::once(&request.key));
+        }
         let outcome = match &begun {
             Begin::Hit(_) => "hit",
             Begin::Lease(..) => "lease",

@@ -131,6 +131,11 @@ impl Store {
         self.flush_used().await
     }
 
+    /// Whether other daemons may be at the same metadata.
+    pub(super) fn is_shared(&self) -> bool {
+        self.inner.used.shared.load(std::sync::atomic::Ordering::Relaxed)
+    }
+
     /// Says that these were answers. To be said before they are told.
     pub(super) fn note_used<'a>(&self, space: &Space, keys: impl Iterator<Item = &'a TaskKey>) {
         self.inner.used.note(space, keys, clock::now(), self.collection().touch_after());
@@ -188,8 +193,7 @@ impl Store {
 
 /// Returns once whatever was answered before is in the metadata, of every daemon that is alive.
 pub(super) async fn wait_for_answers(store: &Store) -> Result<(), StoreError> {
-    let shared = store.inner.used.shared.load(std::sync::atomic::Ordering::Relaxed);
-    tokio::time::sleep(if shared { OTHERS } else { OWN }).await;
+    tokio::time::sleep(if store.is_shared() { OTHERS } else { OWN }).await;
     store.flush_used().await
 }
 

@@ -196,7 +196,7 @@ impl Store {
         let execution = values::execution_from(row.value).map_err(StoreError::row(format!("execution {id}")))?;
         let (ended, how) = (execution.ended.unwrap_or_default(), self.collection());
         txn.put(rows::aged(space, ended, id), "");
-        self.schedule_by_rules(txn, space, &execution, &how);
+        self.schedule_by_rules(txn, space, &execution, how);
         Ok(())
     }
 

@@ -38,7 +38,8 @@ impl Turn {
             if first.as_ref().map(|row| row.version) != now.as_ref().map(|row| row.version) {
                 return Ok(None);
             }
-            if now.is_none() || clock::monotonic().saturating_sub(since) > GONE {
+            // Where there is no other daemon, it is of one that has died.
+            if now.is_none() || !store.is_shared() || clock::monotonic().saturating_sub(since) > GONE {
                 let id = digest::hex(&clock::random::<8>());
                 let turn = Turn { store: store.clone(), id, beats: 0, told: clock::monotonic() };
                 return Ok(turn.write(now).await?.then_some(turn));
