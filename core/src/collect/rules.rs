@@ -48,7 +48,8 @@ pub enum Rule {
 
 impl Rule {
     /// Every rule.
-    pub const ALL: [Rule; 7] = [Rule::Latest, Rule::Unused, Rule::Failed, Rule::Quota, Rule::Free, Rule::Lost, Rule::Evicted];
+    pub const ALL: [Rule; 7] =
+        [Rule::Latest, Rule::Unused, Rule::Failed, Rule::Quota, Rule::Free, Rule::Lost, Rule::Evicted];
 
     /// The word that records and metrics have.
     pub fn as_str(self) -> &'static str {

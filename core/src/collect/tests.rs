@@ -17,7 +17,9 @@ fn seconds(seconds: u64) -> Duration {
 fn the_longest_prefix_of_whole_parts_counts() {
     let keep = |prefix: &str, latest| Keep { prefix: prefix.into(), latest: Some(latest), ..Keep::default() };
     let rules = Rules::new(vec![keep("", 9), keep("ci", 1), keep("ci/release/", 5)]);
-    for (name, latest) in [("ci", 1), ("ci/x", 1), ("cinema", 9), ("ci/release", 5), ("ci/release/a", 5), ("ci/releases", 1)] {
+    for (name, latest) in
+        [("ci", 1), ("ci/x", 1), ("cinema", 9), ("ci/release", 5), ("ci/release/a", 5), ("ci/releases", 1)]
+    {
         assert_eq!(rules.of(name).and_then(|keep| keep.latest), Some(latest), "{name}");
     }
     assert!(Rules::default().of("a").is_none() && !covers("a/b", "a"));

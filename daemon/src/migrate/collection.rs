@@ -22,8 +22,7 @@ use crate::meta::Scan;
 use crate::store::{StoreError, USED};
 
 /// The tables, in the order in which they are gone through.
-const TABLES: [Table; 6] =
-    [Table::Execution, Table::Key, Table::NameRecord, Table::Holding, Table::Blob, Table::Alias];
+const TABLES: [Table; 6] = [Table::Execution, Table::Key, Table::NameRecord, Table::Holding, Table::Blob, Table::Alias];
 /// How many rows are read at once.
 const PAGE: usize = 500;
 

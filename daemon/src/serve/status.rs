@@ -71,10 +71,9 @@ pub(super) fn status(error: &StoreError) -> Status {
         StoreError::Lost { .. } | StoreError::Row { .. } | StoreError::Blobs(BlobError::Corrupt { .. }) => {
             Code::DataLoss
         }
-        StoreError::Contended { .. }
-        | StoreError::Undecided { .. }
-        | StoreError::Collecting
-        | StoreError::Draining => Code::Unavailable,
+        StoreError::Contended { .. } | StoreError::Undecided { .. } | StoreError::Collecting | StoreError::Draining => {
+            Code::Unavailable
+        }
         StoreError::Full { .. } => Code::ResourceExhausted,
         StoreError::Meta(MetaError::Full { .. }) | StoreError::Blobs(BlobError::Full { .. }) => {
             details.add_quota_failure_violation("disk", text.clone());

@@ -293,7 +293,8 @@ impl Store {
             let page = self.inner.meta.scan(&scan).await?;
             let mut wanted = Vec::with_capacity(page.rows.len());
             for (key, row) in &page.rows {
-                let damaged = || StoreError::Row { what: format!("{key:?}"), why: "its key is not one of a lease".into() };
+                let damaged =
+                    || StoreError::Row { what: format!("{key:?}"), why: "its key is not one of a lease".into() };
                 let (space, task) = rows::parse_key(key).ok_or_else(damaged)?;
                 let lease = values::lease_from(row.value.clone()).map_err(StoreError::row(&task))?;
                 wanted.push(rows::execution(&space, lease.execution));

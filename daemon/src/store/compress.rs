@@ -14,8 +14,8 @@ use provender_core::name::Space;
 use provender_core::{Digest, Timestamp, rows};
 use provender_proto::rows as values;
 
-use super::hold::signed_bytes;
 use super::blobs::{backend, located};
+use super::hold::signed_bytes;
 use super::{Store, StoreError, outboards};
 use crate::clock;
 use crate::meta::Scan;

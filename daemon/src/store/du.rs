@@ -66,8 +66,17 @@ pub struct Du {
 /// How often the groups refer to the blobs of a part of all digests.
 #[derive(Default)]
 struct Seen {
-    /// Of each blob: how many bytes it takes, how many refer to it, and how many of each group do.
-    blobs: HashMap<Digest, (u64, u64, Vec<(u32, u64)>)>,
+    blobs: HashMap<Digest, Referred>,
+}
+
+/// A blob that was seen.
+struct Referred {
+    /// The bytes that it takes.
+    bytes: u64,
+    /// How many refer to it.
+    count: u64,
+    /// How many of each group do.
+    of: Vec<(u32, u64)>,
 }
 
 impl Store {
@@ -177,10 +186,11 @@ impl Store {
                 let stored = values::blob_from(stored.value.clone()).map_err(StoreError::row(digest))?;
                 let count = pair[1].as_ref().map_or(Ok(1), |row| values::count_from(row.value.clone()));
                 let count = count.map_err(StoreError::row(digest))?;
-                let entry = seen.blobs.entry(digest).or_insert_with(|| (stored.bytes(&digest), count, Vec::new()));
-                match entry.2.iter_mut().find(|(of, _)| *of == group) {
+                let fresh = || Referred { bytes: stored.bytes(&digest), count, of: Vec::new() };
+                let of = &mut seen.blobs.entry(digest).or_insert_with(fresh).of;
+                match of.iter_mut().find(|(of, _)| *of == group) {
                     Some((_, times)) => *times += 1,
-                    None => entry.2.push((group, 1)),
+                    None => of.push((group, 1)),
                 }
             }
             if at >= listed {
@@ -192,7 +202,7 @@ impl Store {
 
 impl Seen {
     fn add(self, groups: &mut [Group], all: &mut Group) {
-        for (bytes, count, of) in self.blobs.into_values() {
+        for Referred { bytes, count, of } in self.blobs.into_values() {
             let times: u64 = of.iter().map(|(_, times)| times).sum();
             for (group, times) in of {
                 let group = &mut groups[group as usize];

@@ -130,7 +130,8 @@ impl Explaining {
         if *known == Known::default()
             && let Some(before) = self.store.forgotten().await?
         {
-            answer.reason = format!("{}, or what was known of it was collected before {before} and is forgotten", answer.reason);
+            answer.reason =
+                format!("{}, or what was known of it was collected before {before} and is forgotten", answer.reason);
         }
         let mut told = Explanation::of(key, answer);
         told.name = spec.as_ref().map(|spec| spec.name.clone()).or(last.as_ref().map(|last| last.name.clone()));

@@ -194,7 +194,10 @@ fn record(txn: &mut Txn, fresh: &Fresh) {
     for alias in aliases {
         txn.put(rows::alias(alias.function.name(), &alias.hash, digest.size), digest.to_bytes().to_vec());
     }
-    let named = |alias: &provender_blobs::Alias| Alias { function: alias.function.name().into(), hash: Bytes::copy_from_slice(&alias.hash) };
+    let named = |alias: &provender_blobs::Alias| Alias {
+        function: alias.function.name().into(),
+        hash: Bytes::copy_from_slice(&alias.hash),
+    };
     let stored = Stored { aliases: aliases.iter().map(named).collect(), ..stored.clone() };
     outboard.iter().for_each(|outboard| outboards::put(txn, outboard));
     txn.put(rows::blob(digest), values::blob_to(&stored));

@@ -70,7 +70,8 @@ impl Store {
     async fn verdicts(&self, space: &Space, keys: &[TaskKey]) -> Result<Vec<Answer>, StoreError> {
         let mut known = self.known_of(space, keys).await?;
         // Who answers with a record that is about to be collected says first that it stays.
-        let leaving: Vec<_> = (0..keys.len()).filter(|at| known[*at].row.leaving && known[*at].answer().is_some()).collect();
+        let leaving: Vec<_> =
+            (0..keys.len()).filter(|at| known[*at].row.leaving && known[*at].answer().is_some()).collect();
         if !leaving.is_empty() {
             let keys: Vec<_> = leaving.iter().map(|at| keys[*at].clone()).collect();
             self.rescue(space, &keys).await?;

@@ -75,7 +75,11 @@ impl Store {
         let id = id(&pin);
         let is_record = pin.what.digest().is_none();
         if is_record && self.count_pins(space).await? >= MOST {
-            return Err(StoreError::TooLarge { what: format!("there are {MOST} pins of keys, names and prefixes: pin a prefix instead of many names, or unpin some") });
+            return Err(StoreError::TooLarge {
+                what: format!(
+                    "there are {MOST} pins of keys, names and prefixes: pin a prefix instead of many names, or unpin some"
+                ),
+            });
         }
         let (closure, pin) = (pin.closure, &pin);
         let pinned = self.transact(|mut txn| async move {
@@ -189,10 +193,13 @@ impl Store {
         let (table, after) = match after.as_deref().map(<[u8]>::split_first) {
             None => (Table::RecordPin, None),
             Some(Some((b'r', rest))) => (Table::RecordPin, Some(Bytes::copy_from_slice(rest))),
-            Some(Some((b'p', rest))) => (Table::Pin, Some(Bytes::copy_from_slice(rest)).filter(|rest| !rest.is_empty())),
+            Some(Some((b'p', rest))) => {
+                (Table::Pin, Some(Bytes::copy_from_slice(rest)).filter(|rest| !rest.is_empty()))
+            }
             Some(_) => return Err(Invalid::new("cursor", "is none of this question").into()),
         };
-        let page = self.inner.meta.scan(&Scan { after, limit, ..Scan::prefix(table, rows::space_prefix(space)) }).await?;
+        let page =
+            self.inner.meta.scan(&Scan { after, limit, ..Scan::prefix(table, rows::space_prefix(space)) }).await?;
         let mut pins = Vec::with_capacity(page.rows.len());
         for (key, row) in &page.rows {
             let id = key.last_chunk().copied();

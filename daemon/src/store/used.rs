@@ -107,7 +107,7 @@ fn parse(mut lines: &[u8]) -> Vec<(Space, TaskKey)> {
         std::str::from_utf8(text).ok().map(str::to_owned)
     };
     let mut pair = || Some((Space::new(text()?).ok()?, text()?.parse().ok()?));
-    std::iter::from_fn(|| pair()).collect()
+    std::iter::from_fn(pair).collect()
 }
 
 impl Store {

@@ -91,7 +91,9 @@ impl Store {
                 audit.wrong.push(format!("{key:?} counts {found} and is referred to {count} times"));
             }
         }
-        audit.wrong.extend(there.iter().map(|(key, count)| format!("{key:?} counts {count} and is referred to by nothing")));
+        audit
+            .wrong
+            .extend(there.iter().map(|(key, count)| format!("{key:?} counts {count} and is referred to by nothing")));
         let mut idle = BTreeSet::new();
         for (key, value) in self.all(Table::Idle).await? {
             let Some((_, space, _)) = rows::parse_idle(&key) else { continue };

@@ -145,7 +145,8 @@ impl Store {
             let keys: Vec<_> = step.keys.iter().map(|(key, _)| key.clone()).collect();
             let mut counts = BTreeMap::new();
             for ((key, blob), row) in step.keys.iter().zip(txn.get(&keys).await?) {
-                let count = row.map_or(Ok(0), |row| values::count_from(row.value)).map_err(StoreError::row("a count"))?;
+                let count =
+                    row.map_or(Ok(0), |row| values::count_from(row.value)).map_err(StoreError::row("a count"))?;
                 // The same blob may be referred to twice.
                 counts.entry(key).or_insert((count, *blob)).0 = count;
             }

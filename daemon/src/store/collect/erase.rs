@@ -37,7 +37,7 @@ impl Store {
             doomed.extend(input.key.as_ref().map(|producer| rows::consumer_of_key(space, producer, id, name)));
             doomed.extend(digest.map(|digest| rows::consumer_of_digest(space, &digest, id, name)));
         }
-        let digests: Vec<_> = made.digests.iter().copied().collect();
+        let digests = made.digests.to_vec();
         doomed.extend(digests.iter().map(|digest| rows::producer(space, digest, id)));
         let looked = doomed.len() + digests.len();
         self.delete_rows(&doomed).await?;
@@ -88,8 +88,7 @@ impl Store {
                     looked += self.tidy_name(space, &name).await?;
                 }
             }
-            let places: Vec<_> =
-                page.rows.into_iter().map(|(key, _)| RowKey { table: Table::Shown, key }).collect();
+            let places: Vec<_> = page.rows.into_iter().map(|(key, _)| RowKey { table: Table::Shown, key }).collect();
             self.delete_rows(&places).await?;
             if !page.more {
                 return Ok(looked);
@@ -108,7 +107,9 @@ impl Store {
             Ok((txn, ()))
         })
         .await?;
-        if !self.has_none(Table::NameHistory, space, name).await? || !self.has_none(Table::NameRecord, space, name).await? {
+        if !self.has_none(Table::NameHistory, space, name).await?
+            || !self.has_none(Table::NameRecord, space, name).await?
+        {
             return Ok(4);
         }
         let registered = self.name_row(space, name).await?.registered;

@@ -112,12 +112,7 @@ impl Store {
     }
 
     /// Takes one away, if it still is what it was chosen for and nobody needs it; whether it did.
-    async fn bury(
-        &self,
-        going: &Going,
-        protect: std::time::Duration,
-        pins: &super::Pins,
-    ) -> Result<bool, StoreError> {
+    async fn bury(&self, going: &Going, protect: std::time::Duration, pins: &super::Pins) -> Result<bool, StoreError> {
         let Going { space, key, execution: id, .. } = going;
         self.transact(|mut txn| async move {
             let [key_row, lease_row] = known_rows(space, key);

@@ -241,10 +241,24 @@ impl Run<'_> {
         };
         let time = |time: Option<Duration>| time.unwrap_or_default().as_secs();
         let why = match rule {
-            Rule::Latest => format!("there are {newer} newer successes of {}, and of {of} {} are kept", looked.execution.name, keep.and_then(|keep| keep.latest).unwrap_or_default()),
-            Rule::Unused => format!("it was last used at {}, and of {of} what was not used for {} s is not kept", looked.used, time(keep.and_then(|keep| keep.used_within))),
-            Rule::Failed => format!("it ended at {} and is no success to answer with, and of {of} such are kept for {} s", looked.used, time(keep.and_then(|keep| keep.failed_within))),
-            Rule::Quota => format!("more was stored than the quota allows, and it was the least recently used, at {}", looked.used),
+            Rule::Latest => format!(
+                "there are {newer} newer successes of {}, and of {of} {} are kept",
+                looked.execution.name,
+                keep.and_then(|keep| keep.latest).unwrap_or_default()
+            ),
+            Rule::Unused => format!(
+                "it was last used at {}, and of {of} what was not used for {} s is not kept",
+                looked.used,
+                time(keep.and_then(|keep| keep.used_within))
+            ),
+            Rule::Failed => format!(
+                "it ended at {} and is no success to answer with, and of {of} such are kept for {} s",
+                looked.used,
+                time(keep.and_then(|keep| keep.failed_within))
+            ),
+            Rule::Quota => {
+                format!("more was stored than the quota allows, and it was the least recently used, at {}", looked.used)
+            }
             Rule::Free => format!("the disk was nearly full, and it was the least recently used, at {}", looked.used),
             // These come with reasons of their own.
             Rule::Lost | Rule::Evicted => String::new(),
@@ -348,7 +362,15 @@ impl Run<'_> {
                     self.move_on(&space, id, row, since).await?;
                     continue;
                 }
-                let mut one = self.store.going(&space, &looked.execution, looked.is_record, looked.used, rule, self.reason(rule, &looked, 0, now), Some(row));
+                let mut one = self.store.going(
+                    &space,
+                    &looked.execution,
+                    looked.is_record,
+                    looked.used,
+                    rule,
+                    self.reason(rule, &looked, 0, now),
+                    Some(row),
+                );
                 one.frees = self.freed_with(&space, &looked.execution, shed).await?;
                 freed += one.frees;
                 going.insert(id, one);
@@ -530,7 +552,8 @@ impl Store {
         for (specs, there) in specs.chunks(SPECS).zip(there.chunks(SPECS)) {
             let run = &run;
             self.transact(|mut txn| async move {
-                let each = specs.iter().flat_map(|(space, spec, _)| [rows::spec(space, spec), rows::spec_count(space, spec)]);
+                let each =
+                    specs.iter().flat_map(|(space, spec, _)| [rows::spec(space, spec), rows::spec_count(space, spec)]);
                 let found = txn.get(&each.collect::<Vec<_>>()).await?;
                 for (((space, spec, due), there), pair) in specs.iter().zip(there).zip(found.chunks_exact(2)) {
                     let is_same = pair[0].as_ref().map(|row| row.version) == there.as_ref().map(|row| row.version);

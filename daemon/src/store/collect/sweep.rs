@@ -136,7 +136,10 @@ impl Run<'_> {
             let mut forgotten = Vec::with_capacity(page.rows.len());
             for (key, _) in &page.rows {
                 let damaged = || StoreError::Row { what: format!("{key:?}"), why: "it is of no time".into() };
-                forgotten.push((RowKey { table: Table::Tombstone, key: key.clone() }, rows::parse_tombstone(key).ok_or_else(damaged)?));
+                forgotten.push((
+                    RowKey { table: Table::Tombstone, key: key.clone() },
+                    rows::parse_tombstone(key).ok_or_else(damaged)?,
+                ));
             }
             self.store.forget(&forgotten).await?;
             self.pace(4 * forgotten.len()).await?;
@@ -308,10 +311,8 @@ impl Store {
     /// Forgets keys of which nothing is known but that something was collected.
     async fn forget(&self, all: &[(RowKey, (Timestamp, Space, provender_core::TaskKey))]) -> Result<(), StoreError> {
         self.transact(|mut txn| async move {
-            let keys: Vec<_> = all
-                .iter()
-                .flat_map(|(_, (_, space, key))| [rows::key(space, key), rows::lease(space, key)])
-                .collect();
+            let keys: Vec<_> =
+                all.iter().flat_map(|(_, (_, space, key))| [rows::key(space, key), rows::lease(space, key)]).collect();
             let found: Vec<Option<Row>> = txn.get(&keys).await?;
             for ((tombstone, (at, space, key)), pair) in all.iter().zip(found.chunks_exact(2)) {
                 txn.delete(tombstone.clone());

@@ -18,7 +18,12 @@ fn space() -> Space {
 
 /// Nothing is protected for longer than a moment, and nothing goes by itself.
 fn how(keep: Vec<Keep>) -> Collection {
-    Collection { protect: Duration::from_millis(30), rules: Rules::new(keep), every: Duration::ZERO, ..Collection::default() }
+    Collection {
+        protect: Duration::from_millis(30),
+        rules: Rules::new(keep),
+        every: Duration::ZERO,
+        ..Collection::default()
+    }
 }
 
 async fn moment() {
@@ -132,7 +137,8 @@ async fn each_rule_takes_what_the_plan_said_and_says_so() {
             moment().await;
             let planned = plan(&store).await;
             let (done, going) = collect(&store).await;
-            let ids = |going: &[Going]| going.iter().map(|one| (one.execution, one.rule, one.frees)).collect::<Vec<_>>();
+            let ids =
+                |going: &[Going]| going.iter().map(|one| (one.execution, one.rule, one.frees)).collect::<Vec<_>>();
             assert_eq!(ids(&planned), ids(&going), "{rule} {keep:?}");
             let went: Vec<_> = going.iter().map(|one| one.execution).collect();
             let expected: Vec<_> = goes.iter().map(|n| of(*n, "").id).collect();

@@ -59,7 +59,8 @@ impl Default for Cached {
 impl Store {
     /// The bytes that blobs take.
     pub async fn usage(&self) -> Result<u64, StoreError> {
-        let (mut used, mut scan) = (i128::from(self.added_up().await?), Scan::prefix(Table::Usage, rows::timed_prefix()));
+        let (mut used, mut scan) =
+            (i128::from(self.added_up().await?), Scan::prefix(Table::Usage, rows::timed_prefix()));
         loop {
             let page = self.inner.meta.scan(&scan).await?;
             for (_, row) in &page.rows {
@@ -83,7 +84,11 @@ impl Store {
         loop {
             let scan = Scan { limit: BATCH, ..Scan::prefix(Table::Usage, rows::timed_prefix()) };
             let page = self.inner.meta.scan(&scan).await?;
-            let keys: Vec<_> = page.rows.iter().map(|(key, _)| provender_core::RowKey { table: Table::Usage, key: key.clone() }).collect();
+            let keys: Vec<_> = page
+                .rows
+                .iter()
+                .map(|(key, _)| provender_core::RowKey { table: Table::Usage, key: key.clone() })
+                .collect();
             if keys.len() < 2 && !page.more {
                 return Ok(());
             }
