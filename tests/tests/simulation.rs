@@ -86,7 +86,7 @@ fn schedules_keep_all_rules() {
 }
 
 /// What must have happened somewhere.
-const KINDS: [&str; 29] = [
+const KINDS: [&str; 39] = [
     "fault: refused",
     "fault: a call lost",
     "fault: an answer lost",
@@ -111,6 +111,16 @@ const KINDS: [&str; 29] = [
     "ends heard in time",
     "blobs read",
     "reads of what is lost",
+    "collection",
+    "collection in the end",
+    "collections of blobs",
+    "collections that spare something",
+    "collections that were cut off",
+    "collections that were overtaken",
+    "keys evicted in the end",
+    "records pinned",
+    "trees pinned",
+    "unpinned",
     "SUCCEEDED",
     "RUNNING",
     "FAILED",
