@@ -106,7 +106,7 @@ impl Setting {
 }
 
 /// In how many schedules of 10,000 daemons collect.
-const COLLECTING: u64 = 2_000;
+const COLLECTING: u64 = 1_200;
 
 /// What is used is protected for so long that leases run out meanwhile; rules and a quota by which something goes.
 fn collecting(random: &Random, keys: usize) -> (Collection, Duration) {

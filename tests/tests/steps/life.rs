@@ -64,11 +64,30 @@ impl Round {
         Ok(())
     }
 
+    /// Another key of the same space and name, with outputs of its own.
+    pub(crate) fn other(&self) -> Round {
+        let number = self.number + 1;
+        Round {
+            number,
+            space: self.space.clone(),
+            key: "test:other".parse().unwrap(),
+            name: self.name.clone(),
+            content: Content::new(number),
+        }
+    }
+
+    /// A run by the executor `n` that fails with a log.
+    pub(crate) async fn fail(&self, store: &Store, n: u8) -> Result<(), StoreError> {
+        self.begin(store, n).await?;
+        self.content.upload(store, &self.space).await?;
+        store.fail(&self.space, self.id(n), "it broke", &self.content.outcome(1)).await.map(drop)
+    }
+
     async fn answer(&self, store: &Store) -> Answer {
         store.lookup(&self.space, std::slice::from_ref(&self.key)).await.unwrap().swap_remove(0)
     }
 
-    async fn verdict(&self, store: &Store) -> Verdict {
+    pub(crate) async fn verdict(&self, store: &Store) -> Verdict {
         self.answer(store).await.verdict
     }
 
@@ -110,7 +129,7 @@ impl Round {
     }
 
     /// From whatever is left to a success: by the executor that was at it, or, every other time, by another one after expiry.
-    async fn finish(&self, store: &Store, was: u8, place: &str) {
+    pub(crate) async fn finish(&self, store: &Store, was: u8, place: &str) {
         let there = self.answer(store).await;
         if there.verdict == Verdict::Running && self.number.is_multiple_of(2) {
             self.run(store, was).await.unwrap_or_else(|error| panic!("{place}: {error}"));
@@ -126,7 +145,7 @@ impl Round {
         self.is_whole(store, place).await;
     }
 
-    async fn is_whole(&self, store: &Store, place: &str) {
+    pub(crate) async fn is_whole(&self, store: &Store, place: &str) {
         let answer = self.answer(store).await;
         assert_eq!(answer.verdict, Verdict::Succeeded, "{place}: {}", answer.reason);
         self.content.is_whole(store, &self.space, &self.name, answer.outputs, place).await;
@@ -224,8 +243,7 @@ impl Life for Fail {
     }
 
     async fn live(&self, store: &Store, round: &Round) -> Result<(), StoreError> {
-        round.content.upload(store, &round.space).await?;
-        store.fail(&round.space, round.id(2), "it broke", &round.content.outcome(1)).await.map(drop)
+        round.fail(store, 2).await
     }
 
     async fn recover(&self, store: &Store, round: &Round, acknowledged: bool, place: &str) {
