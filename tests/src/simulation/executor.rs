@@ -123,13 +123,13 @@ impl Run {
     /// From asking to the end.
     pub(super) async fn whole(&mut self) -> End {
         let (sim, request) = (self.sim.clone(), self.request());
-        let since = sim.ledger().commits;
+        let (since, at) = (sim.ledger().commits, sim.clocks.time());
         let attempt = Attempt { since, ending: None, check: self.check, reported: Vec::new() };
         sim.ledger().attempts.insert(self.id, attempt);
         let wait = self.wait;
         let asked = self.ask(|store| begin(sim.clone(), store, request.clone(), wait)).await;
         match asked {
-            Ok(Begin::Hit(execution)) => self.hit(&execution, since).await,
+            Ok(Begin::Hit(execution)) => self.hit(&execution, since, at).await,
             Ok(Begin::Busy(_)) => End::Busy,
             Ok(Begin::Failed(execution)) => {
                 let failed = sim.ledger().execution(execution.id).is_some_and(|of| of.state == State::Failed);
@@ -141,7 +141,12 @@ impl Run {
         }
     }
 
-    async fn hit(&mut self, execution: &Execution, since: usize) -> End {
+    async fn hit(&mut self, execution: &Execution, since: usize, at: Duration) -> End {
+        {
+            let mut ledger = self.sim.ledger();
+            let fault = ledger.fault;
+            ledger.kept.answered(execution.id, at, fault);
+        }
         let key = self.sim.key(self.key);
         told(&mut self.sim.ledger(), &key, since, Verdict::Succeeded, Some(execution.id));
         let outputs = execution.outcome.outputs.unwrap_or(Digest::of(b""));

@@ -275,3 +275,43 @@ fn what_is_swept_and_stored_again_is_elsewhere() {
         }
     });
 }
+
+/// What somebody was told is there stays as long as that is protected, however long ago it came: whether nothing refers to it since it
+/// came, or since what did has gone; and for whoever runs as long as that goes on.
+#[test]
+fn what_was_said_to_be_there_stays() {
+    for left in [false, true] {
+        in_virtual_time(0, async {
+            let (meta, blobs) = InMemory::default().open().await;
+            let (store, round) = (over(meta, blobs).await.unwrap(), Round::new(0));
+            store.configure(how(everything_goes(), None));
+            let (large, other) = (Digest::of(round.content.large()), Digest::of(round.other().content.large()));
+            round.content.upload(&store, &round.space).await.unwrap();
+            round.other().content.upload_large(&store, &round.space).await.unwrap();
+            if left {
+                round.run(&store, 1).await.unwrap();
+            }
+            tokio::time::sleep(LATER).await;
+            assert!(store.find_missing(&round.space, &[large]).await.unwrap().is_empty());
+            let done = collect(&store).await.unwrap();
+            assert_eq!(done.records, u64::from(left));
+            assert!(store.find_missing(&round.space, &[large]).await.unwrap().is_empty(), "{left}: it is protected");
+            assert_eq!(
+                store.find_missing(&round.space, &[other]).await.unwrap(),
+                [other],
+                "{left}: nobody asked for it"
+            );
+            // From here on somebody runs.
+            round.begin(&store, 2).await.unwrap();
+            round.content.upload(&store, &round.space).await.unwrap();
+            for _ in 0..3 {
+                tokio::time::sleep(LATER).await;
+                collect(&store).await.unwrap();
+            }
+            let (_, recorded) = round.commit(&store, 2).await.unwrap();
+            assert!(recorded, "{left}: what it has stored is there");
+            round.is_whole(&store, "after it ran").await;
+            assert_eq!(store.audit().await.unwrap(), Vec::<String>::new());
+        });
+    }
+}

@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use provender_blobs::Blobs;
 use provender_core::execution::{Executor, State};
 use provender_core::transition::{Cause, Request};
-use provender_core::{Answer, Digest, ExecutionId, Name, Space, Spec, TaskKey, Verdict};
+use provender_core::{Answer, Digest, Execution, ExecutionId, Name, Space, Spec, TaskKey, Verdict};
 use provender_daemon::store::{Begin, Compression, Invalidate, Store, StoreError};
 
 use super::content::Content;
@@ -36,7 +36,7 @@ impl Round {
         ExecutionId([n; 16])
     }
 
-    async fn begin(&self, store: &Store, n: u8) -> Result<Begin, StoreError> {
+    pub(crate) async fn begin(&self, store: &Store, n: u8) -> Result<Begin, StoreError> {
         let spec = Spec { outputs: vec!["sub/deep/large".into()], ..Spec::new(self.name.clone()) };
         let (executor, ttl) = (Executor::default(), Duration::from_secs(10));
         let request = Request {
@@ -59,7 +59,7 @@ impl Round {
             other => panic!("nobody else is at it: {other:?}"),
         }
         self.content.upload(store, &self.space).await?;
-        let (execution, _) = store.commit(&self.space, self.id(n), &self.content.outcome(0)).await?;
+        let (execution, _) = self.commit(store, n).await?;
         assert_eq!(execution.state, State::Succeeded);
         Ok(())
     }
@@ -74,6 +74,11 @@ impl Round {
             name: self.name.clone(),
             content: Content::new(number),
         }
+    }
+
+    /// The success of the executor `n`, which has stored everything.
+    pub(crate) async fn commit(&self, store: &Store, n: u8) -> Result<(Execution, bool), StoreError> {
+        store.commit(&self.space, self.id(n), &self.content.outcome(0)).await
     }
 
     /// A run by the executor `n` that fails with a log.
