@@ -7,9 +7,11 @@
 
 pub mod audit;
 mod clock;
+mod collector;
 mod content;
 mod daemon;
 mod executor;
+mod kept;
 mod ledger;
 mod observed;
 mod operator;
@@ -33,6 +35,7 @@ use tokio::sync::Notify;
 
 use self::clock::Clocks;
 use self::daemon::Daemon;
+use self::kept::Kept;
 use self::ledger::Ledger;
 use self::setting::Setting;
 use self::trace::Trace;
@@ -97,9 +100,10 @@ impl Sim {
 
     /// Something is at fault for so long from now.
     fn fault(&self, time: Duration) {
-        let until = self.clocks.time() + time;
+        let now = self.clocks.time();
         let mut ledger = self.ledger();
-        ledger.fault = ledger.fault.max(until);
+        ledger.fault = ledger.fault.max(now + time);
+        ledger.kept.fault(now);
     }
 
     fn is_calm(&self) -> bool {
@@ -149,7 +153,8 @@ pub fn run(seed: u64, keeps: bool) -> Result<Report, Broken> {
     let (sim, time) = runtime.block_on(async {
         let clocks = Arc::new(Clocks::new(setting.daemons, random.clone()));
         let _simulation = clocks::simulate(clocks.clone());
-        let ledger = Ledger { blind: vec![None; setting.daemons], ..Ledger::default() };
+        let protect = setting.collecting.as_ref().map_or(Duration::ZERO, |(how, _)| how.protect);
+        let ledger = Ledger { blind: vec![None; setting.daemons], kept: Kept::new(protect), ..Ledger::default() };
         let sim = Arc::new(Sim {
             daemons: (0..setting.daemons).map(Daemon::new).collect(),
             random,

@@ -8,6 +8,8 @@
 // Also in what tests call: a failed expectation is a failed test.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+#[path = "steps/collecting.rs"]
+mod collecting;
 #[path = "steps/content.rs"]
 mod content;
 #[path = "steps/keeping.rs"]

@@ -12,6 +12,7 @@ use provender_core::blob::{self, Stored};
 use provender_core::execution::State;
 use provender_core::name::{Name, Space};
 use provender_core::search::{Place, facts};
+use provender_core::transition::Record;
 use provender_core::{Digest, Execution, ExecutionId, rows};
 use provender_daemon::meta::{Meta, Scan};
 use provender_daemon::store::located;
@@ -24,6 +25,8 @@ pub struct Audit {
     pub faults: Vec<String>,
     /// How many files belong to no blob: garbage that a crash may leave.
     pub orphans: usize,
+    /// How many files are to be removed that belong to no blob any more.
+    pub doomed: usize,
 }
 
 struct Rows(BTreeMap<Table, BTreeMap<Bytes, Bytes>>);
@@ -48,6 +51,11 @@ impl Rows {
 
     fn get(&self, key: &RowKey) -> Option<&Bytes> {
         self.0.get(&key.table)?.get(&key.key)
+    }
+
+    /// Whether anything ever was.
+    fn has_collected(&self) -> bool {
+        self.of(Table::Tombstone).next().is_some() || self.get(&rows::store("forgotten")).is_some()
     }
 
     fn of(&self, table: Table) -> impl Iterator<Item = (&Bytes, &Bytes)> {
@@ -114,8 +122,11 @@ impl Audit {
         for (key, value) in rows.of(Table::Key) {
             let (space, task) = rows::parse_key(key).unwrap();
             let row = values::key_from(value.clone()).unwrap();
-            if let Some(record) = &row.record {
-                let by = executions.get(&(space.clone(), record.execution));
+            let by = |record: &Record| executions.get(&(space.clone(), record.execution));
+            // Of what was collected nothing is left but that it was.
+            let collected = |record: &&Record| record.void.is_some() && row.collected.is_some() && by(record).is_none();
+            if let Some(record) = row.record.as_ref().filter(|record| !collected(record)) {
+                let by = by(record);
                 let genuine = by.is_some_and(|by| {
                     by.key == task && by.state == State::Succeeded && by.outcome.outputs == Some(record.outputs)
                 });
@@ -158,7 +169,7 @@ impl Audit {
             let name: Name = rows::parse_name(&space, key).unwrap();
             if let Some(latest) = values::name_from(value.clone()).unwrap().latest {
                 let of = executions.get(&(space, latest));
-                let success = of.is_some_and(|of| of.state == State::Succeeded);
+                let success = of.map_or(rows.has_collected(), |of| of.state == State::Succeeded);
                 self.must(success, || format!("latest of {name} leads into the void: {latest}"));
             }
         }
@@ -185,13 +196,18 @@ impl Audit {
             let terms = terms.map(|(field, term)| rows::posting(space, &field, &term, place).key);
             wanted.extend(terms.chain([rows::posting_of_all(space, place).key]));
         }
+        let mut leaving = BTreeSet::new();
+        for (_, value) in rows.of(Table::Tally) {
+            leaving.extend(values::tally_from(value.clone()).unwrap().gone.map(|gone| gone.id.0));
+        }
         for key in &wanted {
             let there = rows.get(&RowKey { table: Table::Index, key: key.clone() }).is_some();
             self.must(there, || format!("not in the index: {}", key.escape_ascii()));
         }
         for (key, _) in rows.of(Table::Index) {
             let measured = key.windows(8).any(|part| part == b"metrics.");
-            let right = measured || wanted.contains(key);
+            let left = rows::trailing_execution(key).is_some_and(|id| leaving.contains(&id.0));
+            let right = measured || left || wanted.contains(key);
             self.must(right, || format!("the index has what is not: {}", key.escape_ascii()));
         }
     }
@@ -238,6 +254,10 @@ impl Audit {
             self.must(head.is_some_and(|head: u64| at <= head), || format!("entry {at} is beyond the log's head"));
         }
         self.must(lost.is_empty(), || format!("blobs are marked as lost that are not in the log: {lost:?}"));
+        let doomed: BTreeSet<Location> =
+            rows.of(Table::Doomed).map(|(key, _)| rows::parse_doomed(key).unwrap().parse().unwrap()).collect();
+        self.doomed = doomed.len();
+        files.extend(doomed);
         let mut after = None;
         loop {
             let page = blobs.list(after.as_ref(), 1_000).await.unwrap();

@@ -10,6 +10,9 @@ use provender_core::{Digest, Node, Tree};
 /// The most keys that a schedule has.
 pub(super) const KEYS: usize = 3;
 
+/// About how many bytes there are that all share, and how many each variant has for itself.
+pub(super) const TAKES: (u64, u64) = (19_000, 29_000);
+
 /// One variant of one key's outputs.
 #[derive(Debug)]
 pub(super) struct Content {

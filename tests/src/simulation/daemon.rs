@@ -1,12 +1,15 @@
 //! Simulated daemons: a store over the shared backends with its background watch, which comes up, is cut off, crashes.
 
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use futures::FutureExt;
+use futures::future::BoxFuture;
 use provender_blobs::Blobs;
 use provender_daemon::meta::Meta;
 use provender_daemon::metrics::Metrics;
-use provender_daemon::store::{Store, StoreError};
+use provender_daemon::store::{Collection, Store, StoreError};
 use tokio::task::AbortHandle;
 
 use super::Sim;
@@ -28,7 +31,8 @@ pub(super) struct Daemon {
 struct Up {
     store: Store,
     world: World,
-    watch: AbortHandle,
+    /// What it does by itself.
+    background: Vec<AbortHandle>,
 }
 
 /// Why a call had no answer.
@@ -59,11 +63,23 @@ impl Daemon {
             let opening = Store::over(meta, blobs, Vec::new(), metrics());
             match OnDaemon::new(number, sim.clocks.clone(), opening).await {
                 Ok(store) => {
-                    let watching = OnDaemon::new(number, sim.clocks.clone(), store.clone().watch());
-                    let watch = tokio::spawn(watching).abort_handle();
+                    let on_it = |what: BoxFuture<'static, ()>| {
+                        tokio::spawn(OnDaemon::new(number, sim.clocks.clone(), what)).abort_handle()
+                    };
+                    let mut background = vec![on_it(store.clone().watch().boxed())];
+                    if let Some((how, _)) = &sim.setting.collecting {
+                        let quota = how.quota.filter(|_| !sim.is_calm());
+                        store.configure(Collection { quota, ..how.clone() });
+                        // Without a file: what it has answered in its last second nobody knows once it has crashed.
+                        _ = store.note_uses(Path::new(""), true).await;
+                        background.push(on_it(store.clone().flush_forever().boxed()));
+                        if quota.is_some() {
+                            background.push(on_it(store.clone().watch_room().boxed()));
+                        }
+                    }
                     sim.fault(Duration::ZERO);
                     sim.event("daemon up", format_args!("{number}"));
-                    *self.up.lock().unwrap_or_else(PoisonError::into_inner) = Some(Up { store, world, watch });
+                    *self.up.lock().unwrap_or_else(PoisonError::into_inner) = Some(Up { store, world, background });
                 }
                 Err(_) => tokio::time::sleep(Duration::from_millis(300)).await,
             }
@@ -75,7 +91,7 @@ impl Daemon {
         let up = self.up.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(up) = &up {
             up.world.stop();
-            up.watch.abort();
+            up.background.iter().for_each(AbortHandle::abort);
         }
         up.is_some()
     }

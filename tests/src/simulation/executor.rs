@@ -123,16 +123,16 @@ impl Run {
     /// From asking to the end.
     pub(super) async fn whole(&mut self) -> End {
         let (sim, request) = (self.sim.clone(), self.request());
-        let since = sim.ledger().commits;
+        let (since, at) = (sim.ledger().commits, sim.clocks.time());
         let attempt = Attempt { since, ending: None, check: self.check, reported: Vec::new() };
         sim.ledger().attempts.insert(self.id, attempt);
         let wait = self.wait;
         let asked = self.ask(|store| begin(sim.clone(), store, request.clone(), wait)).await;
         match asked {
-            Ok(Begin::Hit(execution)) => self.hit(&execution, since).await,
+            Ok(Begin::Hit(execution)) => self.hit(&execution, since, at).await,
             Ok(Begin::Busy(_)) => End::Busy,
             Ok(Begin::Failed(execution)) => {
-                let failed = sim.ledger().executions.get(&execution.id).is_some_and(|of| of.state == State::Failed);
+                let failed = sim.ledger().execution(execution.id).is_some_and(|of| of.state == State::Failed);
                 sim.ledger().must(failed, "a failure is told of a failure", || format!("{execution:?}"));
                 End::Failed
             }
@@ -141,12 +141,17 @@ impl Run {
         }
     }
 
-    async fn hit(&mut self, execution: &Execution, since: usize) -> End {
+    async fn hit(&mut self, execution: &Execution, since: usize, at: Duration) -> End {
+        {
+            let mut ledger = self.sim.ledger();
+            let fault = ledger.fault;
+            ledger.kept.answered(execution.id, at, fault);
+        }
         let key = self.sim.key(self.key);
         told(&mut self.sim.ledger(), &key, since, Verdict::Succeeded, Some(execution.id));
         let outputs = execution.outcome.outputs.unwrap_or(Digest::of(b""));
         match super::content::made(&outputs) {
-            Some(made) if self.sim.is_calm() || self.sim.random.chance(3_000) => self.restore(made).await,
+            Some(made) if self.sim.is_calm() || self.sim.random.chance(3_000) => self.restore(made, execution.id).await,
             Some(_) => End::Success,
             None => {
                 self.sim.broke("a hit has outputs", || format!("{execution:?}"));
@@ -156,7 +161,7 @@ impl Run {
     }
 
     /// Reads all of it.
-    async fn restore(&mut self, made: &'static Content) -> End {
+    async fn restore(&mut self, made: &'static Content, of: ExecutionId) -> End {
         for bytes in made.blobs() {
             let (digest, space) = (Digest::of(bytes), self.sim.space());
             let read = self.ask(|store| {
@@ -170,6 +175,11 @@ impl Run {
                     let lost = self.sim.ledger().ever_decayed.contains(&digest);
                     self.sim.ledger().must(lost, "nothing is lost that is there", || format!("{digest}"));
                     self.sim.count("reads of what is lost");
+                    return End::Lost;
+                }
+                // Whether it might go was judged when it did.
+                Err(StoreError::NotFound { .. }) if self.sim.ledger().collected.contains_key(&of) => {
+                    self.sim.count("reads of what is collected");
                     return End::Lost;
                 }
                 Err(error) => return self.refused("a read", &error),
@@ -245,6 +255,7 @@ impl Run {
             });
             let missing = missing.await.map_err(|error| self.refused("find_missing", &error))?;
             wanted.retain(|bytes| missing.contains(&Digest::of(bytes)));
+            self.relies(digests.into_iter().filter(|digest| !missing.contains(digest)));
         }
         let (large, small): (Vec<&Bytes>, Vec<&Bytes>) =
             wanted.into_iter().partition(|bytes| made.large.contains(bytes));
@@ -259,14 +270,26 @@ impl Run {
                     upload.finish().await
                 }
             });
-            sent.await.map_err(|error| self.refused("an upload", &error))?;
+            let stored = sent.await.map_err(|error| self.refused("an upload", &error))?;
+            self.relies([stored]);
         }
         let small: Vec<_> = small.into_iter().cloned().collect();
         let sent = self.ask(|store| {
             let (space, small) = (space.clone(), small.clone());
             async move { store.put_small(&space, small).await }
         });
-        sent.await.map(drop).map_err(|error| self.refused("an upload", &error))
+        let stored = sent.await.map_err(|error| self.refused("an upload", &error))?;
+        self.relies(stored);
+        Ok(())
+    }
+
+    /// What it is told is there has to stay as long as it holds its lease.
+    fn relies(&self, on: impl IntoIterator<Item = Digest>) {
+        let mut ledger = self.sim.ledger();
+        let holds = ledger.leases.values().any(|(lease, _)| lease.execution == self.id);
+        if holds {
+            ledger.kept.relies(self.id, on);
+        }
     }
 
     async fn commit(&mut self, made: &'static Content) -> End {
@@ -297,7 +320,7 @@ impl Run {
     fn acknowledged(&self, execution: &Execution, recorded: bool, code: i32) -> End {
         let mut ledger = self.sim.ledger();
         let state = if code == 0 { State::Succeeded } else { State::Failed };
-        let so = ledger.executions.get(&execution.id) == Some(execution) && execution.state == state;
+        let so = ledger.execution(execution.id) == Some(execution) && execution.state == state;
         ledger.must(so, "what is acknowledged is so", || format!("{execution:?}"));
         let was = ledger.records.contains_key(&execution.id);
         ledger.must(recorded <= was, "who is told of a record has made one", || format!("{execution:?}"));
@@ -331,7 +354,7 @@ impl Run {
                 End::Fenced
             }
             StoreError::Refused(Refused::Ended { state, .. }) => {
-                let is = sim.ledger().executions.get(&self.id).map(|execution| execution.state);
+                let is = sim.ledger().execution(self.id).map(|execution| execution.state);
                 sim.ledger().must(is == Some(*state), "who has ended has ended so", || format!("{what}: {error}"));
                 sim.count("fenced");
                 End::Fenced
@@ -339,6 +362,15 @@ impl Run {
             // Its own first call was carried out, and the lease has run out since.
             StoreError::Invalid(_) if what == "begin" => End::GaveUp,
             StoreError::Missing { .. } | StoreError::Lost { .. } => End::GaveUp,
+            // Its own, or the one that it has waited for.
+            StoreError::NotFound { what } if sim.ledger().has_collected(what) => {
+                sim.count("calls of what is collected");
+                End::GaveUp
+            }
+            StoreError::Full { .. } if sim.setting.collecting.is_some() => {
+                sim.count("uploads that found no room");
+                End::GaveUp
+            }
             StoreError::Meta(_) | StoreError::Blobs(_) | StoreError::Undecided { .. } | StoreError::Draining
                 if !sim.is_calm() =>
             {

@@ -12,6 +12,8 @@ use provender_core::lost::voided;
 use provender_core::transition::{KeyRow, Known, Void};
 use provender_core::{Digest, Execution, ExecutionId, TaskKey, Timestamp, Verdict};
 
+use super::kept::Kept;
+
 /// What an executor asked for, or says that it did.
 #[derive(Debug, Clone)]
 pub(super) struct Attempt {
@@ -82,6 +84,10 @@ pub(super) struct Ledger {
     pub(super) fault: Duration,
     /// Of each key: from which commit on it stood how.
     pub(super) standings: BTreeMap<TaskKey, Vec<(usize, Standing)>>,
+    /// What collection has to leave alone.
+    pub(super) kept: Kept,
+    /// Executions that it took.
+    pub(super) collected: BTreeMap<ExecutionId, Execution>,
     /// The first rule that was broken.
     pub(super) broken: Option<String>,
 }
@@ -99,6 +105,16 @@ impl Ledger {
         if !holds {
             self.broke(rule, what);
         }
+    }
+
+    /// An execution, also if it is collected by now.
+    pub(super) fn execution(&self, id: ExecutionId) -> Option<&Execution> {
+        self.executions.get(&id).or_else(|| self.collected.get(&id))
+    }
+
+    /// Whether this is the execution of an error, and is collected.
+    pub(super) fn has_collected(&self, what: &str) -> bool {
+        self.collected.keys().any(|id| what == format!("execution {id}"))
     }
 
     /// An executor asks for its end: what it made, and whether all went well.

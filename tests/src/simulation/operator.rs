@@ -4,14 +4,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use provender_blobs::Blobs;
-use provender_core::Digest;
 use provender_core::blob::Place;
 use provender_core::transition::Cause;
+use provender_core::{Digest, Verdict};
 use provender_daemon::store::{Compressed, Compression, Invalidate, located};
 
-use super::Sim;
 use super::rules::told;
 use super::setting::Deed;
+use super::{Sim, collector};
 
 /// All deeds of a schedule, one after the other.
 pub(super) async fn operator(sim: Arc<Sim>) {
@@ -26,6 +26,8 @@ pub(super) async fn operator(sim: Arc<Sim>) {
             Deed::Cut | Deed::CutAll => cut(&sim, deed == Deed::CutAll),
             Deed::Wall => wall(&sim),
             Deed::Compress => compress(&sim).await,
+            Deed::Pin => collector::pin(&sim).await,
+            Deed::Unpin => collector::unpin(&sim).await,
         }
         if sim.is_broken() {
             return;
@@ -37,7 +39,7 @@ pub(super) async fn operator(sim: Arc<Sim>) {
 pub(super) async fn look(sim: &Arc<Sim>) {
     let keys: Vec<_> = (0..sim.setting.keys).map(|n| sim.key(n)).collect();
     let (since, daemon) = (sim.ledger().commits, sim.random.index(sim.setting.daemons));
-    let space = sim.space();
+    let (space, at) = (sim.space(), sim.clocks.time());
     let answers = sim.daemons[daemon].call(sim, |store| {
         let (space, keys) = (space.clone(), keys.clone());
         async move { store.lookup(&space, &keys).await }
@@ -45,6 +47,11 @@ pub(super) async fn look(sim: &Arc<Sim>) {
     let Ok(answers) = answers.await else { return };
     for (key, answer) in keys.iter().zip(answers) {
         told(&mut sim.ledger(), key, since, answer.verdict, answer.execution);
+        if let (Verdict::Succeeded, Some(record)) = (answer.verdict, answer.execution) {
+            let mut ledger = sim.ledger();
+            let fault = ledger.fault;
+            ledger.kept.answered(record, at, fault);
+        }
         sim.count(answer.verdict.as_str());
     }
 }

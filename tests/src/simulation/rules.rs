@@ -19,6 +19,7 @@ use provender_proto::rows as values;
 
 use super::audit::read;
 use super::content::made;
+use super::kept::{self, Taken};
 use super::ledger::{Freed, Ledger, Made};
 
 /// The rows of one batch that mean something to a rule.
@@ -36,9 +37,10 @@ impl Writes {
         let mut writes = Writes::default();
         for (row, value) in &batch.writes {
             match (row.table, value) {
-                (Table::Key, Some(value)) => {
+                (Table::Key, value) => {
                     let key = rows::parse_key(&row.key).unwrap().1;
-                    writes.keys.insert(key, values::key_from(value.clone()).unwrap());
+                    let row = value.as_ref().map(|value| values::key_from(value.clone()).unwrap());
+                    writes.keys.insert(key, row.unwrap_or_default());
                 }
                 (Table::Lease, value) => {
                     let lease = value.as_ref().map(|value| values::lease_from(value.clone()).unwrap());
@@ -70,9 +72,8 @@ pub(super) async fn committed(
     now: Duration,
     batch: &Batch,
 ) -> Vec<String> {
-    let writes = Writes::of(batch);
+    let (writes, taken) = (Writes::of(batch), Taken::of(batch));
     ledger.commits += 1;
-    let mut events = Vec::new();
     for (digest, stored) in &writes.blobs {
         blob(ledger, blobs, *digest, stored, writes.inline.get(digest)).await;
         ledger.blobs.insert(*digest, stored.clone());
@@ -81,6 +82,7 @@ pub(super) async fn committed(
             ledger.closures.insert(*digest, entries);
         }
     }
+    let mut events = kept::taken(ledger, now, batch, &taken, &writes.keys);
     // How each execution was, before this.
     let ended: Vec<_> = writes.executions.values().filter(|execution| execution.state != State::Running).collect();
     let ends = |ledger: &Ledger, id: ExecutionId| {
@@ -88,7 +90,7 @@ pub(super) async fn committed(
         was && ended.iter().any(|ended| ended.id == id)
     };
     for (key, row) in &writes.keys {
-        key_row(ledger, key, row, &|ledger, id| ends(ledger, id), &writes);
+        key_row(ledger, key, row, &|ledger, id| ends(ledger, id), &writes, &taken);
     }
     for execution in writes.executions.values() {
         ended_or_begun(ledger, execution, &writes, daemon, now);
@@ -129,14 +131,15 @@ async fn blob(ledger: &mut Ledger, blobs: &dyn Blobs, digest: Digest, stored: &S
     };
     let right = bytes.is_some_and(|bytes| Digest::of(&bytes) == digest);
     ledger.must(right, "bytes are durable before they are recorded", || format!("{digest}: {stored:?}"));
+    kept::stored(ledger, &digest, stored);
     ledger.must(stored.lost.is_none(), "what is stored anew is not lost", || format!("{digest}: {stored:?}"));
     ledger.decayed.remove(&digest);
 }
 
 type Ends<'a> = &'a dyn Fn(&Ledger, ExecutionId) -> bool;
 
-/// A key's row moves by the end of who held its lease, or by an operator; a restamp tells the truth.
-fn key_row(ledger: &mut Ledger, key: &TaskKey, row: &KeyRow, ends: Ends<'_>, writes: &Writes) {
+/// A key's row moves by the end of who held its lease, by an operator, or by collection; a restamp tells the truth.
+fn key_row(ledger: &mut Ledger, key: &TaskKey, row: &KeyRow, ends: Ends<'_>, writes: &Writes, taken: &Taken) {
     let was = ledger.keys.get(key).cloned().unwrap_or_default();
     let (before, answers) = (was.record.clone(), ledger.standing(key).1.is_some());
     if let Some(record) = &row.record {
@@ -148,10 +151,12 @@ fn key_row(ledger: &mut Ledger, key: &TaskKey, row: &KeyRow, ends: Ends<'_>, wri
             Some(before) if before.execution == record.execution => {
                 ledger.must(record.stamp >= before.stamp, "a stamp only grows", || format!("{key}: {record:?}"));
                 let voided = record.void != before.void;
+                let evicted = record.void.as_ref().is_some_and(|void| void.verdict == Verdict::Evicted)
+                    && taken.executions.contains(&record.execution);
                 let asked = ledger.invalidated.contains(key);
                 ledger.must(
-                    !voided || (before.void.is_none() && asked),
-                    "a record is void by an operator alone",
+                    !voided || (before.void.is_none() && (asked || evicted)),
+                    "a record is void by an operator or by collection",
                     || format!("{key} was {before:?} and is {record:?}"),
                 );
                 let same = (record.outputs, record.closure) == (before.outputs, before.closure);
@@ -172,7 +177,10 @@ fn key_row(ledger: &mut Ledger, key: &TaskKey, row: &KeyRow, ends: Ends<'_>, wri
             }
         }
     } else {
-        ledger.must(before.is_none(), "no record vanishes", || format!("{key}: {before:?}"));
+        // That one was collected is forgotten in the end.
+        let void = before.as_ref().and_then(|record| record.void.as_ref());
+        let forgotten = void.is_some_and(|void| void.verdict == Verdict::Evicted);
+        ledger.must(before.is_none() || forgotten, "no record vanishes", || format!("{key}: {before:?}"));
     }
     if let Some(last) = row.last.as_ref().filter(|last| was.last.as_ref() != Some(last)) {
         ledger

@@ -4,7 +4,10 @@
 
 use std::time::Duration;
 
-use super::content::KEYS;
+use provender_core::collect::rules::{Keep, Rules};
+use provender_daemon::store::Collection;
+
+use super::content::{KEYS, TAKES};
 use super::random::Random;
 
 /// How often is told in times out of 10,000.
@@ -32,6 +35,8 @@ pub(super) struct Setting {
     pub(super) diverging: u64,
     pub(super) careless: u64,
     pub(super) checking: u64,
+    /// How daemons collect, and the most that each waits before it does; without it none does.
+    pub(super) collecting: Option<(Collection, Duration)>,
     /// How many things operators do, and which they choose from.
     pub(super) deeds: u64,
     pub(super) deed: Vec<Deed>,
@@ -49,9 +54,16 @@ pub(super) enum Deed {
     CutAll,
     Wall,
     Compress,
+    Pin,
+    Unpin,
 }
 
 impl Setting {
+    /// Whether a call may take as long as what is used is protected: then a pin may come after what was looked through for it has gone.
+    pub(super) fn is_slow(&self) -> bool {
+        self.long + self.lingering > 0 || self.deed.iter().any(|deed| matches!(deed, Deed::Cut | Deed::CutAll))
+    }
+
     pub(super) fn draw(random: &Random) -> Setting {
         // Every other kind of fault is left out.
         let rate = |most: u64| if random.chance(5_000) { 1 + random.below(most) } else { 0 };
@@ -59,26 +71,62 @@ impl Setting {
             [Deed::Invalidate, Deed::Lose, Deed::Rot, Deed::Crash, Deed::Cut, Deed::CutAll, Deed::Wall, Deed::Compress];
         let mut deed: Vec<_> = all.into_iter().filter(|_| random.chance(5_000)).collect();
         deed.push(Deed::Look);
+        let keys = 1 + random.index(KEYS);
+        let collecting = random.chance(COLLECTING).then(|| collecting(random, keys));
+        let swift = collecting.is_some() && random.chance(5_000);
+        if collecting.is_some() {
+            // Protection is told by wall clocks. Every other time no call takes so long as it lasts, and so trees are pinned too.
+            let cut = |deed: &Deed| matches!(deed, Deed::Cut | Deed::CutAll);
+            deed.retain(|deed| *deed != Deed::Wall && !(swift && cut(deed)));
+            deed.extend([Deed::Pin, Deed::Unpin].into_iter().filter(|_| random.chance(7_000)));
+        }
         Setting {
             daemons: 2 + random.index(2),
             executors: 2 + random.index(3),
-            keys: 1 + random.index(KEYS),
-            runs: 1 + random.below(3),
+            keys,
+            runs: if collecting.is_some() { 2 + random.below(5) } else { 1 + random.below(3) },
             ttl: Duration::from_secs(3 + random.below(8)),
             delay: Duration::from_millis(2 + random.below(12)),
             delayed: [500, 3_000, 8_000][random.index(3)],
-            long: rate(30),
+            long: if swift { 0 } else { rate(30) },
             refused: rate(200),
             lost: rate(200),
-            lingering: rate(200),
+            lingering: if swift { 0 } else { rate(200) },
             crashing: rate(5_000),
             pausing: rate(2_500),
             failing: rate(3_000),
             diverging: rate(3_000),
             careless: rate(2_000),
             checking: rate(3_000),
+            collecting,
             deeds: if random.chance(2_000) { 0 } else { random.below(20) },
             deed,
         }
     }
+}
+
+/// In how many schedules of 10,000 daemons collect.
+const COLLECTING: u64 = 1_200;
+
+/// What is used is protected for so long that leases run out meanwhile; rules and a quota by which something goes.
+fn collecting(random: &Random, keys: usize) -> (Collection, Duration) {
+    let some = |least: u64, most: u64| random.chance(5_000).then(|| Duration::from_secs(least + random.below(most)));
+    let keep = Keep {
+        prefix: ["", "name", "name/1"][random.index(3)].into(),
+        latest: random.chance(5_000).then(|| random.below(2)),
+        used_within: some(1, 15),
+        failed_within: some(1, 15),
+    };
+    // One variant of all keys fits in by far, both do not.
+    let (one, both) = (TAKES.0 + TAKES.1 * keys as u64, TAKES.0 + 2 * TAKES.1 * keys as u64);
+    let how = Collection {
+        protect: Duration::from_secs(3 + random.below(12)),
+        rules: Rules::new(vec![keep]),
+        quota: random.chance(5_000).then(|| one + random.below(both - one)),
+        every: Duration::ZERO,
+        rows_per_second: [200, 50_000][random.index(2)],
+        tombstones: [0, 1, 1_000][random.index(3)],
+        ..Collection::default()
+    };
+    (how, Duration::from_secs(1 + random.below(8)))
 }

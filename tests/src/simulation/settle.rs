@@ -10,6 +10,7 @@ use provender_core::{ExecutionId, Verdict};
 
 use super::Sim;
 use super::audit::audit;
+use super::collector::{collector, quiet};
 use super::executor::{End, Run, executor};
 use super::operator::{look, operator};
 
@@ -25,6 +26,8 @@ pub(super) async fn schedule(sim: &Arc<Sim>) {
     let executors = (0..sim.setting.executors).map(|number| tokio::spawn(executor(sim.clone(), number)));
     let mut tasks: Vec<_> = executors.collect();
     tasks.push(tokio::spawn(operator(sim.clone())));
+    let collectors = (0..sim.setting.daemons).map(|daemon| tokio::spawn(collector(sim.clone(), daemon)));
+    let collectors = join_all(collectors.collect::<Vec<_>>());
     let storm = Duration::from_secs(20) + sim.random.time(Duration::from_secs(60));
     let all = join_all(tasks);
     tokio::pin!(all);
@@ -33,10 +36,18 @@ pub(super) async fn schedule(sim: &Arc<Sim>) {
     if !ended && tokio::time::timeout(ENDS, &mut all).await.is_err() {
         sim.broke("waiters end", || format!("somebody still waits, {ENDS:?} after all faults"));
     }
+    if tokio::time::timeout(ENDS, collectors).await.is_err() {
+        sim.broke("collections end", || format!("one still goes on, {ENDS:?} after all faults"));
+    }
     if sim.is_broken() {
         return;
     }
     settle(sim).await;
+    if !sim.is_broken() && sim.setting.collecting.is_some() {
+        quiet(sim).await;
+        // The next run of what was evicted heals it.
+        settle(sim).await;
+    }
     if !sim.is_broken() {
         let decayed = sim.ledger().decayed.clone();
         let found = audit(&sim.meta, &*sim.blobs, &decayed).await;
@@ -52,6 +63,10 @@ async fn calm(sim: &Arc<Sim>) {
     sim.event("calm", format_args!("nothing goes wrong any more"));
     sim.fault(Duration::ZERO);
     sim.daemons.iter().for_each(|daemon| daemon.cut(Duration::ZERO));
+    if sim.setting.collecting.as_ref().is_some_and(|(how, _)| how.quota.is_some()) {
+        // Nobody collects from now on, so there has to be room: they come up with another configuration.
+        sim.daemons.iter().for_each(|daemon| _ = daemon.crash());
+    }
     join_all(sim.daemons.iter().map(|daemon| daemon.start(sim))).await;
 }
 

@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use provender_blobs::Blobs;
 use provender_core::execution::{Executor, State};
 use provender_core::transition::{Cause, Request};
-use provender_core::{Answer, Digest, ExecutionId, Name, Space, Spec, TaskKey, Verdict};
+use provender_core::{Answer, Digest, Execution, ExecutionId, Name, Space, Spec, TaskKey, Verdict};
 use provender_daemon::store::{Begin, Compression, Invalidate, Store, StoreError};
 
 use super::content::Content;
@@ -36,7 +36,7 @@ impl Round {
         ExecutionId([n; 16])
     }
 
-    async fn begin(&self, store: &Store, n: u8) -> Result<Begin, StoreError> {
+    pub(crate) async fn begin(&self, store: &Store, n: u8) -> Result<Begin, StoreError> {
         let spec = Spec { outputs: vec!["sub/deep/large".into()], ..Spec::new(self.name.clone()) };
         let (executor, ttl) = (Executor::default(), Duration::from_secs(10));
         let request = Request {
@@ -59,16 +59,40 @@ impl Round {
             other => panic!("nobody else is at it: {other:?}"),
         }
         self.content.upload(store, &self.space).await?;
-        let (execution, _) = store.commit(&self.space, self.id(n), &self.content.outcome(0)).await?;
+        let (execution, _) = self.commit(store, n).await?;
         assert_eq!(execution.state, State::Succeeded);
         Ok(())
+    }
+
+    /// Another key of the same space and name, with outputs of its own.
+    pub(crate) fn other(&self) -> Round {
+        let number = self.number + 1;
+        Round {
+            number,
+            space: self.space.clone(),
+            key: "test:other".parse().unwrap(),
+            name: self.name.clone(),
+            content: Content::new(number),
+        }
+    }
+
+    /// The success of the executor `n`, which has stored everything.
+    pub(crate) async fn commit(&self, store: &Store, n: u8) -> Result<(Execution, bool), StoreError> {
+        store.commit(&self.space, self.id(n), &self.content.outcome(0)).await
+    }
+
+    /// A run by the executor `n` that fails with a log.
+    pub(crate) async fn fail(&self, store: &Store, n: u8) -> Result<(), StoreError> {
+        self.begin(store, n).await?;
+        self.content.upload(store, &self.space).await?;
+        store.fail(&self.space, self.id(n), "it broke", &self.content.outcome(1)).await.map(drop)
     }
 
     async fn answer(&self, store: &Store) -> Answer {
         store.lookup(&self.space, std::slice::from_ref(&self.key)).await.unwrap().swap_remove(0)
     }
 
-    async fn verdict(&self, store: &Store) -> Verdict {
+    pub(crate) async fn verdict(&self, store: &Store) -> Verdict {
         self.answer(store).await.verdict
     }
 
@@ -110,7 +134,7 @@ impl Round {
     }
 
     /// From whatever is left to a success: by the executor that was at it, or, every other time, by another one after expiry.
-    async fn finish(&self, store: &Store, was: u8, place: &str) {
+    pub(crate) async fn finish(&self, store: &Store, was: u8, place: &str) {
         let there = self.answer(store).await;
         if there.verdict == Verdict::Running && self.number.is_multiple_of(2) {
             self.run(store, was).await.unwrap_or_else(|error| panic!("{place}: {error}"));
@@ -126,7 +150,7 @@ impl Round {
         self.is_whole(store, place).await;
     }
 
-    async fn is_whole(&self, store: &Store, place: &str) {
+    pub(crate) async fn is_whole(&self, store: &Store, place: &str) {
         let answer = self.answer(store).await;
         assert_eq!(answer.verdict, Verdict::Succeeded, "{place}: {}", answer.reason);
         self.content.is_whole(store, &self.space, &self.name, answer.outputs, place).await;
@@ -224,8 +248,7 @@ impl Life for Fail {
     }
 
     async fn live(&self, store: &Store, round: &Round) -> Result<(), StoreError> {
-        round.content.upload(store, &round.space).await?;
-        store.fail(&round.space, round.id(2), "it broke", &round.content.outcome(1)).await.map(drop)
+        round.fail(store, 2).await
     }
 
     async fn recover(&self, store: &Store, round: &Round, acknowledged: bool, place: &str) {
