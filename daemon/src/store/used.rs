@@ -106,7 +106,7 @@ fn parse(mut lines: &[u8]) -> Vec<(Space, TaskKey)> {
         lines = rest;
         std::str::from_utf8(text).ok().map(str::to_owned)
     };
-    let mut pair = || Some((Space::new(text()?).ok()?, text()?.parse().ok()?));
+    let pair = || Some((Space::new(text()?).ok()?, text()?.parse().ok()?));
     std::iter::from_fn(pair).collect()
 }
 
