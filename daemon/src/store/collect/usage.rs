@@ -120,10 +120,17 @@ impl Store {
             if used.saturating_add(bytes) <= quota {
                 return Ok(());
             }
+            if bytes > quota {
+                let what = format!("it has {bytes} bytes, and {quota} may be stored in all; raise `gc.quota_bytes`");
+                return Err(StoreError::Full { what });
+            }
             cached.asked.fetch_max(bytes, Ordering::Relaxed);
             self.call_collection();
-            if clock::monotonic() > until || bytes > quota {
-                let what = format!("{used} of the {quota} bytes that may be stored are taken");
+            if clock::monotonic() > until {
+                let what = format!(
+                    "{used} of the {quota} bytes that may be stored are taken, and nothing more may be collected now; \
+                     unpin, raise `gc.quota_bytes`, or try again once what was used lately is older"
+                );
                 return Err(StoreError::Full { what });
             }
             tokio::time::sleep(AGAIN).await;
@@ -133,6 +140,8 @@ impl Store {
     /// Looks now and then at how much is stored, and calls for collection if that is too much.
     pub async fn watch_room(self) {
         loop {
+            // The clocks as well.
+            self.protection();
             let looked = async {
                 self.add_up_usage().await?;
                 let (limits, room) = self.room().await?;
