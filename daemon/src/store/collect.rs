@@ -7,6 +7,7 @@
 //! stored. Invariants: nothing goes that something counted refers to, nor what was relied on since the horizon, which is read before the
 //! counting ends; if counting fails, nothing is swept; cost follows what has changed.
 
+pub(super) mod admit;
 mod audit;
 mod count;
 mod due;
@@ -167,7 +168,7 @@ pub(super) struct Collecting {
     running: tokio::sync::Mutex<()>,
     /// Wakes the one that collects by itself.
     called: tokio::sync::Notify,
-    pub(super) room: usage::Cached,
+    pub(super) room: admit::Known,
     steps: Mutex<steps::Steps>,
     /// The spaces that are known to be known.
     pub(super) spaces: Mutex<std::collections::HashSet<Space>>,
@@ -240,10 +241,14 @@ impl Store {
         self.flush_used().await?;
         let (done, began, pins) = (Collected::default(), clock::monotonic(), Pins::default());
         let how = Collection { protect: self.protection(), ..self.collection().clone() };
+        let number = self.inner.collecting.room.begin();
         let mut run = Run { store: self, turn, how, dry_run, done, tell, began, pins, chosen: Default::default() };
         let ended = run.all().await;
         let (turn, done) = (run.turn, run.done);
         turn.end().await;
+        if !dry_run {
+            self.inner.collecting.room.end(number);
+        }
         ended?;
         let metrics = &self.inner.metrics;
         metrics.collections.inc();
@@ -363,7 +368,7 @@ impl Run<'_> {
         }
         self.store.add_up_usage().await?;
         let (limits, room) = self.store.room().await?;
-        self.store.inner.collecting.room.set(room, limits.quota);
+        self.store.inner.collecting.room.set(room, limits);
         (self.done.used, self.done.quota) = (room.used, limits.quota);
         Ok(())
     }

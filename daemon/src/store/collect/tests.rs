@@ -380,6 +380,27 @@ async fn uploads_wait_for_room_and_are_refused_where_everything_is_protected() {
 }
 
 #[tokio::test]
+async fn room_is_given_once() {
+    let store = over(Arc::new(Memory::default()) as Arc<dyn Meta>).await;
+    store.configure(Collection { quota: Some(100_000), protect: Duration::from_secs(3_600), ..how(Vec::new()) });
+    collect(&store).await;
+    let first = store.admit(60_000, 0).await.unwrap();
+    let wait = Duration::from_millis(300);
+    assert!(tokio::time::timeout(wait, store.admit(60_000, 0)).await.is_err(), "it may come back yet");
+    drop(store.admit(40_000, 0).await.unwrap());
+    // Once a run was in vain nothing is to be waited for.
+    let second = {
+        let store = store.clone();
+        tokio::spawn(async move { store.admit(60_000, 0).await.map(drop) })
+    };
+    moment().await;
+    collect(&store).await;
+    assert!(matches!(second.await.unwrap(), Err(StoreError::Full { .. })));
+    drop(first);
+    store.admit(100_000, 0).await.unwrap();
+}
+
+#[tokio::test]
 async fn who_answers_with_a_record_that_leaves_keeps_it() {
     for (store, _folder) in stores().await {
         store.configure(how(vec![Keep { used_within: Some(Duration::from_millis(1)), ..Keep::default() }]));
