@@ -2,9 +2,9 @@
 
 use std::fs::File;
 use std::io::{ErrorKind, Read};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::thread::sleep;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use provender_tests::child::eventually;
 use rustix::io::Errno;
@@ -13,7 +13,10 @@ use super::{Caches, Site, latest};
 use crate::world::key;
 
 /// What is not used goes, by hand alone.
-const CONFIG: &str = "[gc]\nprotect_seconds = 1\nevery_seconds = 0\n[[gc.keep]]\nused_within_seconds = 1\n";
+fn config(protect: u64) -> String {
+    format!("[gc]\nprotect_seconds = {protect}\nevery_seconds = 0\n[[gc.keep]]\nused_within_seconds = 1\n")
+}
+
 /// A file that is a row, one that is read through the daemon, and one that the kernel reads by itself.
 const SIZES: [(&str, usize); 3] = [("small", 1_000), ("middle", 100_000), ("large", 12 << 20)];
 
@@ -42,22 +45,37 @@ fn is_gone(path: &Path) -> bool {
     })
 }
 
+/// The version's files, opened and read a little: each with what was read of it.
+fn opened(folder: &Path) -> Vec<(File, Vec<u8>, usize)> {
+    let open = SIZES.map(|(name, size)| {
+        let mut file = File::open(folder.join(name)).unwrap();
+        let mut first = vec![0; 500];
+        file.read_exact(&mut first).unwrap();
+        (file, first, size)
+    });
+    open.into()
+}
+
+fn reads_on(open: Vec<(File, Vec<u8>, usize)>, version: usize) {
+    for (mut file, mut read, size) in open {
+        file.read_to_end(&mut read).unwrap_or_else(|error| panic!("an open file of {size} bytes: {error}"));
+        assert!(read == content(version, size), "an open file of {size} bytes reads on");
+    }
+}
+
+/// Folders of the latest outputs in both mounts, by no link.
+fn folders(site: &Site) -> [PathBuf; 2] {
+    site.both().map(|point| std::fs::canonicalize(latest(&point, "n").join("out")).unwrap())
+}
+
 #[test]
 fn what_was_collected_is_gone_and_open_files_read_on() {
     let caches = Caches::mine();
-    let site = Site::with(CONFIG);
+    let site = Site::with(&config(1));
     let (old, new) = (make(&site, 1), make(&site, 2));
     site.world.cli(&["pin", &old]).ok();
-    let folders = site.both().map(|point| std::fs::canonicalize(latest(&point, "n").join("out")).unwrap());
-    let mut open = Vec::new();
-    for folder in &folders {
-        for (name, size) in SIZES {
-            let mut file = File::open(folder.join(name)).unwrap();
-            let mut first = vec![0; 500];
-            file.read_exact(&mut first).unwrap();
-            open.push((file, first, size));
-        }
-    }
+    let folders = folders(&site);
+    let open = opened(&folders[0]);
     let listing = folders.each_ref().map(|folder| std::fs::read_dir(folder).unwrap());
     // Its bytes go a protection after it.
     let objects = site.world.data().join("blobs/objects");
@@ -76,10 +94,7 @@ fn what_was_collected_is_gone_and_open_files_read_on() {
         let listed = point.join("tasks/n").read_dir().unwrap().map(|entry| entry.unwrap().file_name());
         assert_eq!(listed.count(), 2, "latest and what it is");
     }
-    for (mut file, mut read, size) in open {
-        file.read_to_end(&mut read).unwrap();
-        assert!(read == content(2, size), "an open file of {size} bytes reads on");
-    }
+    reads_on(open, 2);
     for listed in listing {
         // What was listed when it was opened, or that it is gone; never something else.
         for entry in listed {
@@ -96,4 +111,27 @@ fn what_was_collected_is_gone_and_open_files_read_on() {
         let large = std::fs::read(latest(&point, "n").join("out/large")).unwrap();
         assert!(large == content(2, SIZES[2].1));
     }
+}
+
+/// Who reads from afar has no file that outlives its name: the bytes stay while they are open.
+#[test]
+fn what_is_open_in_a_remote_mount_stays_until_it_is_closed() {
+    let site = Site::with(&config(6));
+    make(&site, 1);
+    let folders = folders(&site);
+    let (open, since) = (opened(&folders[1]), Instant::now());
+    let objects = site.world.data().join("blobs/objects");
+    let files = || crate::gc::files(&objects).len();
+    while since.elapsed() < Duration::from_secs(16) {
+        sleep(Duration::from_secs(2));
+        site.world.cli(&["gc"]).ok();
+    }
+    eventually("its record is gone", || is_gone(&folders[1]));
+    assert_eq!(files(), 2, "its bytes are not");
+    reads_on(open, 1);
+    eventually("its bytes go once nobody has them open", || {
+        sleep(Duration::from_secs(2));
+        site.world.cli(&["gc"]).ok();
+        files() == 0
+    });
 }
