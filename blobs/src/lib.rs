@@ -28,6 +28,7 @@ mod copy;
 mod disk;
 mod error;
 mod frames;
+pub mod held;
 mod ingest;
 mod location;
 mod memory;

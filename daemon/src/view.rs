@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use provender_blobs::cache::{Cache, Fetch, FetchError, ReadError, Stream};
+use provender_blobs::held::{Held, Keeping, Open};
 use provender_core::name::{Name, Space};
 use provender_core::provenance::{Branch, Place};
 use provender_core::{Digest, TaskKey, Timestamp};
@@ -24,12 +25,21 @@ pub struct StoreSource {
     runtime: Handle,
     /// What is not a file of the store's becomes one here, as it is read.
     cache: Cache,
+    /// What is open of that.
+    open: Open,
+    _keeping: Arc<Keeping>,
 }
 
 impl StoreSource {
     /// A source that runs its questions on `runtime`.
     pub fn new(store: Store, space: Space, runtime: Handle, cache: Cache) -> StoreSource {
-        StoreSource { store, space, runtime, cache }
+        let open = Open::default();
+        let asked = (store.clone(), space.clone());
+        let keeping = open.keep(&runtime, move |digests| {
+            let (store, space) = asked.clone();
+            async move { store.find_missing(&space, &digests).await.ok().map(|_| Some(store.protects())) }
+        });
+        StoreSource { store, space, runtime, cache, open, _keeping: Arc::new(keeping) }
     }
 
     /// A blob that stands in no file by itself: compressed, or elsewhere.
@@ -46,7 +56,7 @@ impl StoreSource {
                 self.cache.stream(proof.ok_or_else(unproven)?, Arc::new(parts))
             }
         };
-        Ok(Content::Reader(Box::new(Streamed(stream))))
+        Ok(Content::Reader(Box::new(Streamed { stream, _held: self.open.hold(digest) })))
     }
 
     fn ask<T>(&self, question: impl Future<Output = Result<T, StoreError>>) -> Result<T, SourceError> {
@@ -144,11 +154,14 @@ impl Fetch for Parts {
 }
 
 /// A blob that is read through the cache, as the view reads.
-struct Streamed(Arc<Stream>);
+struct Streamed {
+    stream: Arc<Stream>,
+    _held: Held,
+}
 
 impl ReadAt for Streamed {
     fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<usize, SourceError> {
-        self.0.read_at(buf, offset, time_left()).map_err(|error| match error {
+        self.stream.read_at(buf, offset, time_left()).map_err(|error| match error {
             ReadError::TimedOut => SourceError::TimedOut,
             ReadError::Fetch(cause) => SourceError::Unavailable { source: cause.to_string().into() },
             error => SourceError::Damaged { what: error.to_string() },

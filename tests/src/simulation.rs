@@ -178,7 +178,9 @@ pub fn run(seed: u64, keeps: bool) -> Result<Report, Broken> {
     if PANICS.get() > panics {
         sim.broke("no task panics", || "see above".into());
     }
-    let (mut trace, broken) = (sim.trace(), sim.ledger().broken.take());
+    let (mut trace, mut ledger) = (sim.trace(), sim.ledger());
+    let broken = ledger.broken.take();
+    ledger.kept.seen.counts().into_iter().for_each(|(kind, count)| _ = trace.counts.insert(kind, count));
     match broken {
         Some(rule) => Err(Broken { rule, trace: std::mem::take(&mut trace.lines) }),
         None => Ok(Report { hash: trace.hash(), counts: std::mem::take(&mut trace.counts), time }),

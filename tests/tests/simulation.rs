@@ -86,7 +86,7 @@ fn schedules_keep_all_rules() {
 }
 
 /// What must have happened somewhere.
-const KINDS: [&str; 39] = [
+const KINDS: [&str; 45] = [
     "fault: refused",
     "fault: a call lost",
     "fault: an answer lost",
@@ -118,6 +118,11 @@ const KINDS: [&str; 39] = [
     "collections that were cut off",
     "collections that were overtaken",
     "keys evicted in the end",
+    "schedules in which records and blobs went before",
+    "blobs stored again before their bytes went",
+    "uploads that met a sweep",
+    "uploads that found no room",
+    "reads of what is collected",
     "records pinned",
     "trees pinned",
     "unpinned",
@@ -126,6 +131,7 @@ const KINDS: [&str; 39] = [
     "FAILED",
     "LOST",
     "ABANDONED",
+    "EVICTED",
 ];
 
 #[test]

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use bytes::{Bytes, BytesMut};
 use provender_blobs::Outboard;
 use provender_blobs::cache::{Cache, Fetch, FetchError, ReadError, Stream};
+use provender_blobs::held::{Held, Keeping, Open};
 use provender_client::{Client, ClientError};
 use provender_core::Digest;
 use provender_fuse::{Content, ReadAt, SourceError, time_left};
@@ -28,13 +29,24 @@ const PAUSE: Duration = Duration::from_millis(100);
 pub(super) struct Contents {
     link: Option<Link>,
     cache: Cache,
+    /// What is open of it, and who has it kept.
+    open: Open,
+    _keeping: Option<Keeping>,
     /// What is being fetched whole since it cannot be proven part by part.
     filling: Mutex<HashMap<Digest, Arc<Filling>>>,
 }
 
 impl Contents {
     pub(super) fn new(link: Option<Link>, cache: Cache) -> Contents {
-        Contents { link, cache, filling: Mutex::default() }
+        let open = Open::default();
+        let keeping = link.as_ref().map(|link| {
+            let asked = link.clone();
+            open.keep(link.runtime(), move |digests| {
+                let link = asked.clone();
+                async move { link.client()?.protect(&digests).await.ok() }
+            })
+        });
+        Contents { link, cache, open, _keeping: keeping, filling: Mutex::default() }
     }
 
     /// A file, or a directory as it is stored.
@@ -52,7 +64,7 @@ impl Contents {
                 self.cache.stream(self.outboard(&digest)?, fetch)
             }
         };
-        Ok(Content::Reader(Box::new(Reader(stream))))
+        Ok(Content::Reader(Box::new(Reader { stream, _held: self.open.hold(digest) })))
     }
 
     fn whole(&self, digest: &Digest) -> Result<Bytes, SourceError> {
@@ -170,11 +182,14 @@ impl Download {
 }
 
 /// A stream, as the view reads.
-struct Reader(Arc<Stream>);
+struct Reader {
+    stream: Arc<Stream>,
+    _held: Held,
+}
 
 impl ReadAt for Reader {
     fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<usize, SourceError> {
-        self.0.read_at(buf, offset, time_left()).map_err(failed)
+        self.stream.read_at(buf, offset, time_left()).map_err(failed)
     }
 }
 

@@ -77,6 +77,17 @@ impl Link {
         }
     }
 
+    /// The connection, unless nobody answers at the moment.
+    pub(super) fn client(&self) -> Option<Client> {
+        let client = || self.0.client.read().unwrap_or_else(PoisonError::into_inner).clone();
+        (!self.0.is_cut.load(Ordering::Relaxed)).then(client)
+    }
+
+    /// What it lives on.
+    pub(super) fn runtime(&self) -> &Handle {
+        &self.0.runtime
+    }
+
     /// From now on nobody waits, until there is an answer again.
     fn cut(&self) {
         if !self.0.is_cut.swap(true, Ordering::Relaxed) {

@@ -1,6 +1,7 @@
 //! `provender.v1.Blobs`: bytes in, bytes out.
 
 use std::ops::Range;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::Stream;
@@ -57,10 +58,20 @@ impl Download {
 impl Client {
     /// Which of the digests (at most 50,000) the daemon does not hold.
     pub async fn find_missing(&self, digests: &[Digest]) -> Result<Vec<Digest>, ClientError> {
+        let reply = self.missing(digests).await?;
+        Ok(convert::digests_from("missing", &reply.missing, usize::MAX)?)
+    }
+
+    /// Has these (at most 50,000), as far as they are there, protected from collection. For how long at least; `None` from a daemon that does not say.
+    pub async fn protect(&self, digests: &[Digest]) -> Result<Option<Duration>, ClientError> {
+        let millis = self.missing(digests).await?.protected_millis;
+        Ok((millis > 0).then(|| Duration::from_millis(millis)))
+    }
+
+    async fn missing(&self, digests: &[Digest]) -> Result<v1::FindMissingReply, ClientError> {
         let digests = digests.iter().map(convert::digest_to).collect();
         let request = v1::FindMissingRequest { space: self.space(), digests };
-        let reply = self.blobs.clone().find_missing(request).await.map_err(self.failed())?.into_inner();
-        Ok(convert::digests_from("missing", &reply.missing, usize::MAX)?)
+        Ok(self.blobs.clone().find_missing(request).await.map_err(self.failed())?.into_inner())
     }
 
     /// From where an upload of a blob that was cut off can go on; `None` if the daemon holds the blob.

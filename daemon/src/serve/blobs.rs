@@ -25,7 +25,8 @@ impl Blobs for Front {
         counted(self.store.metrics(), "FindMissing", async {
             let digests = convert::digests_from("digests", &request.digests, MAX_DIGESTS)?;
             let missing = self.store.find_missing(&convert::space(&request.space)?, &digests).await?;
-            Ok(v1::FindMissingReply { missing: missing.iter().map(convert::digest_to).collect() })
+            let protected_millis = u64::try_from(self.store.protects().as_millis()).unwrap_or(u64::MAX);
+            Ok(v1::FindMissingReply { missing: missing.iter().map(convert::digest_to).collect(), protected_millis })
         })
         .await
     }

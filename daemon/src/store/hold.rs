@@ -50,6 +50,12 @@ impl Store {
         Ok(missing)
     }
 
+    /// For how long at least what was said to be present stays, also if it was said before that and so was not touched anew.
+    pub fn protects(&self) -> Duration {
+        let how = self.collection();
+        how.protect.saturating_sub(how.touch_after())
+    }
+
     /// Makes the space hold blobs: those that are stored already, and those of `fresh`. Says which digests are neither. What
     /// others stored meanwhile is theirs; of `fresh` only what is new or was lost is recorded.
     pub(super) async fn hold(

@@ -1589,6 +1589,9 @@ pub struct FindMissingRequest {
 pub struct FindMissingReply {
     #[prost(message, repeated, tag = "1")]
     pub missing: ::prost::alloc::vec::Vec<Digest>,
+    /// at least so long the others stay, whatever is collected; 0: it is not said
+    #[prost(uint64, tag = "2")]
+    pub protected_millis: u64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct UploadRequest {

@@ -151,6 +151,9 @@ impl Calls {
             course.act = if random.chance(5_000) { Act::Refuse } else { Act::LoseCall };
             return course;
         }
+        if step.name == "blobs.remove" && !setting.removing.is_zero() {
+            course.before += random.time(setting.removing);
+        }
         let number = random.below(10_000);
         let until = |rates: &[u64]| rates.iter().sum::<u64>();
         let Setting { long, refused, lost, lingering, .. } = *setting;

@@ -57,7 +57,7 @@ pub(super) async fn executor(sim: Arc<Sim>, number: usize) {
     let random = sim.random.clone();
     let setting = sim.setting.clone();
     for _ in 0..setting.runs {
-        tokio::time::sleep(random.time(Duration::from_secs(4))).await;
+        tokio::time::sleep(random.time(setting.rest)).await;
         let mut run = Run {
             sim: sim.clone(),
             daemon: random.index(setting.daemons),
@@ -162,7 +162,11 @@ impl Run {
 
     /// Reads all of it.
     async fn restore(&mut self, made: &'static Content, of: ExecutionId) -> End {
+        let dawdles = !self.sim.is_calm() && self.sim.random.chance(self.sim.setting.dawdling);
         for bytes in made.blobs() {
+            if dawdles && let Some((how, _)) = &self.sim.setting.collecting {
+                tokio::time::sleep(self.sim.random.time(how.protect * 2)).await;
+            }
             let (digest, space) = (Digest::of(bytes), self.sim.space());
             let read = self.ask(|store| {
                 let space = space.clone();
@@ -243,6 +247,7 @@ impl Run {
     async fn upload(&mut self, made: &'static Content, careless: bool) -> Result<(), End> {
         let (sim, space) = (self.sim.clone(), self.sim.space());
         let mut wanted: Vec<&Bytes> = made.blobs().collect();
+        let swept = |bytes: &Bytes| sim.ledger().kept.swept(&Digest::of(bytes));
         if careless {
             wanted.swap_remove(sim.random.index(wanted.len()));
             sim.count("uploads that leave something out");
@@ -260,6 +265,7 @@ impl Run {
         let (large, small): (Vec<&Bytes>, Vec<&Bytes>) =
             wanted.into_iter().partition(|bytes| made.large.contains(bytes));
         for bytes in large {
+            let before = swept(bytes);
             let sent = self.ask(|store| {
                 let (space, digest) = (space.clone(), Digest::of(bytes));
                 async move {
@@ -272,6 +278,10 @@ impl Run {
             });
             let stored = sent.await.map_err(|error| self.refused("an upload", &error))?;
             self.relies([stored]);
+            // While it was under way.
+            if swept(bytes) > before {
+                sim.count("uploads that met a sweep");
+            }
         }
         let small: Vec<_> = small.into_iter().cloned().collect();
         let sent = self.ask(|store| {

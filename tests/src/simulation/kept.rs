@@ -46,6 +46,36 @@ pub(super) struct Kept {
     relied: BTreeMap<ExecutionId, BTreeSet<Digest>>,
     /// Where anything was ever stored.
     locations: BTreeSet<Location>,
+    /// How often each blob has gone, and whose bytes are still to be removed.
+    swept: BTreeMap<Digest, u64>,
+    doomed: BTreeSet<Location>,
+    /// What has come about.
+    pub(super) seen: Seen,
+}
+
+/// How often something has come about that a schedule is worth little without.
+#[derive(Debug, Default)]
+pub(super) struct Seen {
+    /// Records that went.
+    pub(super) records: u64,
+    /// Blobs that went.
+    pub(super) blobs: u64,
+    /// Blobs that were stored again after that, and those of them whose former bytes were still to be removed.
+    pub(super) again: u64,
+    pub(super) between: u64,
+}
+
+impl Seen {
+    /// What there was any of, in words.
+    pub(super) fn counts(&self) -> Vec<(&'static str, u64)> {
+        let counts = [
+            ("records that went", self.records),
+            ("blobs that went", self.blobs),
+            ("blobs stored again", self.again),
+            ("blobs stored again before their bytes went", self.between),
+        ];
+        counts.into_iter().filter(|(_, count)| *count > 0).collect()
+    }
 }
 
 /// What a batch takes away.
@@ -91,6 +121,11 @@ impl Kept {
         lately.for_each(|answered| answered.faulty = true);
     }
 
+    /// How often a blob has gone.
+    pub(super) fn swept(&self, digest: &Digest) -> u64 {
+        self.swept.get(digest).copied().unwrap_or(0)
+    }
+
     /// An executor that holds its lease relies on blobs.
     pub(super) fn relies(&mut self, id: ExecutionId, digests: impl IntoIterator<Item = Digest>) {
         self.relied.entry(id).or_default().extend(digests);
@@ -124,6 +159,13 @@ pub(super) fn taken(
                 let pin = ledger.kept.pins.remove(&(row.table, row.key.clone()));
                 events.extend(pin.map(|pin| format!("{} is pinned no more", pin.what)));
             }
+            (Table::Doomed, value) => {
+                let location: Location = rows::parse_doomed(&row.key).unwrap().parse().unwrap();
+                match value {
+                    Some(_) => ledger.kept.doomed.insert(location),
+                    None => ledger.kept.doomed.remove(&location),
+                };
+            }
             (Table::Used, Some(value)) => {
                 let (_, key) = rows::parse_key(&row.key).unwrap();
                 ledger.kept.used.insert(key, values::holding_from(value.clone()).unwrap());
@@ -135,7 +177,12 @@ pub(super) fn taken(
         let gone = ledger.executions.remove(id);
         ledger.collected.extend(gone.map(|gone| (*id, gone)));
     }
-    taken.blobs.iter().for_each(|digest| _ = ledger.blobs.remove(digest));
+    for digest in &taken.blobs {
+        if ledger.blobs.remove(digest).is_some() {
+            *ledger.kept.swept.entry(*digest).or_default() += 1;
+            ledger.kept.seen.blobs += 1;
+        }
+    }
     events
 }
 
@@ -152,6 +199,7 @@ fn execution(ledger: &mut Ledger, now: Duration, id: ExecutionId) {
     if record.is_none_or(|record| record.execution != id || record.void.is_some()) {
         return;
     }
+    ledger.kept.seen.records += 1;
     let pinned = ledger.kept.pins.values().find(|pin| !pin.has_ended(wall) && keeps(&pin.what, &gone));
     let pinned = pinned.cloned();
     ledger.must(pinned.is_none(), "what is pinned stays", || format!("{gone:?} of {pinned:?}"));
@@ -200,7 +248,10 @@ fn blobs(ledger: &mut Ledger, now: Duration, gone: &BTreeSet<Digest>, keys: &BTr
 
 /// Where bytes were stored once, no others ever are: who removes them late would remove those.
 pub(super) fn stored(ledger: &mut Ledger, digest: &Digest, stored: &Stored) {
+    let kept = &mut ledger.kept;
+    kept.seen.again += u64::from(kept.swept.contains_key(digest));
     if stored.place != Place::Inline {
+        kept.seen.between += u64::from(kept.doomed.iter().any(|location| location.digest == *digest));
         let (location, _) = located(digest, stored);
         let fresh = ledger.kept.locations.insert(location);
         ledger.must(fresh, "a location is used once", || format!("{location}"));

@@ -16,7 +16,7 @@ use super::{Sim, collector};
 /// All deeds of a schedule, one after the other.
 pub(super) async fn operator(sim: Arc<Sim>) {
     for _ in 0..sim.setting.deeds {
-        tokio::time::sleep(sim.random.time(Duration::from_secs(5))).await;
+        tokio::time::sleep(sim.random.time(sim.setting.rest)).await;
         let deed = sim.setting.deed[sim.random.index(sim.setting.deed.len())];
         match deed {
             Deed::Look => look(&sim).await,

@@ -37,6 +37,11 @@ pub(super) struct Setting {
     pub(super) checking: u64,
     /// How daemons collect, and the most that each waits before it does; without it none does.
     pub(super) collecting: Option<(Collection, Duration)>,
+    /// The most that an executor rests between two runs, and an operator between two deeds, and that removing a blob takes.
+    pub(super) rest: Duration,
+    pub(super) removing: Duration,
+    /// Executors that take their time between two blobs of what they found.
+    pub(super) dawdling: u64,
     /// How many things operators do, and which they choose from.
     pub(super) deeds: u64,
     pub(super) deed: Vec<Deed>,
@@ -72,7 +77,11 @@ impl Setting {
         let mut deed: Vec<_> = all.into_iter().filter(|_| random.chance(5_000)).collect();
         deed.push(Deed::Look);
         let keys = 1 + random.index(KEYS);
-        let collecting = random.chance(COLLECTING).then(|| collecting(random, keys));
+        let eager = random.chance(EAGER);
+        let collecting = match eager {
+            true => Some(eager_collecting(random, keys)),
+            false => random.chance(COLLECTING).then(|| collecting(random, keys)),
+        };
         let swift = collecting.is_some() && random.chance(5_000);
         if collecting.is_some() {
             // Protection is told by wall clocks. Every other time no call takes so long as it lasts, and so trees are pinned too.
@@ -80,17 +89,23 @@ impl Setting {
             deed.retain(|deed| *deed != Deed::Wall && !(swift && cut(deed)));
             deed.extend([Deed::Pin, Deed::Unpin].into_iter().filter(|_| random.chance(7_000)));
         }
+        // A collection takes many calls, and most should come to their end.
+        let faults = if eager { 15 } else { 200 };
         Setting {
             daemons: 2 + random.index(2),
             executors: 2 + random.index(3),
             keys,
-            runs: if collecting.is_some() { 2 + random.below(5) } else { 1 + random.below(3) },
-            ttl: Duration::from_secs(3 + random.below(8)),
+            runs: match (eager, &collecting) {
+                (true, _) => 4 + random.below(6),
+                (false, Some(_)) => 2 + random.below(5),
+                (false, None) => 1 + random.below(3),
+            },
+            ttl: Duration::from_secs(if eager { 3 } else { 3 + random.below(8) }),
             delay: Duration::from_millis(2 + random.below(12)),
             delayed: [500, 3_000, 8_000][random.index(3)],
             long: if swift { 0 } else { rate(30) },
-            refused: rate(200),
-            lost: rate(200),
+            refused: rate(faults),
+            lost: rate(faults),
             lingering: if swift { 0 } else { rate(200) },
             crashing: rate(5_000),
             pausing: rate(2_500),
@@ -99,13 +114,17 @@ impl Setting {
             careless: rate(2_000),
             checking: rate(3_000),
             collecting,
+            rest: Duration::from_secs(if eager { 10 + random.below(30) } else { 4 }),
+            removing: Duration::from_secs(if eager { random.below(8) } else { 0 }),
+            dawdling: if eager { rate(5_000) } else { 0 },
             deeds: if random.chance(2_000) { 0 } else { random.below(20) },
             deed,
         }
     }
 }
 
-/// In how many schedules of 10,000 daemons collect.
+/// In how many schedules of 10,000 daemons collect so that much goes while others store it again, and in how many of the rest as it comes.
+const EAGER: u64 = 3_300;
 const COLLECTING: u64 = 1_200;
 
 /// What is used is protected for so long that leases run out meanwhile; rules and a quota by which something goes.
@@ -129,4 +148,20 @@ fn collecting(random: &Random, keys: usize) -> (Collection, Duration) {
         ..Collection::default()
     };
     (how, Duration::from_secs(1 + random.below(8)))
+}
+
+/// The same, so that most of what is stored goes soon: by a rule, or since hardly any of it fits in.
+fn eager_collecting(random: &Random, keys: usize) -> (Collection, Duration) {
+    let (mut how, _) = collecting(random, keys);
+    how.protect = Duration::from_secs(2 + random.below(3));
+    let moment = Some(Duration::from_secs(1));
+    let latest = random.chance(3_000).then_some(1);
+    match random.index(3) {
+        // With one more it goes over the high mark.
+        0 => how.quota = Some(TAKES.0 + TAKES.1 * keys as u64),
+        _ => {
+            how.rules = Rules::new(vec![Keep { latest, used_within: moment, failed_within: moment, ..Keep::default() }])
+        }
+    }
+    (how, Duration::from_secs(8))
 }

@@ -28,7 +28,7 @@ pub(super) async fn schedule(sim: &Arc<Sim>) {
     tasks.push(tokio::spawn(operator(sim.clone())));
     let collectors = (0..sim.setting.daemons).map(|daemon| tokio::spawn(collector(sim.clone(), daemon)));
     let collectors = join_all(collectors.collect::<Vec<_>>());
-    let storm = Duration::from_secs(20) + sim.random.time(Duration::from_secs(60));
+    let storm = sim.setting.rest * 5 + sim.random.time(sim.setting.rest * 15);
     let all = join_all(tasks);
     tokio::pin!(all);
     let ended = tokio::time::timeout(storm, &mut all).await.is_ok();
@@ -60,6 +60,13 @@ pub(super) async fn schedule(sim: &Arc<Sim>) {
 /// All faults end.
 async fn calm(sim: &Arc<Sim>) {
     sim.calm.store(true, Ordering::Relaxed);
+    let (records, blobs) = {
+        let seen = &sim.ledger().kept.seen;
+        (seen.records, seen.blobs)
+    };
+    if records > 0 && blobs > 0 {
+        sim.count("schedules in which records and blobs went before");
+    }
     sim.event("calm", format_args!("nothing goes wrong any more"));
     sim.fault(Duration::ZERO);
     sim.daemons.iter().for_each(|daemon| daemon.cut(Duration::ZERO));

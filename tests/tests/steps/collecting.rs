@@ -15,7 +15,7 @@ use provender_core::{Digest, Timestamp, Verdict};
 use provender_daemon::clock::{self, Simulated};
 use provender_daemon::meta::Meta;
 use provender_daemon::store::{Collected, Collection, Store, StoreError};
-use provender_tests::faulty::{Act, Once, World};
+use provender_tests::faulty::{Act, Course, Once, Plan, Step, World};
 use provender_tests::simulation::Random;
 use provender_tests::simulation::audit::audit;
 use tokio::time::Instant;
@@ -314,4 +314,115 @@ fn what_was_said_to_be_there_stays() {
             assert_eq!(store.audit().await.unwrap(), Vec::<String>::new());
         });
     }
+}
+
+/// What happens while a record leaves, in the quarter of a second before it goes: the batch that takes it looks at each of these again.
+#[derive(Debug, Clone, Copy)]
+enum Meanwhile {
+    /// It was answered with before that was said, which is written down only now.
+    WrittenDown,
+    /// It was said that it stays, so long ago that nothing protects it; who was answered since then had no reason to say so again.
+    AnsweredAgain,
+    /// Somebody pins it, by its key or name.
+    Pinned(bool),
+}
+
+#[test]
+fn what_comes_to_be_needed_while_it_leaves_stays() {
+    let moment = Duration::from_millis(100);
+    for what in [Meanwhile::WrittenDown, Meanwhile::AnsweredAgain, Meanwhile::Pinned(true), Meanwhile::Pinned(false)] {
+        in_virtual_time(0, async {
+            let (meta, blobs) = InMemory::default().open().await;
+            let (store, other) = (over(meta.clone(), blobs.clone()).await.unwrap(), over(meta, blobs).await.unwrap());
+            let protect = if matches!(what, Meanwhile::AnsweredAgain) { moment / 2 } else { PROTECT };
+            [&store, &other].into_iter().for_each(|store| {
+                store.configure(Collection { protect, tombstones: 10, ..how(everything_goes(), None) });
+            });
+            let round = Round::new(0);
+            round.run(&store, 1).await.unwrap();
+            tokio::time::sleep(LATER).await;
+            if let Meanwhile::WrittenDown = what {
+                assert_eq!(round.verdict(&other).await, Verdict::Succeeded);
+            }
+            let meanwhile = async {
+                tokio::time::sleep(moment).await;
+                match what {
+                    Meanwhile::WrittenDown => other.flush_used().await.unwrap(),
+                    Meanwhile::AnsweredAgain => {
+                        for _ in 0..2 {
+                            assert_eq!(round.verdict(&other).await, Verdict::Succeeded);
+                            tokio::time::sleep(moment).await;
+                        }
+                    }
+                    Meanwhile::Pinned(by_key) => {
+                        let of = if by_key { Pinned::Key(round.key.clone()) } else { Pinned::Name(round.name.clone()) };
+                        other.pin(&round.space, of, "a test".into(), "me".into(), None).await.unwrap();
+                    }
+                }
+            };
+            let (done, ()) = tokio::join!(collect(&store), meanwhile);
+            let done = done.unwrap();
+            assert_eq!((done.executions, done.spared), (1, 1), "{what:?}");
+            assert_eq!(round.verdict(&other).await, Verdict::Succeeded, "{what:?}");
+            round.is_whole(&store, "after it was to go").await;
+            for daemon in [&store, &other] {
+                daemon.flush_used().await.unwrap();
+            }
+            tokio::time::sleep(LATER).await;
+            collect(&store).await.unwrap();
+            let stays = matches!(what, Meanwhile::Pinned(_));
+            let expected = if stays { Verdict::Succeeded } else { Verdict::Evicted };
+            assert_eq!(round.verdict(&store).await, expected, "{what:?}");
+            assert_eq!(store.audit().await.unwrap(), Vec::<String>::new());
+        });
+    }
+}
+
+/// Whose every commit takes a while to arrive.
+#[derive(Debug)]
+struct Slow(Duration);
+
+impl Plan for Slow {
+    fn course(&self, step: &Step) -> Course {
+        let before = if step.name == "meta.commit" { self.0 } else { Duration::ZERO };
+        Course { before, act: Act::Go, after: Duration::ZERO }
+    }
+}
+
+/// Whoever is told that a blob is there, or stores it, has it from then on, at whichever moment of its collection that is: also between the
+/// reads of the batch by which it goes and the commit of that.
+#[test]
+fn what_was_said_to_be_there_while_it_is_swept_stays() {
+    let second = Duration::from_secs(1);
+    let (mut stayed, mut went) = (0, 0);
+    for tenths in 0..60 {
+        for uploads in [false, true] {
+            in_virtual_time(0, async {
+                let (meta, blobs) = InMemory::default().open().await;
+                let (world, round) = (World::new(Slow(second)), Round::new(0));
+                let slow = within(&world, meta.clone(), blobs.clone()).await.unwrap();
+                let store = over(meta, blobs).await.unwrap();
+                [&slow, &store].into_iter().for_each(|store| store.configure(how(Vec::new(), None)));
+                let large = Digest::of(round.content.large());
+                round.content.upload_large(&store, &round.space).await.unwrap();
+                tokio::time::sleep(LATER).await;
+                let meanwhile = async {
+                    tokio::time::sleep(second / 10 * tenths).await;
+                    if uploads {
+                        round.content.upload_large(&store, &round.space).await.unwrap();
+                        return true;
+                    }
+                    store.find_missing(&round.space, &[large]).await.unwrap().is_empty()
+                };
+                let (done, there) = tokio::join!(collect(&slow), meanwhile);
+                let place = format!("{tenths} tenths of a second after it began, {uploads}");
+                assert!(there || done.unwrap().blobs == 1, "{place}: it is missing, and has not gone");
+                let read = store.read_whole(&round.space, &large, large.size).await;
+                assert_eq!(read.is_ok(), there, "{place}: {:?}", read.err());
+                assert_eq!(store.audit().await.unwrap(), Vec::<String>::new(), "{place}");
+                *(if there { &mut stayed } else { &mut went }) += 1;
+            });
+        }
+    }
+    assert!(stayed > 60 && went > 5, "{stayed} times it stayed, {went} times it went");
 }

@@ -582,6 +582,29 @@ async fn who_answers_with_a_record_that_leaves_keeps_it() {
 }
 
 #[tokio::test]
+async fn bytes_that_several_share_count_once() {
+    for (store, _folder) in stores().await {
+        store.configure(Collection { quota: Some(100_000), ..how(Vec::new()) });
+        // It is uploaded by each of the first two.
+        for (n, shared) in [(1, true), (2, true), (3, false)] {
+            let own = [bytes(n as u8, 30_000)];
+            let files: Vec<_> = own.into_iter().chain(shared.then(|| bytes(9, 100_000))).collect();
+            made(&store, &of(n, "a"), &files).await;
+            moment().await;
+        }
+        let thousands = |bytes: u64| bytes / 1000;
+        assert_eq!(thousands(store.usage().await.unwrap()), 190);
+        let planned = plan(&store).await;
+        let frees = |going: &[Going]| going.iter().map(|one| (one.execution, one.frees)).collect::<Vec<_>>();
+        let (done, going) = collect(&store).await;
+        assert_eq!(frees(&planned), frees(&going));
+        assert_eq!(going.iter().map(|one| thousands(one.frees)).collect::<Vec<_>>(), [30, 130], "{done:?}");
+        assert_eq!((done.frees, thousands(done.bytes)), (going.iter().map(|one| one.frees).sum(), 160));
+        assert_eq!(thousands(done.used), 30);
+    }
+}
+
+#[tokio::test]
 async fn what_a_part_has_alone_is_what_deleting_it_frees() {
     for (store, _folder) in stores().await {
         store.configure(how(Vec::new()));
