@@ -68,7 +68,7 @@ mod tests {
             "   5.00 GiB          1 B          12         3  ci\\n",
             "        0 B          1 B          12         3  app",
             "        7 B          1 B          12         3  in all",
-            "   1.00 MiB                                      stored",
+            "   1.00 MiB                                     stored",
         ];
         assert_eq!(lines, expected);
     }

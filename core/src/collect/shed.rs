@@ -62,15 +62,16 @@ impl Limits {
             let enough = part(quota, self.low).min(quota.saturating_sub(room.asked));
             return (used > enough).then(|| Want::Quota(used - enough));
         }
-        let (reserve, free) = (self.reserve?, room.free?.saturating_add(leaving));
+        let (reserve, free) = (self.reserve.unwrap_or(0), room.free?.saturating_add(leaving));
         // As far beyond the reserve as the quota's marks are apart, so that it does not begin again at once.
-        let enough = reserve.saturating_add(part(reserve, self.high.saturating_sub(self.low)));
-        (free < reserve).then(|| Want::Free(enough - free))
+        let enough = reserve.saturating_add(part(reserve, self.high.saturating_sub(self.low))).max(room.asked);
+        (free < reserve.max(room.asked)).then(|| Want::Free(enough - free))
     }
 
-    /// Whether so many more bytes may come.
+    /// Whether so many more bytes may come, and fit.
     pub fn admits(&self, room: Room, more: u64) -> bool {
         self.quota.is_none_or(|quota| room.used.saturating_add(more) <= quota)
+            && room.free.is_none_or(|free| more <= free)
     }
 }
 

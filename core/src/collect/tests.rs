@@ -77,6 +77,10 @@ fn limits_begin_at_the_high_mark_and_end_at_the_low_one() {
     assert_eq!(limits.wants(asked(900, 101), 0), Some(Want::Quota(50)));
     assert_eq!(limits.wants(asked(800, 400), 0), Some(Want::Quota(200)));
     assert_eq!(limits.wants(asked(0, 2000), 0), None, "there is nothing to take");
+    let asked = Room { used: 10, free: Some(500), asked: 600 };
+    assert_eq!(limits.wants(asked, 0), Some(Want::Free(100)));
+    assert_eq!(limits.wants(asked, 100), None);
+    assert!(limits.admits(asked, 500) && !limits.admits(asked, 501));
     assert!(limits.admits(room(900, 0), 100) && !limits.admits(room(900, 0), 101));
 }
 

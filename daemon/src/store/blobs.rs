@@ -46,7 +46,7 @@ impl Store {
             fresh.insert(digest, Fresh { digest, stored, inline: Some(bytes), aliases, outboard: None });
         }
         let inline: Vec<_> = fresh.keys().copied().collect();
-        self.admit(inline.iter().map(|digest| digest.size).sum()).await?;
+        let _room = self.admit(inline.iter().map(|digest| digest.size).sum(), 0).await?;
         for digests in inline.chunks(BATCH) {
             self.hold(space, digests, &fresh).await?;
         }

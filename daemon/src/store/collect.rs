@@ -1,18 +1,23 @@
 //! Collection: what is old goes, whole, and what is alive stays.
 //!
-//! A run counts who refers to what has come since the last one ([`count`]), chooses which executions go ([`select`], by the rules of
-//! `provender_core::collect`), takes those from view ([`evict`]) and uncounts what they referred to, and removes the bytes of blobs that
+//! A run counts who refers to what has come since the last one ([`count`]), chooses which executions go ([`due`] by the rules for
+//! names, [`room`] for want of room), takes those from view ([`evict`]) and uncounts what they referred to, and removes the bytes of blobs that
 //! nothing refers to ([`sweep`]). Each step is one batch that expects what it was decided by, so a run may end anywhere, and the next one
 //! goes on; two at once do the same work twice and no harm. [`turn`] sees to it that one daemon at a time collects, [`usage`] knows how much is
 //! stored. Invariants: nothing goes that something counted refers to, nor what was relied on since the horizon, which is read before the
 //! counting ends; if counting fails, nothing is swept; cost follows what has changed.
 
+pub(super) mod admit;
 mod audit;
 mod count;
+mod due;
 mod erase;
 mod evict;
+mod look;
 mod orphans;
-mod select;
+mod room;
+mod specs;
+mod steps;
 mod sweep;
 mod turn;
 pub(super) mod usage;
@@ -41,6 +46,8 @@ const TOUCHES: u32 = 3;
 const TOUCH_AT_MOST: Duration = Duration::from_secs(3600);
 /// How many rows are read at once.
 const PAGE: usize = 1_000;
+/// How many executions go together.
+const TOGETHER: usize = 5_000;
 /// How long the next attempt waits where a run failed, and how soon one comes after another that was called for.
 const AGAIN: Duration = Duration::from_secs(10);
 const SOON: Duration = Duration::from_millis(500);
@@ -161,7 +168,8 @@ pub(super) struct Collecting {
     running: tokio::sync::Mutex<()>,
     /// Wakes the one that collects by itself.
     called: tokio::sync::Notify,
-    pub(super) room: usage::Cached,
+    pub(super) room: admit::Known,
+    steps: Mutex<steps::Steps>,
     /// The spaces that are known to be known.
     pub(super) spaces: Mutex<std::collections::HashSet<Space>>,
 }
@@ -205,6 +213,13 @@ impl Store {
         self.inner.collecting.how.get().unwrap_or(&DEFAULT)
     }
 
+    /// For how long what was used stays by the wall clock, as that has gone of late.
+    fn protection(&self) -> Duration {
+        let protect = self.collection().protect;
+        let mut steps = self.inner.collecting.steps.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        protect + steps.see(clock::monotonic(), clock::now(), protect)
+    }
+
     /// Has the daemon that collects by itself do so soon.
     pub fn call_collection(&self) {
         self.inner.collecting.called.notify_one();
@@ -217,7 +232,6 @@ impl Store {
         tell: &mut (dyn FnMut(&Going) + Send + Sync),
     ) -> Result<Collected, StoreError> {
         let _one = self.inner.collecting.running.lock().await;
-        let how = self.collection().clone();
         let turn = loop {
             match Turn::take(self).await? {
                 Some(turn) => break turn,
@@ -226,10 +240,15 @@ impl Store {
         };
         self.flush_used().await?;
         let (done, began, pins) = (Collected::default(), clock::monotonic(), Pins::default());
+        let how = Collection { protect: self.protection(), ..self.collection().clone() };
+        let number = self.inner.collecting.room.begin();
         let mut run = Run { store: self, turn, how, dry_run, done, tell, began, pins, chosen: Default::default() };
         let ended = run.all().await;
         let (turn, done) = (run.turn, run.done);
         turn.end().await;
+        if !dry_run {
+            self.inner.collecting.room.end(number);
+        }
         ended?;
         let metrics = &self.inner.metrics;
         metrics.collections.inc();
@@ -349,7 +368,7 @@ impl Run<'_> {
         }
         self.store.add_up_usage().await?;
         let (limits, room) = self.store.room().await?;
-        self.store.inner.collecting.room.set(room, limits.quota);
+        self.store.inner.collecting.room.set(room, limits);
         (self.done.used, self.done.quota) = (room.used, limits.quota);
         Ok(())
     }

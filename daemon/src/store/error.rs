@@ -73,11 +73,9 @@ pub enum StoreError {
         why: String,
     },
     /// More would be stored than may be, and what is there is protected.
-    #[error(
-        "there is no room for it: {what}, and nothing of it may be collected now; unpin or raise `gc.quota_bytes`, or try again once what was used lately is older"
-    )]
+    #[error("no space is left for it: {what}")]
     Full {
-        /// What is stored.
+        /// What is stored, and what to do.
         what: String,
     },
     /// Another daemon has gone on with a collection that stood still.

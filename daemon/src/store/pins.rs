@@ -280,6 +280,40 @@ impl Store {
             }
         }
     }
+
+    /// Removes a pin of a blob or tree that has ended, and what stands for it by time.
+    pub(super) async fn end_pin(
+        &self,
+        space: &Space,
+        id: PinId,
+        now: Timestamp,
+        due: RowKey,
+    ) -> Result<(), StoreError> {
+        let (due, id) = (&due, &id);
+        self.transact(|mut txn| async move {
+            txn.delete(due.clone());
+            let row = rows::pin(space, id);
+            let Some(there) = txn.get_one(row.clone()).await? else { return Ok((txn, ())) };
+            let pin = values::pin_from(there.value).map_err(StoreError::row("a pin"))?;
+            match pin.expires {
+                Some(expires) if expires > now => txn.put(rows::due(space, expires, &Due::Pin(*id)), ""),
+                None => {}
+                Some(_) => self.uncount_pin(&mut txn, space, id, &pin).await?,
+            }
+            Ok((txn, ()))
+        })
+        .await
+    }
+
+    /// Has what a pin refers to uncounted, in the batch by which it goes.
+    async fn uncount_pin(&self, txn: &mut Txn, space: &Space, id: &PinId, pin: &Pin) -> Result<(), StoreError> {
+        let place = rows::tally(space, &Referrer::Pin(*id));
+        let tally = txn.get_one(place.clone()).await?.map(|row| values::tally_from(row.value)).transpose();
+        let tally = tally.map_err(StoreError::row("a pin"))?;
+        txn.put(place, values::tally_to(&Tally::end(pin.references(), tally.as_ref())));
+        txn.delete(rows::pin(space, id));
+        Ok(())
+    }
 }
 
 /// Whoever collects reads the pins of records anew.

@@ -17,6 +17,7 @@ use provender_core::name::Space;
 use provender_proto::convert::Invalid;
 
 use super::blobs::{Fresh, INLINE_MAX, backend, located, nonce, stored};
+use super::collect::admit::SetAside;
 use super::{Store, StoreError};
 use crate::clock;
 
@@ -38,12 +39,15 @@ pub struct Upload {
     small: BytesMut,
     taken: u64,
     staged: Option<Box<dyn Staged>>,
+    /// Until it is recorded.
+    room: Option<SetAside>,
 }
 
 impl Store {
     /// Begins a blob; `expected` is what its bytes must come to, if that is known.
     pub fn upload(&self, space: &Space, expected: Option<Digest>) -> Upload {
-        Upload { store: self.clone(), space: space.clone(), expected, small: BytesMut::new(), taken: 0, staged: None }
+        let (store, space) = (self.clone(), space.clone());
+        Upload { store, space, expected, small: BytesMut::new(), taken: 0, staged: None, room: None }
     }
 
     /// Goes on with an upload that was cut off, from a byte that [`Store::query_upload`] told. Fails with [`BlobError::Behind`] if
@@ -76,10 +80,10 @@ impl Store {
             let bytes = read.map_err(|error| Invalid::new("descriptor", format!("cannot be read: {error}")))?;
             upload.write(bytes.into()).await?;
         } else {
-            self.admit(expected.size).await?;
+            upload.room = Some(self.admit(expected.size, 0).await?);
             let options = StageOptions { aliases: self.inner.aliases.clone(), ..StageOptions::default() };
-            let mut staged = self.inner.blobs.stage(options).await?;
-            staged.take(file, expected.size).await?;
+            let mut staged = self.inner.blobs.stage(options).await.map_err(|error| self.notice(error))?;
+            staged.take(file, expected.size).await.map_err(|error| self.notice(error))?;
             self.inner.metrics.bytes_in.inc_by(expected.size);
             (upload.staged, upload.taken) = (Some(staged), expected.size);
         }
@@ -100,6 +104,14 @@ impl Store {
                 None => tokio::time::sleep(LOOK).await,
             }
         }
+    }
+
+    /// A disk that turns out to be full is a reason to collect.
+    fn notice(&self, error: BlobError) -> StoreError {
+        if matches!(error, BlobError::Full { .. }) {
+            self.call_collection();
+        }
+        error.into()
     }
 
     /// Discards, now and then, what was cut off so long ago that nobody will go on with it.
@@ -152,7 +164,7 @@ impl Upload {
             );
         }
         if let Some(staged) = &mut self.staged {
-            return Ok(staged.write(bytes).await?);
+            return staged.write(bytes).await.map_err(|error| self.store.notice(error));
         }
         if self.small.len() + bytes.len() <= INLINE_MAX as usize {
             self.small.extend_from_slice(&bytes);
@@ -160,19 +172,21 @@ impl Upload {
         }
         let small = std::mem::take(&mut self.small).freeze();
         self.taken = 0;
-        let staged = self.stage().await?;
-        if !small.is_empty() {
-            staged.write(small.clone()).await?;
+        self.stage().await?;
+        self.taken = (small.len() + bytes.len()) as u64;
+        let Some(staged) = &mut self.staged else { return Ok(()) };
+        for bytes in [small, bytes] {
+            if !bytes.is_empty() {
+                staged.write(bytes).await.map_err(|error| self.store.notice(error))?;
+            }
         }
-        let taken = small.len() + bytes.len();
-        staged.write(bytes).await?;
-        self.taken = taken as u64;
         Ok(())
     }
 
     /// Stages what follows upon the bytes that were taken.
-    async fn stage(&mut self) -> Result<&mut Box<dyn Staged>, StoreError> {
-        self.store.admit(self.expected.map_or(INLINE_MAX, |expected| expected.size)).await?;
+    async fn stage(&mut self) -> Result<(), StoreError> {
+        let size = self.expected.map_or(INLINE_MAX, |expected| expected.size);
+        self.room = Some(self.store.admit(size, self.taken).await?);
         let resumable = self.expected.filter(|expected| expected.size >= RESUMABLE);
         let options = StageOptions {
             size_hint: self.expected.map(|expected| expected.size),
@@ -180,7 +194,9 @@ impl Upload {
             frames: None,
             resume: resumable.map(|digest| Resume { token: token(&self.space, &digest), from: self.taken }),
         };
-        Ok(self.staged.insert(self.store.inner.blobs.stage(options).await?))
+        let staged = self.store.inner.blobs.stage(options).await;
+        self.staged = Some(staged.map_err(|error| self.store.notice(error))?);
+        Ok(())
     }
 
     /// Makes it durable and recorded; fails if it is not what was expected. It comes to its end whatever becomes of the call, so that no
@@ -195,10 +211,12 @@ impl Upload {
     }
 
     async fn settle(self) -> Result<Digest, StoreError> {
-        let Upload { store, space, expected, small, staged, taken } = self;
+        let Upload { store, space, expected, small, staged, taken, mut room } = self;
         // How large it would be was not known before.
-        if expected.is_none() {
-            store.admit(taken).await?;
+        if expected.is_none() || room.is_none() {
+            let there = if staged.is_some() { taken } else { 0 };
+            drop(room.take());
+            room = Some(store.admit(taken, there).await?);
         }
         let fresh = match staged {
             None => {
@@ -211,12 +229,15 @@ impl Upload {
                 Fresh { digest, stored, inline: Some(bytes), aliases, outboard: None }
             }
             Some(staged) => {
-                let Published { location, signature, aliases, outboard } = staged.publish(expected).await?;
+                let Published { location, signature, aliases, outboard } =
+                    staged.publish(expected).await.map_err(|error| store.notice(error))?;
                 let stored = stored(location.nonce, backend(location.form, signature.as_ref()));
                 Fresh { digest: location.digest, stored, inline: None, aliases, outboard }
             }
         };
-        store.record_upload(&space, fresh).await
+        let recorded = store.record_upload(&space, fresh).await;
+        drop(room);
+        recorded
     }
 }
 

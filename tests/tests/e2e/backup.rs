@@ -242,7 +242,7 @@ fn a_data_folder_of_an_older_layout_is_migrated_and_kept_as_it_was() {
     std::fs::write(world.data().join("layout"), "provender data 1\n").unwrap();
     world.daemon.restart();
     assert_eq!(found(&world), 3);
-    assert_eq!(std::fs::read_to_string(world.data().join("layout")).unwrap(), "provender data 2\n");
+    assert_eq!(std::fs::read_to_string(world.data().join("layout")).unwrap(), "provender data 3\n");
     let snapshots: Vec<_> = std::fs::read_dir(world.data().join("snapshots")).unwrap().flatten().collect();
     assert_eq!(snapshots.len(), 1);
     let listed = restore(&world.data(), &snapshots[0].path(), &["--list"]).ok().out();

@@ -2,6 +2,8 @@
 //!
 //! The data folder lies on a small file system of its own, which a ballast file fills to a chosen number of bytes. Needs root.
 
+#[path = "full/collecting.rs"]
+mod collecting;
 #[path = "full/commits.rs"]
 mod commits;
 #[path = "full/ingest.rs"]

@@ -32,7 +32,8 @@ fn make(world: &World, name: &str, version: usize) -> Ran {
     world.run(&["--name", name, "--in", &input, "--out", "out"], &script).ok()
 }
 
-fn files(dir: &Path) -> Vec<PathBuf> {
+/// All that stands in a folder and below.
+pub(crate) fn files(dir: &Path) -> Vec<PathBuf> {
     let entries = dir.read_dir().unwrap().map(|entry| entry.unwrap().path());
     entries.flat_map(|path| if path.is_dir() { files(&path) } else { vec![path] }).collect()
 }

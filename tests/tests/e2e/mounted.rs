@@ -4,6 +4,8 @@
 mod changes;
 #[path = "mounted/chaos.rs"]
 mod chaos;
+#[path = "mounted/collected.rs"]
+mod collected;
 #[path = "mounted/crowded.rs"]
 mod crowded;
 #[path = "mounted/ends.rs"]

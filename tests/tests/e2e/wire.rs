@@ -198,8 +198,9 @@ async fn uploads_that_are_not_what_they_say_leave_nothing() {
         let parts = [vec![begin(Some(digest_to(&right)))], parts].concat();
         refused(wire.upload(parts).await, Code::InvalidArgument, "");
     }
-    // A size that nobody has room for is no reason to set room aside.
-    refused(wire.upload(vec![begin(Some(digest(&[9; 32], u64::MAX))), data(100_000)]).await, Code::InvalidArgument, "");
+    // Of a size that nobody has room for, not a byte is waited for.
+    let endless = vec![begin(Some(digest(&[9; 32], u64::MAX))), data(100_000)];
+    refused(wire.upload(endless).await, Code::ResourceExhausted, "may be stored in all");
 
     let reply = wire.upload(vec![begin(Some(digest_to(&right))), data(60_000), data(40_000)]).await.unwrap();
     assert_eq!(reply.digest, Some(digest_to(&right)));

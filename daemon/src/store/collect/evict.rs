@@ -49,8 +49,8 @@ impl Run<'_> {
             used::wait_for_answers(self.store).await?;
         }
         for piece in going.chunks(64 * AT_ONCE) {
-            let (store, protect, pins) = (self.store, self.how.protect, &self.pins);
-            let taken: Vec<_> = piece.iter().map(|one| store.bury(one, protect, pins)).collect();
+            let (store, pins) = (self.store, &self.pins);
+            let taken: Vec<_> = piece.iter().map(|one| store.bury(one, pins)).collect();
             let taken: Vec<Result<bool, StoreError>> = stream::iter(taken).buffer_unordered(AT_ONCE).collect().await;
             let mut spared = 0;
             for taken in taken {
@@ -112,7 +112,7 @@ impl Store {
     }
 
     /// Takes one away, if it still is what it was chosen for and nobody needs it; whether it did.
-    async fn bury(&self, going: &Going, protect: std::time::Duration, pins: &super::Pins) -> Result<bool, StoreError> {
+    async fn bury(&self, going: &Going, pins: &super::Pins) -> Result<bool, StoreError> {
         let Going { space, key, execution: id, .. } = going;
         self.transact(|mut txn| async move {
             let [key_row, lease_row] = known_rows(space, key);
@@ -142,7 +142,7 @@ impl Store {
                     spared("it was answered with");
                     return Ok((txn, false));
                 }
-                if used.is_some_and(|used| used >= collect::ago(now, protect)) && !lost {
+                if used.is_some_and(|used| used >= collect::ago(now, self.protection())) && !lost {
                     spared("it was used");
                     return self.stays(txn, space, going, known).await.map(|txn| (txn, false));
                 }

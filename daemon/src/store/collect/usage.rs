@@ -3,15 +3,12 @@
 //! Whoever stores or removes says so in a row of its own, in the same batch, so that nobody waits for anybody; now and then these are added
 //! up into one fact. Invariant: the fact and the rows come to the bytes of all blobs that have a row.
 
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use provender_core::collect::shed::Room;
 use provender_core::{Table, rows};
 use provender_proto::rows as values;
 
 use super::super::{Store, StoreError};
-use crate::clock;
 use crate::meta::Scan;
 
 /// The fact of what was added up.
@@ -20,41 +17,6 @@ pub(crate) const USED: &str = "used";
 const BATCH: usize = 2_000;
 /// How often the room is looked at.
 const LOOK: Duration = Duration::from_secs(2);
-/// How long an upload waits for room, and how often it looks.
-const PATIENCE: Duration = Duration::from_secs(20);
-const AGAIN: Duration = Duration::from_millis(100);
-
-/// What was known last of the room, and what has come since.
-#[derive(Debug)]
-pub(in crate::store) struct Cached {
-    used: AtomicU64,
-    /// [`u64::MAX`] while it is not known, or there is none.
-    quota: AtomicU64,
-    /// The most that somebody waits to store.
-    asked: AtomicU64,
-}
-
-impl Cached {
-    pub(super) fn set(&self, room: Room, quota: Option<u64>) {
-        self.used.store(room.used, Ordering::Relaxed);
-        self.quota.store(quota.unwrap_or(u64::MAX), Ordering::Relaxed);
-    }
-
-    /// What was asked for since the last call.
-    pub(super) fn asked(&self) -> u64 {
-        self.asked.swap(0, Ordering::Relaxed)
-    }
-
-    pub(in crate::store) fn grow(&self, bytes: i64) {
-        self.used.fetch_add(u64::try_from(bytes).unwrap_or(0), Ordering::Relaxed);
-    }
-}
-
-impl Default for Cached {
-    fn default() -> Cached {
-        Cached { used: AtomicU64::new(0), quota: AtomicU64::new(u64::MAX), asked: AtomicU64::new(0) }
-    }
-}
 
 impl Store {
     /// The bytes that blobs take.
@@ -111,32 +73,15 @@ impl Store {
         }
     }
 
-    /// Waits until there is room for so many more bytes. Fails if collection makes none.
-    pub(in crate::store) async fn admit(&self, bytes: u64) -> Result<(), StoreError> {
-        let cached = &self.inner.collecting.room;
-        let until = clock::monotonic() + PATIENCE;
-        loop {
-            let (used, quota) = (cached.used.load(Ordering::Relaxed), cached.quota.load(Ordering::Relaxed));
-            if used.saturating_add(bytes) <= quota {
-                return Ok(());
-            }
-            cached.asked.fetch_max(bytes, Ordering::Relaxed);
-            self.call_collection();
-            if clock::monotonic() > until || bytes > quota {
-                let what = format!("{used} of the {quota} bytes that may be stored are taken");
-                return Err(StoreError::Full { what });
-            }
-            tokio::time::sleep(AGAIN).await;
-        }
-    }
-
     /// Looks now and then at how much is stored, and calls for collection if that is too much.
     pub async fn watch_room(self) {
         loop {
+            // The clocks as well.
+            self.protection();
             let looked = async {
                 self.add_up_usage().await?;
                 let (limits, room) = self.room().await?;
-                self.inner.collecting.room.set(room, limits.quota);
+                self.inner.collecting.room.set(room, limits);
                 self.inner.metrics.stored.set(i64::try_from(room.used).unwrap_or(i64::MAX));
                 if limits.wants(room, 0).is_some() {
                     self.call_collection();

@@ -1,0 +1,127 @@
+//! Room for what comes: who uploads sets it aside first, and has collection make some if there is none.
+//!
+//! What was known last counts, so that nobody reads anything for it. Invariant: by all that daemons together admit, no more comes than the quota,
+//! but for what one of them admits while it does not yet know of another's; what is protected never goes for it.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use provender_core::collect::shed::{Limits, Room};
+
+use super::super::{Store, StoreError};
+use crate::clock;
+
+/// How long an upload waits for room, and how often it looks.
+const PATIENCE: Duration = Duration::from_secs(20);
+const AGAIN: Duration = Duration::from_millis(100);
+
+/// What was known last of the room, and what has come since.
+#[derive(Debug, Default)]
+pub(in crate::store) struct Known(Mutex<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    limits: Limits,
+    room: Room,
+    /// The bytes that uploads under way have set aside.
+    set_aside: u64,
+    /// How many runs have begun, and which was the last that ended.
+    begun: u64,
+    ended: u64,
+}
+
+impl Known {
+    fn state(&self) -> std::sync::MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn set(&self, room: Room, limits: Limits) {
+        let mut state = self.state();
+        let asked = state.room.asked;
+        (state.room, state.limits) = (Room { asked, ..room }, limits);
+    }
+
+    /// The most that was asked for since the last call.
+    pub(super) fn asked(&self) -> u64 {
+        std::mem::take(&mut self.state().room.asked)
+    }
+
+    /// So many bytes more are stored, or fewer.
+    pub(in crate::store) fn grow(&self, bytes: i64) {
+        let mut state = self.state();
+        state.room.used = state.room.used.saturating_add_signed(bytes);
+        state.room.free = state.room.free.map(|free| free.saturating_add_signed(bytes.saturating_neg()));
+    }
+
+    /// A run begins; its number.
+    pub(super) fn begin(&self) -> u64 {
+        let mut state = self.state();
+        state.begun += 1;
+        state.begun
+    }
+
+    /// A run has ended, however that was.
+    pub(super) fn end(&self, run: u64) {
+        self.state().ended = run;
+    }
+}
+
+/// Room that is set aside until this is dropped.
+pub(in crate::store) struct SetAside {
+    store: Store,
+    bytes: u64,
+}
+
+impl Drop for SetAside {
+    fn drop(&mut self) {
+        let mut state = self.store.inner.collecting.room.state();
+        state.set_aside = state.set_aside.saturating_sub(self.bytes);
+    }
+}
+
+impl Store {
+    /// Sets aside room for so many more bytes, of which so many are on the disk already, and waits until there is some. Fails if collection
+    /// makes none.
+    pub(in crate::store) async fn admit(&self, bytes: u64, there: u64) -> Result<SetAside, StoreError> {
+        let (until, mut called) = (clock::monotonic() + PATIENCE, None);
+        loop {
+            {
+                let mut state = self.inner.collecting.room.state();
+                let State { limits, room, set_aside, .. } = *state;
+                let room = Room {
+                    used: room.used.saturating_add(set_aside),
+                    free: room.free.map(|free| free.saturating_add(there)),
+                    ..room
+                };
+                let called = *called.get_or_insert(state.begun);
+                // What a run has not made room for may be old enough for the next one, if that is soon.
+                let in_vain = state.ended > called && self.collection().protect > PATIENCE;
+                let too_large = limits.quota.is_some_and(|quota| bytes > quota);
+                let is_last = too_large || in_vain || clock::monotonic() > until;
+                // How much is free is known by hearsay: what is too much for the disk it says itself.
+                let room = if is_last { Room { free: None, ..room } } else { room };
+                if limits.admits(room, bytes) {
+                    state.set_aside = set_aside.saturating_add(bytes);
+                    return Ok(SetAside { store: self.clone(), bytes });
+                }
+                if is_last {
+                    return Err(full(bytes, room.used, limits.quota.unwrap_or(u64::MAX)));
+                }
+                state.room.asked = state.room.asked.max(bytes);
+            }
+            self.call_collection();
+            tokio::time::sleep(AGAIN).await;
+        }
+    }
+}
+
+fn full(bytes: u64, used: u64, quota: u64) -> StoreError {
+    let what = match bytes > quota {
+        true => format!("it has {bytes} bytes, and {quota} may be stored in all; raise `gc.quota_bytes`"),
+        false => format!(
+            "{used} of the {quota} bytes that may be stored are taken or set aside, and nothing more may be collected now; \
+             unpin, raise `gc.quota_bytes`, or try again once what was used lately is older"
+        ),
+    };
+    StoreError::Full { what }
+}

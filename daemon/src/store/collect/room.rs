@@ -1,0 +1,195 @@
+//! What goes for want of room: what was used least recently, as far as that frees what is wanted.
+//!
+//! Rows stand by when something was last known to be used; what was used since is moved on. Invariants: a dry run chooses what a run would;
+//! bytes that several refer to are freed by the last of them; memory follows what goes together.
+
+use std::collections::BTreeMap;
+
+use provender_core::batch::{RowKey, Table};
+use provender_core::collect::rules::Rule;
+use provender_core::collect::shed::{self, Shed, Want};
+use provender_core::collect::{self, References};
+use provender_core::name::Space;
+use provender_core::{Digest, Execution, ExecutionId, Timestamp, rows};
+use provender_proto::rows as values;
+
+use super::super::StoreError;
+use super::look::Looked;
+use super::{Going, PAGE, Run, TOGETHER};
+use crate::clock;
+use crate::meta::Scan;
+
+/// How many are looked at together.
+const LOOKS: usize = 200;
+/// How many blobs that are shared are remembered of those that go together.
+const SHARED: usize = 2_000_000;
+
+impl Run<'_> {
+    /// What is used least recently goes while too much is stored.
+    pub(super) async fn by_room(&mut self, horizon: Timestamp) -> Result<(), StoreError> {
+        let asked = self.store.inner.collecting.room.asked();
+        let (limits, room) = self.store.room().await?;
+        if limits.wants(shed::Room { asked, ..room }, 0).is_none() {
+            return Ok(());
+        }
+        // What goes already is not asked for twice; of what a dry run has chosen by rules that is so as well.
+        let mut leaving = self.leaving().await? + if self.dry_run { self.done.frees } else { 0 };
+        let mut scan = Scan { limit: LOOKS, ..Scan::prefix(Table::Aged, rows::timed_prefix()) };
+        let mut shed = Shed::default();
+        loop {
+            let (limits, room) = self.store.room().await?;
+            let room = shed::Room { asked, ..room };
+            let Some(want) = limits.wants(room, leaving) else { return Ok(()) };
+            let going = self.least_recently_used(want, &mut scan, &mut shed).await?;
+            let (freed, any) = (going.values().map(|one| one.frees).sum::<u64>(), !going.is_empty());
+            self.go(going).await?;
+            if self.dry_run {
+                leaving += freed;
+            } else if any {
+                self.count().await?;
+                self.sweep(horizon).await?;
+                leaving = self.leaving().await?;
+            }
+            if !any {
+                self.done.kept = limits.wants(room, leaving).map_or(0, Want::bytes);
+                return Ok(());
+            }
+        }
+    }
+
+    /// Of the least recently used so many as free what is wanted, or as go together.
+    async fn least_recently_used(
+        &mut self,
+        want: Want,
+        scan: &mut Scan,
+        shed: &mut Shed,
+    ) -> Result<BTreeMap<ExecutionId, Going>, StoreError> {
+        let now = clock::now();
+        let rule = match want {
+            Want::Quota(_) => Rule::Quota,
+            Want::Free(_) => Rule::Free,
+        };
+        if !self.dry_run {
+            // What went is uncounted by now.
+            *shed = Shed::default();
+        }
+        let (mut going, mut freed) = (BTreeMap::new(), 0);
+        loop {
+            let page = self.store.inner.meta.scan(scan).await?;
+            let mut aged = Vec::with_capacity(page.rows.len());
+            for (key, _) in page.rows {
+                let damaged = || StoreError::Row { what: format!("{key:?}"), why: "it is of no time".into() };
+                let (at, space, id) = rows::parse_aged(&key).ok_or_else(damaged)?;
+                aged.push((at, (space, id), RowKey { table: Table::Aged, key }));
+            }
+            // All behind it were used later still.
+            let old = aged.partition_point(|(at, ..)| *at < collect::ago(now, self.how.protect));
+            let is_last = old < aged.len() || !page.more;
+            aged.truncate(old);
+            let asked: Vec<_> = aged.iter().map(|(_, of, _)| of.clone()).collect();
+            let (mut moves, mut gone) = (Vec::new(), Vec::new());
+            let mut enough = false;
+            for ((at, (space, id), row), looked) in aged.into_iter().zip(self.look_all(&asked, now).await?) {
+                scan.after = Some(row.key.clone());
+                if self.chosen.contains(&id) {
+                    continue;
+                }
+                let Some(looked) = looked else {
+                    gone.push(row);
+                    continue;
+                };
+                let since = if looked.pinned { now } else { looked.used };
+                if since > at {
+                    moves.push((row, rows::aged(&space, since, id)));
+                    continue;
+                }
+                let reason = self.reason(rule, &looked, 0, now);
+                let Looked { execution, is_record, used, .. } = &looked;
+                let mut one = self.store.going(&space, execution, *is_record, *used, rule, reason, Some(row));
+                one.frees = self.freed_with(&space, execution, shed).await?;
+                freed += one.frees;
+                going.insert(id, one);
+                enough = freed >= want.bytes() || going.len() >= TOGETHER || shed.remembered() >= SHARED;
+                if enough {
+                    break;
+                }
+            }
+            self.move_on(moves, gone).await?;
+            if enough || is_last {
+                return Ok(going);
+            }
+        }
+    }
+
+    /// These were used later than their rows say, or are no more.
+    async fn move_on(&self, moves: Vec<(RowKey, RowKey)>, gone: Vec<RowKey>) -> Result<(), StoreError> {
+        if self.dry_run || moves.len() + gone.len() == 0 {
+            return Ok(());
+        }
+        let (moves, gone) = (&moves, &gone);
+        self.store
+            .transact(|mut txn| async move {
+                gone.iter().for_each(|row| txn.delete(row.clone()));
+                for (from, to) in moves {
+                    txn.delete(from.clone());
+                    txn.put(to.clone(), "");
+                }
+                Ok((txn, ()))
+            })
+            .await
+    }
+
+    /// The bytes that nothing refers to any more without an execution, and without those that `shed` has taken.
+    async fn freed_with(&mut self, space: &Space, execution: &Execution, shed: &mut Shed) -> Result<u64, StoreError> {
+        let references = References::of(execution);
+        let mut digests: Vec<Digest> = references.blobs.clone();
+        digests.extend(references.closure);
+        let (mut freed, mut at) = (0, 0);
+        let listed = references.closure.map_or(0, |closure| closure.size / 40);
+        loop {
+            if let Some(closure) = references.closure.filter(|_| at < listed) {
+                let next = listed.min(at + PAGE as u64);
+                match self.store.read_part(space, &closure, 40 * at..40 * next).await {
+                    Ok(bytes) => digests.extend(values::digests_from(&bytes).map_err(StoreError::row(closure))?),
+                    // What it refers to is not known, so nothing is freed for certain.
+                    Err(StoreError::Lost { .. } | StoreError::NotFound { .. }) => at = listed,
+                    Err(error) => return Err(error),
+                }
+                at = at.max(next);
+            }
+            if digests.is_empty() {
+                return Ok(freed);
+            }
+            let wanted: Vec<_> =
+                digests.iter().flat_map(|digest| [rows::count(space, digest), rows::blob(digest)]).collect();
+            let found = self.store.inner.meta.get(&wanted).await?;
+            self.pace(wanted.len()).await?;
+            let mut blobs = Vec::with_capacity(digests.len());
+            for (digest, pair) in digests.drain(..).zip(found.chunks_exact(2)) {
+                let Some(stored) = &pair[1] else { continue };
+                let stored = values::blob_from(stored.value.clone()).map_err(StoreError::row(digest))?;
+                let count = pair[0].as_ref().map_or(Ok(1), |row| values::count_from(row.value.clone()));
+                blobs.push((digest, count.map_err(StoreError::row(digest))?, stored.bytes(&digest)));
+            }
+            freed += shed.take(blobs);
+        }
+    }
+
+    /// What goes together goes: what each frees is counted first.
+    pub(super) async fn go(&mut self, going: BTreeMap<ExecutionId, Going>) -> Result<(), StoreError> {
+        let mut shed = Shed::default();
+        let mut all: Vec<_> = going.into_values().collect();
+        all.sort_by_key(|one| (one.used, one.execution));
+        for one in all.iter_mut().filter(|one| !matches!(one.rule, Rule::Quota | Rule::Free)) {
+            let row = self.store.inner.meta.get(&[rows::execution(&one.space, one.execution)]).await?.pop().flatten();
+            let Some(row) = row else { continue };
+            let execution = values::execution_from(row.value).map_err(StoreError::row(one.execution))?;
+            one.frees = self.freed_with(&one.space, &execution, &mut shed).await?;
+        }
+        self.take_away(&all).await?;
+        if !self.dry_run && !all.is_empty() {
+            self.count().await?;
+        }
+        Ok(())
+    }
+}
