@@ -19,6 +19,7 @@ mod room;
 mod specs;
 mod steps;
 mod sweep;
+mod together;
 mod turn;
 pub(super) mod usage;
 
@@ -34,6 +35,7 @@ use provender_core::name::{Name, Space};
 use provender_core::{ExecutionId, Table, Timestamp, rows};
 use provender_proto::rows as values;
 
+use super::hold::UNNOTICED;
 use super::{Store, StoreError, chain};
 use crate::clock;
 use crate::meta::Scan;
@@ -243,7 +245,7 @@ impl Store {
         let how = Collection { protect: self.protection(), ..self.collection().clone() };
         let number = self.inner.collecting.room.begin();
         let mut run = Run { store: self, turn, how, dry_run, done, tell, began, pins, chosen: Default::default() };
-        let ended = run.all().await;
+        let ended = UNNOTICED.scope((), run.all()).await;
         let (turn, done) = (run.turn, run.done);
         turn.end().await;
         if !dry_run {
