@@ -5,7 +5,6 @@ use std::fmt;
 use bytes::Bytes;
 
 use crate::collect::References;
-use crate::collect::rules::covers;
 use crate::digest::Digest;
 use crate::key::TaskKey;
 use crate::name::Name;
@@ -93,7 +92,7 @@ pub struct Pin {
 }
 
 /// What a pin keeps.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Pinned {
     /// A blob.
     Blob(Digest),
@@ -113,16 +112,6 @@ impl Pinned {
         match self {
             Pinned::Blob(digest) | Pinned::Tree(digest) => Some(*digest),
             Pinned::Key(_) | Pinned::Name(_) | Pinned::Prefix(_) => None,
-        }
-    }
-
-    /// Whether it keeps the record of a key under a name.
-    pub fn keeps(&self, key: &TaskKey, name: &Name) -> bool {
-        match self {
-            Pinned::Key(pinned) => pinned == key,
-            Pinned::Name(pinned) => pinned == name,
-            Pinned::Prefix(prefix) => covers(prefix, name.as_str()),
-            Pinned::Blob(_) | Pinned::Tree(_) => false,
         }
     }
 }

@@ -81,7 +81,7 @@ fn limits_begin_at_the_high_mark_and_end_at_the_low_one() {
     assert_eq!(limits.wants(asked, 0), Some(Want::Free(100)));
     assert_eq!(limits.wants(asked, 100), None);
     assert!(limits.admits(asked, 500) && !limits.admits(asked, 501));
-    assert!(limits.admits(room(900, 0), 100) && !limits.admits(room(900, 0), 101));
+    assert!(limits.admits(room(900, 500), 100) && !limits.admits(room(900, 500), 101));
 }
 
 proptest! {

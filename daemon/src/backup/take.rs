@@ -87,6 +87,8 @@ pub async fn take(
     let numbers = folder.numbers().await?;
     let previous = previous(folder, &numbers).await?;
 
+    // Bytes are copied long after the rows were read that name them.
+    let _there = store.pause_removal().await?;
     let snapshot = store.meta().snapshot().await?;
     let facts = rows::Facts::of(&*snapshot).await?;
     let mut read = rows::write(&*snapshot, folder, false, told).await?;

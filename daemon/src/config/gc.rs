@@ -70,6 +70,14 @@ impl GcFile {
                 return Err(refused(key, "it is 0, and nothing could be stored: leave it out, or say how much may be"));
             }
         }
+        if how.high == 0 {
+            let why = "it is 0, and whatever is stored would be too much: collecting begins at so much of the quota";
+            return Err(refused("gc.high_percent", why));
+        }
+        if how.reserve.is_none() && how.reserve_part == 1000 {
+            let why = "it is 100, and nothing could be stored: so much of the disk is to stay free";
+            return Err(refused("gc.reserve_percent", why));
+        }
         if how.low > how.high {
             let (low, high) = (percent(how.low), percent(how.high));
             let why = format!(

@@ -39,14 +39,21 @@ impl Store {
         for ((digest, aliases), bytes) in digests.iter().zip(blobs) {
             let (digest, aliases) = (*digest, aliases.clone());
             if digest.size > INLINE_MAX {
-                self.put_bytes(space, bytes).await?;
+                let mut upload = self.upload(space, None);
+                upload.write(bytes).await?;
+                upload.finish().await?;
                 continue;
             }
             let stored = stored(nonce(), Place::Inline);
             fresh.insert(digest, Fresh { digest, stored, inline: Some(bytes), aliases, outboard: None });
         }
         let inline: Vec<_> = fresh.keys().copied().collect();
-        let _room = self.admit(inline.iter().map(|digest| digest.size).sum(), 0).await?;
+        let bytes = |digests: &[Digest]| digests.iter().map(|digest| digest.size).sum();
+        let _room = match self.admit_now(bytes(&inline), 0) {
+            Some(room) => room,
+            // What is there already needs none.
+            None => self.admit(bytes(&self.find_missing(space, &inline).await?), 0).await?,
+        };
         for digests in inline.chunks(BATCH) {
             self.hold(space, digests, &fresh).await?;
         }
@@ -54,9 +61,9 @@ impl Store {
         Ok(digests.into_iter().map(|(digest, _)| digest).collect())
     }
 
-    /// Stores one blob from memory.
+    /// Stores one blob of the store's own from memory, whether there is room for it or not: what is done is not to fail by that.
     pub(super) async fn put_bytes(&self, space: &Space, bytes: Bytes) -> Result<Digest, StoreError> {
-        let mut upload = self.upload(space, None);
+        let mut upload = self.upload(space, None).unasked();
         upload.write(bytes).await?;
         upload.finish().await
     }

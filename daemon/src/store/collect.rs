@@ -9,12 +9,16 @@
 
 pub(super) mod admit;
 mod audit;
+mod complete;
 mod count;
 mod due;
 mod erase;
 mod evict;
+mod horizon;
+mod kept;
 mod look;
 mod orphans;
+mod pause;
 mod room;
 mod specs;
 mod steps;
@@ -26,20 +30,18 @@ pub(super) mod usage;
 use std::sync::{LazyLock, Mutex};
 use std::time::Duration;
 
-use provender_core::batch::Version;
-use provender_core::blob::Pin;
 use provender_core::collect::rules::{Rule, Rules};
-use provender_core::collect::{self, shed};
+use provender_core::collect::shed;
 use provender_core::key::TaskKey;
 use provender_core::name::{Name, Space};
-use provender_core::{ExecutionId, Table, Timestamp, rows};
-use provender_proto::rows as values;
+use provender_core::{ExecutionId, Timestamp, rows};
 
 use super::hold::UNNOTICED;
 use super::{Store, StoreError, chain};
 use crate::clock;
-use crate::meta::Scan;
 
+pub(super) use self::kept::PINS;
+use self::kept::Pins;
 use self::turn::Turn;
 
 /// An answer "present" renews a holding that was not touched for this part of the protection.
@@ -48,6 +50,8 @@ const TOUCHES: u32 = 3;
 const TOUCH_AT_MOST: Duration = Duration::from_secs(3600);
 /// How many rows are read at once.
 const PAGE: usize = 1_000;
+/// The bytes of the blobs' disk that count as taken, for the metadata and what else may stand there.
+const SPARE: u64 = 16 << 20;
 /// How many executions go together.
 const TOGETHER: usize = 5_000;
 /// How long the next attempt waits where a run failed, and how soon one comes after another that was called for.
@@ -179,7 +183,8 @@ pub(super) struct Collecting {
 /// A run under way.
 struct Run<'a> {
     store: &'a Store,
-    turn: Turn,
+    /// None has a dry run: it takes nothing away.
+    turn: Option<Turn>,
     how: Collection,
     dry_run: bool,
     done: Collected,
@@ -189,20 +194,6 @@ struct Run<'a> {
     pins: Pins,
     /// Of a dry run: what has gone.
     chosen: std::collections::HashSet<ExecutionId>,
-}
-
-/// The pins of records, as they were at a version of the fact that changes with them.
-#[derive(Debug, Default)]
-struct Pins {
-    version: Option<Version>,
-    pins: Vec<(Space, Pin)>,
-}
-
-impl Pins {
-    fn keeps(&self, space: &Space, key: &TaskKey, name: &Name, now: Timestamp) -> bool {
-        let here = self.pins.iter().filter(|(of, pin)| of == space && !pin.has_ended(now));
-        here.into_iter().any(|(_, pin)| pin.what.keeps(key, name))
-    }
 }
 
 impl Store {
@@ -215,9 +206,9 @@ impl Store {
         self.inner.collecting.how.get().unwrap_or(&DEFAULT)
     }
 
-    /// For how long what was used stays by the wall clock, as that has gone of late.
+    /// For how long what was used stays by what is written down of that, and by the wall clock as that has gone of late.
     fn protection(&self) -> Duration {
-        let protect = self.collection().protect;
+        let protect = self.collection().protect + self.collection().touch_after();
         let mut steps = self.inner.collecting.steps.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         protect + steps.see(clock::monotonic(), clock::now(), protect)
     }
@@ -233,28 +224,40 @@ impl Store {
         dry_run: bool,
         tell: &mut (dyn FnMut(&Going) + Send + Sync),
     ) -> Result<Collected, StoreError> {
-        let _one = self.inner.collecting.running.lock().await;
-        let turn = loop {
-            match Turn::take(self).await? {
-                Some(turn) => break turn,
-                None => tokio::time::sleep(SOON).await,
-            }
+        let _one = match dry_run {
+            true => None,
+            false => Some(self.inner.collecting.running.lock().await),
         };
+        let turn = match dry_run {
+            true => None,
+            false => Some(self.turn().await?),
+        };
+        let room = &self.inner.collecting.room;
+        let number = room.begin();
         self.flush_used().await?;
         let (done, began, pins) = (Collected::default(), clock::monotonic(), Pins::default());
         let how = Collection { protect: self.protection(), ..self.collection().clone() };
-        let number = self.inner.collecting.room.begin();
         let mut run = Run { store: self, turn, how, dry_run, done, tell, began, pins, chosen: Default::default() };
         let ended = UNNOTICED.scope((), run.all()).await;
         let (turn, done) = (run.turn, run.done);
-        turn.end().await;
-        if !dry_run {
-            self.inner.collecting.room.end(number);
+        if let Some(turn) = turn {
+            turn.end().await;
+            room.end(number);
         }
         ended?;
         let metrics = &self.inner.metrics;
         metrics.collections.inc();
         Ok(done)
+    }
+
+    /// Waits for this daemon's turn.
+    async fn turn(&self) -> Result<Turn, StoreError> {
+        loop {
+            match Turn::take(self).await? {
+                Some(turn) => return Ok(turn),
+                None => tokio::time::sleep(SOON).await,
+            }
+        }
     }
 
     /// Collects on a schedule, and when it is called for.
@@ -306,31 +309,6 @@ impl Store {
         Ok(())
     }
 
-    /// The moment before which nobody relies on what is not counted, once all is counted that is to be counted now.
-    async fn horizon(&self, how: &Collection) -> Result<Timestamp, StoreError> {
-        let now = clock::now();
-        let (mut scan, mut began) = (Scan::prefix(Table::Lease, ""), Vec::new());
-        loop {
-            let page = self.inner.meta.scan(&scan).await?;
-            let mut wanted = Vec::with_capacity(page.rows.len());
-            for (key, row) in &page.rows {
-                let damaged =
-                    || StoreError::Row { what: format!("{key:?}"), why: "its key is not one of a lease".into() };
-                let (space, task) = rows::parse_key(key).ok_or_else(damaged)?;
-                let lease = values::lease_from(row.value.clone()).map_err(StoreError::row(&task))?;
-                wanted.push(rows::execution(&space, lease.execution));
-            }
-            for row in self.inner.meta.get(&wanted).await?.into_iter().flatten() {
-                let running = values::execution_from(row.value).map_err(StoreError::row("an execution that runs"))?;
-                began.push(running.began);
-            }
-            scan.after = page.rows.last().map(|(key, _)| key.clone());
-            if !page.more {
-                return Ok(collect::horizon(now, how.protect, how.touch_after(), began));
-            }
-        }
-    }
-
     /// The limits of what is stored, and how it stands.
     pub async fn room(&self) -> Result<(shed::Limits, shed::Room), StoreError> {
         let how = self.collection();
@@ -343,22 +321,23 @@ impl Store {
             low: how.low,
         };
         let used = self.usage().await?;
-        Ok((limits, shed::Room { used, free: disk.map(|disk| disk.free), asked: 0 }))
+        Ok((limits, shed::Room { used, free: disk.map(|disk| disk.free.saturating_sub(SPARE)), asked: 0 }))
     }
 }
 
 /// The fact that changes when a space becomes known.
 const SPACES: &str = "spaces";
-/// The fact that changes when pins of records do.
-pub(super) const PINS: &str = "pins";
 
 impl Run<'_> {
     async fn all(&mut self) -> Result<(), StoreError> {
-        self.load_pins().await?;
+        self.pins = self.store.record_pins(self.dry_run).await?;
         self.store.complete_pins().await?;
         self.store.add_up_usage().await?;
         let horizon = self.store.horizon(&self.how).await?;
         self.count().await?;
+        if self.is_waited_for() {
+            self.by_room(horizon).await?;
+        }
         self.by_rules().await?;
         if !self.dry_run {
             self.sweep(horizon).await?;
@@ -370,30 +349,12 @@ impl Run<'_> {
         }
         self.store.add_up_usage().await?;
         let (limits, room) = self.store.room().await?;
-        self.store.inner.collecting.room.set(room, limits);
-        (self.done.used, self.done.quota) = (room.used, limits.quota);
-        Ok(())
-    }
-
-    /// Reads the pins of records.
-    async fn load_pins(&mut self) -> Result<(), StoreError> {
-        let meta = &self.store.inner.meta;
-        let fact = meta.get(&[rows::store(PINS)]).await?.pop().flatten();
-        let mut pins = Pins { version: fact.map(|row| row.version), pins: Vec::new() };
-        let mut scan = Scan::prefix(Table::RecordPin, "");
-        loop {
-            let page = meta.scan(&scan).await?;
-            for (key, row) in &page.rows {
-                let damaged = || StoreError::Row { what: format!("{key:?}"), why: "it is of no space".into() };
-                let space = rows::space_of(key).ok_or_else(damaged)?;
-                pins.pins.push((space, values::pin_from(row.value.clone()).map_err(StoreError::row("a pin"))?));
-            }
-            scan.after = page.rows.last().map(|(key, _)| key.clone());
-            if !page.more {
-                break;
-            }
+        let known = &self.store.inner.collecting.room;
+        known.set(room, limits);
+        if !self.dry_run && limits.wants(room, 0).is_some() {
+            known.in_vain(self.how.protect);
         }
-        self.pins = pins;
+        (self.done.used, self.done.quota) = (room.used, limits.quota);
         Ok(())
     }
 
@@ -403,10 +364,18 @@ impl Run<'_> {
         self.store.inner.metrics.collected_rows.inc_by(rows as u64);
         let due = Duration::from_micros(self.done.rows.saturating_mul(1_000_000) / self.how.rows_per_second.max(1));
         let spent = clock::monotonic().saturating_sub(self.began);
-        if due > spent + Duration::from_millis(20) {
+        if due > spent + Duration::from_millis(20) && !self.is_waited_for() {
             tokio::time::sleep((due - spent).min(Duration::from_secs(1))).await;
         }
-        self.turn.beat().await
+        match &mut self.turn {
+            Some(turn) => turn.beat().await,
+            None => Ok(()),
+        }
+    }
+
+    /// Whether somebody waits for what it frees.
+    fn is_waited_for(&self) -> bool {
+        !self.dry_run && self.store.inner.collecting.room.is_asked()
     }
 }
 

@@ -123,6 +123,9 @@ impl Store {
                         looked_at += 1;
                     }
                     self.see(space, &execution, group, (part, parts), &mut seen).await?;
+                    if seen.blobs.len() > MOST {
+                        break;
+                    }
                 }
                 tell(looked_at);
                 scan.after = page.rows.last().map(|(key, _)| key.clone());
@@ -178,7 +181,10 @@ impl Store {
                 }
                 at = at.max(next);
             }
-            digests.retain(|digest| u32::from(digest.hash[0]) * parts / 256 == part);
+            digests.retain(|digest| {
+                let [first, second, ..] = digest.hash;
+                (u64::from(u16::from_be_bytes([first, second])) * u64::from(parts)) >> 16 == u64::from(part)
+            });
             let wanted: Vec<_> =
                 digests.iter().flat_map(|digest| [rows::blob(digest), rows::count(space, digest)]).collect();
             let found = self.inner.meta.get(&wanted).await?;
@@ -194,7 +200,8 @@ impl Store {
                     None => of.push((group, 1)),
                 }
             }
-            if at >= listed {
+            // If it is too much, it is begun again.
+            if at >= listed || seen.blobs.len() > MOST {
                 return Ok(());
             }
         }

@@ -59,13 +59,17 @@ impl Store {
 
     /// The rows of an ended execution: as many whatever it made.
     pub(super) async fn write_end(&self, txn: &mut Txn, space: &Space, ended: Ended) -> Result<Execution, StoreError> {
-        let Ended { mut execution, row, recorded } = ended;
+        let Ended { mut execution, mut row, recorded } = ended;
         let at = execution.ended.unwrap_or_default();
         let key = execution.key.clone();
         let succeeded = execution.state == State::Succeeded;
         let table = if succeeded { Table::Folder } else { Table::FailedFolder };
         let folder = self.new_folder(txn, space, table, &execution.name, &key, at, execution.id).await?;
         execution.folder = Some(folder.clone());
+        // Whatever came of it, somebody relies on the record now.
+        if std::mem::take(&mut row.leaving) {
+            txn.put(rows::used(space, &key), values::holding_to(at));
+        }
         txn.put(rows::key(space, &key), values::key_to(&row));
         txn.delete(rows::lease(space, &key));
         if recorded {

@@ -68,6 +68,18 @@ impl Store {
 
     /// What the rows of keys come to.
     async fn verdicts(&self, space: &Space, keys: &[TaskKey]) -> Result<Vec<Answer>, StoreError> {
+        let answering = self.answering();
+        let known = self.answers_of(space, keys).await?;
+        if !answering.is_late() {
+            return Ok(known.iter().map(Answer::of).collect());
+        }
+        // Somebody may collect what was noted too late; what still stands once it is written down stays.
+        self.flush_used().await?;
+        Ok(self.answers_of(space, keys).await?.iter().map(Answer::of).collect())
+    }
+
+    /// What the rows of keys say, and notes which of them are answers.
+    async fn answers_of(&self, space: &Space, keys: &[TaskKey]) -> Result<Vec<Known>, StoreError> {
         let mut known = self.known_of(space, keys).await?;
         // Who answers with a record that is about to be collected says first that it stays.
         let leaving: Vec<_> =
@@ -79,7 +91,7 @@ impl Store {
         }
         let answered = keys.iter().zip(&known).filter(|(_, known)| known.answer().is_some());
         self.note_used(space, answered.map(|(key, _)| key));
-        Ok(known.iter().map(Answer::of).collect())
+        Ok(known)
     }
 
     /// What the rows of keys say, in their order; records that cannot be served are LOST.

@@ -25,9 +25,6 @@ const MAX_KEEP: Duration = Duration::from_secs(7 * 24 * 3600);
 /// The most pins of records, which are all in memory where something is collected.
 const MOST: usize = 100_000;
 
-/// The fact that all pins are counted, or to be.
-const COMPLETE: &str = "pins-complete";
-
 /// The id of a pin: one for what is pinned and who pins it.
 pub type PinId = [u8; 16];
 
@@ -123,7 +120,7 @@ impl Store {
     }
 
     /// Has what a pin refers to counted, and looked at when it ends.
-    async fn begin_pin(
+    pub(super) async fn begin_pin(
         &self,
         txn: &mut Txn,
         space: &Space,
@@ -215,58 +212,6 @@ impl Store {
             (_, None) => None,
         };
         Ok((pins, next))
-    }
-
-    /// Has trees that were pinned before pins named all that they refer to walked, once for each store.
-    pub(super) async fn complete_pins(&self) -> Result<(), StoreError> {
-        if super::fact(&*self.inner.meta, COMPLETE).await?.is_some() {
-            return Ok(());
-        }
-        let mut scan = Scan::prefix(Table::Pin, "");
-        loop {
-            let page = self.inner.meta.scan(&scan).await?;
-            for (key, row) in &page.rows {
-                let (Some(space), Some(id)) = (rows::space_of(key), key.last_chunk().copied()) else { continue };
-                let pin = values::pin_from(row.value.clone()).map_err(StoreError::row("a pin"))?;
-                self.complete_pin(&space, id, pin).await?;
-            }
-            scan.after = page.rows.last().map(|(key, _)| key.clone());
-            if !page.more {
-                break;
-            }
-        }
-        self.transact(|mut txn| {
-            txn.put(rows::store(COMPLETE), "yes");
-            async move { Ok((txn, ())) }
-        })
-        .await
-    }
-
-    async fn complete_pin(&self, space: &Space, id: PinId, was: Pin) -> Result<(), StoreError> {
-        let mut pin = was.clone();
-        if let (Pinned::Tree(root), None) = (&pin.what, pin.closure) {
-            match self.walk(space, *root, std::iter::empty(), None).await {
-                Ok(walked) => pin.closure = Some(self.put_bytes(space, walked.encode()).await?),
-                Err(error @ (StoreError::Missing { .. } | StoreError::NotFound { .. } | StoreError::Lost { .. })) => {
-                    tracing::warn!(%error, pinned = %pin.what, "a pinned tree is not whole; what is left of it is not kept");
-                }
-                Err(error) => return Err(error),
-            }
-        }
-        let (pin, was) = (&pin, &was);
-        self.transact(|mut txn| async move {
-            let row = rows::pin(space, &id);
-            let there = txn.get_one(row.clone()).await?.map(|row| values::pin_from(row.value)).transpose();
-            // One that was pinned or unpinned meanwhile was so by this version, which sees to it itself.
-            if there.map_err(StoreError::row("a pin"))?.as_ref() == Some(was)
-                && txn.get_one(rows::tally(space, &Referrer::Pin(id))).await?.is_none()
-            {
-                self.begin_pin(&mut txn, space, &id, pin, was.closure.is_none()).await?;
-                txn.put(row, values::pin_to(pin));
-            }
-            Ok((txn, ()))
-        })
-        .await
     }
 
     async fn count_pins(&self, space: &Space) -> Result<usize, StoreError> {

@@ -31,6 +31,9 @@ pub enum Begin {
     Failed(Execution),
 }
 
+/// How often what a key's row names may be collected before it is read.
+const COLLECTED: usize = 10;
+
 impl Store {
     /// Asks for a hit or a lease. A hit moves the `latest` of the name that it was asked under. Whoever has waited for another
     /// execution says so, and is told if that one failed, instead of doing the same again.
@@ -40,52 +43,17 @@ impl Store {
         request: &Request,
         waited_for: Option<ExecutionId>,
     ) -> Result<Begin, StoreError> {
-        let ahead = &OnceLock::new();
-        let begun = self
-            .transact(|mut txn| async move {
-                let Standing { mut known, incarnation, lost, .. } = self.known(&mut txn, space, &request.key).await?;
-                // After what it follows was read: whoever is slow to begin has not begun before who ended meanwhile.
-                let now = ahead.get().copied().unwrap_or_else(clock::now);
-                let (key, one) = (std::slice::from_ref(&request.key), std::slice::from_mut(&mut known));
-                self.test_records(space, key, one, lost).await?;
-                // After the key, so that a holder that still runs was running when the key was read; and somebody else may have succeeded
-                // since.
-                let hits = known.answer().is_some() && !request.check;
-                if let (Some(holder), false) = (waited_for, hits) {
-                    let holder = self.execution_in(&mut txn, space, holder).await?;
-                    if holder.state == State::Failed {
-                        return Ok((txn, Begin::Failed(holder)));
-                    }
-                }
-                let begun = match transition::begin(&known, request, incarnation, now) {
-                    Begun::Hit(record) => {
-                        let execution = self.execution_in(&mut txn, space, record.execution).await?;
-                        if known.row.leaving {
-                            let row = KeyRow { leaving: false, ..known.row.clone() };
-                            txn.put(rows::key(space, &request.key), values::key_to(&row));
-                            txn.put(rows::used(space, &request.key), values::holding_to(now));
-                        }
-                        self.show(&mut txn, space, &request.spec.name, &execution, now).await?;
-                        Begin::Hit(execution)
-                    }
-                    Begun::Busy(lease) => Begin::Busy(self.execution_in(&mut txn, space, lease.execution).await?),
-                    Begun::Granted { lease, execution, fresh, checks } => {
-                        if fresh {
-                            let after = Known { lease: Some(lease.clone()), ..known.clone() };
-                            self.tell_begun(&mut txn, space, &known, &after, &execution).await?;
-                            let beginning = Beginning { space, execution: &execution, spec: &request.spec, ahead };
-                            self.write_begin(&mut txn, beginning).await?;
-                            txn.put(rows::lease(space, &request.key), values::lease_to(&lease));
-                        }
-                        Begin::Lease(*execution, lease.ttl, checks)
-                    }
-                };
-                Ok((txn, begun))
-            })
-            .await?;
+        let answering = self.answering();
+        let mut begun = self.begin_once(space, request, waited_for).await?;
         if let Begin::Hit(_) = &begun {
             self.note_used(space, std::iter::once(&request.key));
+            if answering.is_late() {
+                // Somebody may collect what was noted too late; what still stands once it is written down stays.
+                self.flush_used().await?;
+                begun = self.begin_once(space, request, waited_for).await?;
+            }
         }
+        drop(answering);
         let outcome = match &begun {
             Begin::Hit(_) => "hit",
             Begin::Lease(..) => "lease",
@@ -94,6 +62,66 @@ impl Store {
         };
         self.inner.metrics.begins.with_label_values(&[outcome]).inc();
         Ok(begun)
+    }
+
+    async fn begin_once(
+        &self,
+        space: &Space,
+        request: &Request,
+        waited_for: Option<ExecutionId>,
+    ) -> Result<Begin, StoreError> {
+        let ahead = &OnceLock::new();
+        let mut attempts = 0;
+        loop {
+            let begun = self
+                .transact(|mut txn| async move {
+                    let Standing { mut known, incarnation, lost, .. } =
+                        self.known(&mut txn, space, &request.key).await?;
+                    // After what it follows was read: whoever is slow to begin has not begun before who ended meanwhile.
+                    let now = ahead.get().copied().unwrap_or_else(clock::now);
+                    let (key, one) = (std::slice::from_ref(&request.key), std::slice::from_mut(&mut known));
+                    self.test_records(space, key, one, lost).await?;
+                    // After the key, so that a holder that still runs was running when the key was read; and somebody else may have succeeded
+                    // since.
+                    let hits = known.answer().is_some() && !request.check;
+                    if let (Some(holder), false) = (waited_for, hits) {
+                        let holder = self.execution_in(&mut txn, space, holder).await?;
+                        if holder.state == State::Failed {
+                            return Ok((txn, Begin::Failed(holder)));
+                        }
+                    }
+                    let begun = match transition::begin(&known, request, incarnation, now) {
+                        Begun::Hit(record) => {
+                            let execution = self.execution_in(&mut txn, space, record.execution).await?;
+                            if known.row.leaving {
+                                let row = KeyRow { leaving: false, ..known.row.clone() };
+                                txn.put(rows::key(space, &request.key), values::key_to(&row));
+                                txn.put(rows::used(space, &request.key), values::holding_to(now));
+                            }
+                            self.show(&mut txn, space, &request.spec.name, &execution, now).await?;
+                            Begin::Hit(execution)
+                        }
+                        Begun::Busy(lease) => Begin::Busy(self.execution_in(&mut txn, space, lease.execution).await?),
+                        Begun::Granted { lease, execution, fresh, checks } => {
+                            if fresh {
+                                let after = Known { lease: Some(lease.clone()), ..known.clone() };
+                                self.tell_begun(&mut txn, space, &known, &after, &execution).await?;
+                                let beginning = Beginning { space, execution: &execution, spec: &request.spec, ahead };
+                                self.write_begin(&mut txn, beginning).await?;
+                                txn.put(rows::lease(space, &request.key), values::lease_to(&lease));
+                            }
+                            Begin::Lease(*execution, lease.ttl, checks)
+                        }
+                    };
+                    Ok((txn, begun))
+                })
+                .await;
+            match begun {
+                // What the key's row named was collected in between.
+                Err(StoreError::NotFound { .. }) if waited_for.is_none() && attempts < COLLECTED => attempts += 1,
+                begun => return begun,
+            }
+        }
     }
 
     /// Hears of changes to the key's row.

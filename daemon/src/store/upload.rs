@@ -41,13 +41,15 @@ pub struct Upload {
     staged: Option<Box<dyn Staged>>,
     /// Until it is recorded.
     room: Option<SetAside>,
+    /// Whether it needs none.
+    is_own: bool,
 }
 
 impl Store {
     /// Begins a blob; `expected` is what its bytes must come to, if that is known.
     pub fn upload(&self, space: &Space, expected: Option<Digest>) -> Upload {
         let (store, space) = (self.clone(), space.clone());
-        Upload { store, space, expected, small: BytesMut::new(), taken: 0, staged: None, room: None }
+        Upload { store, space, expected, small: BytesMut::new(), taken: 0, staged: None, room: None, is_own: false }
     }
 
     /// Goes on with an upload that was cut off, from a byte that [`Store::query_upload`] told. Fails with [`BlobError::Behind`] if
@@ -154,6 +156,11 @@ impl Store {
 }
 
 impl Upload {
+    /// It needs no room, since it is the store's own.
+    pub(super) fn unasked(self) -> Upload {
+        Upload { is_own: true, ..self }
+    }
+
     /// Appends.
     pub async fn write(&mut self, bytes: Bytes) -> Result<(), StoreError> {
         self.store.inner.metrics.bytes_in.inc_by(bytes.len() as u64);
@@ -186,7 +193,9 @@ impl Upload {
     /// Stages what follows upon the bytes that were taken.
     async fn stage(&mut self) -> Result<(), StoreError> {
         let size = self.expected.map_or(INLINE_MAX, |expected| expected.size);
-        self.room = Some(self.store.admit(size, self.taken).await?);
+        if !self.is_own {
+            self.room = Some(self.store.admit(size, self.taken).await?);
+        }
         let resumable = self.expected.filter(|expected| expected.size >= RESUMABLE);
         let options = StageOptions {
             size_hint: self.expected.map(|expected| expected.size),
@@ -211,9 +220,9 @@ impl Upload {
     }
 
     async fn settle(self) -> Result<Digest, StoreError> {
-        let Upload { store, space, expected, small, staged, taken, mut room } = self;
+        let Upload { store, space, expected, small, staged, taken, mut room, is_own } = self;
         // How large it would be was not known before.
-        if expected.is_none() || room.is_none() {
+        if !is_own && (expected.is_none() || room.is_none()) {
             let there = if staged.is_some() { taken } else { 0 };
             drop(room.take());
             room = Some(store.admit(taken, there).await?);

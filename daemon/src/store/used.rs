@@ -3,12 +3,16 @@
 //! An answer costs a look into memory; the first of a while also a line in a file of this daemon, which is not synced but outlives it, and all
 //! of them together are written into the metadata a second later. Invariants: what was answered is written down within [`FLUSH`], or by the
 //! next daemon that starts on this file; a record that is about to be collected is answered with only once it was said that it stays.
+//!
+//! Whoever collects says first which records leave, then waits for those who may have read before that and have not noted it yet: of its own
+//! daemon they are counted; those of others have [`OTHERS`], and who is slower than that looks again ([`Answering::is_late`]).
 
 use std::collections::HashSet;
 use std::fs::{File, OpenOptions};
 use std::hash::{BuildHasher, RandomState};
 use std::io::{Read, Write};
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -24,7 +28,10 @@ use crate::clock;
 pub(super) const FLUSH: Duration = Duration::from_secs(1);
 /// How long whoever collects waits for the answers of daemons beside it, and of its own.
 const OTHERS: Duration = Duration::from_millis(2500);
-const OWN: Duration = Duration::from_millis(250);
+const OWN: Duration = Duration::from_millis(5);
+/// What of that an answer may take from its first read on, and writing it down after that.
+const LATE: Duration = Duration::from_millis(500);
+const BEHIND: Duration = Duration::from_millis(1500);
 /// How many keys are remembered, at 8 bytes each, or a little more.
 const MOST: usize = 1 << 20;
 /// How many are written in one batch.
@@ -36,7 +43,33 @@ pub(super) struct Used {
     state: Mutex<State>,
     hash: RandomState,
     /// Whether other daemons answer from the same metadata.
-    shared: std::sync::atomic::AtomicBool,
+    shared: AtomicBool,
+    /// How many answers are on their way that were begun in an even or an odd round.
+    answering: [AtomicU64; 2],
+    round: AtomicU64,
+}
+
+/// An answer on its way, from before its first read until it is noted.
+pub(super) struct Answering<'a> {
+    used: &'a Used,
+    round: usize,
+    since: Duration,
+}
+
+impl Answering<'_> {
+    /// Whether another daemon's collector may not have waited for it.
+    pub(super) fn is_late(&self) -> bool {
+        let state = self.used.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = clock::monotonic();
+        let is_behind = state.waiting_since.is_some_and(|since| now.saturating_sub(since) > BEHIND);
+        self.used.shared.load(Ordering::Relaxed) && (is_behind || now.saturating_sub(self.since) > LATE)
+    }
+}
+
+impl Drop for Answering<'_> {
+    fn drop(&mut self) {
+        self.used.answering[self.round].fetch_sub(1, Ordering::SeqCst);
+    }
 }
 
 #[derive(Debug, Default)]
@@ -46,6 +79,8 @@ struct State {
     since: Option<Timestamp>,
     /// Those that are not in the metadata yet.
     waiting: Vec<(Space, TaskKey)>,
+    /// Since when some of these, or of those that are being written, are not.
+    waiting_since: Option<Duration>,
     file: Option<File>,
 }
 
@@ -63,6 +98,7 @@ impl Used {
             if state.known.insert(self.hash.hash_one((space, key))) {
                 append(&mut lines, space, key);
                 state.waiting.push((space.clone(), key.clone()));
+                state.waiting_since.get_or_insert_with(clock::monotonic);
             }
         }
         if let (Some(file), false) = (&mut state.file, lines.is_empty())
@@ -82,8 +118,10 @@ impl Used {
 
     /// What is in the metadata need not be in the file.
     fn written(&self) {
-        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        if let (Some(file), true) = (&state.file, state.waiting.is_empty())
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_all = state.waiting.is_empty();
+        state.waiting_since = (!is_all).then(clock::monotonic);
+        if let (Some(file), true) = (&state.file, is_all)
             && let Err(error) = file.set_len(0)
         {
             tracing::debug!(%error, "the file of what was answered could not be emptied");
@@ -113,7 +151,7 @@ fn parse(mut lines: &[u8]) -> Vec<(Space, TaskKey)> {
 impl Store {
     /// Notes what is answered in this file, after taking over what stands in it. `shared` says whether other daemons answer as well.
     pub async fn note_uses(&self, path: &Path, shared: bool) -> Result<(), StoreError> {
-        self.inner.used.shared.store(shared, std::sync::atomic::Ordering::Relaxed);
+        self.inner.used.shared.store(shared, Ordering::Relaxed);
         let opened = OpenOptions::new().read(true).append(true).create(true).open(path).and_then(|mut file| {
             let mut lines = Vec::new();
             file.read_to_end(&mut lines)?;
@@ -133,7 +171,22 @@ impl Store {
 
     /// Whether other daemons may be at the same metadata.
     pub(super) fn is_shared(&self) -> bool {
-        self.inner.used.shared.load(std::sync::atomic::Ordering::Relaxed)
+        self.inner.used.shared.load(Ordering::Relaxed)
+    }
+
+    /// An answer begins: nothing of what it is made from was read yet.
+    pub(super) fn answering(&self) -> Answering<'_> {
+        let used = &self.inner.used;
+        loop {
+            let round = used.round.load(Ordering::SeqCst);
+            let at = (round % 2) as usize;
+            used.answering[at].fetch_add(1, Ordering::SeqCst);
+            let answering = Answering { used, round: at, since: clock::monotonic() };
+            // Else whoever waits may have looked in between.
+            if used.round.load(Ordering::SeqCst) == round {
+                return answering;
+            }
+        }
     }
 
     /// Says that these were answers. To be said before they are told.
@@ -191,9 +244,16 @@ impl Store {
     }
 }
 
-/// Returns once whatever was answered before is in the metadata, of every daemon that is alive.
+/// Returns once whatever was read for an answer before is in the metadata, of every daemon that is alive. One at a time calls it.
 pub(super) async fn wait_for_answers(store: &Store) -> Result<(), StoreError> {
-    tokio::time::sleep(if store.is_shared() { OTHERS } else { OWN }).await;
+    let used = &store.inner.used;
+    let before = used.round.fetch_add(1, Ordering::SeqCst) % 2;
+    while used.answering[before as usize].load(Ordering::SeqCst) > 0 {
+        tokio::time::sleep(OWN).await;
+    }
+    if store.is_shared() {
+        tokio::time::sleep(OTHERS).await;
+    }
     store.flush_used().await
 }
 

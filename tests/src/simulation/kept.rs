@@ -9,11 +9,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use provender_blobs::Location;
 use provender_core::batch::{Batch, Table};
-use provender_core::blob::{Pin, Place, Stored};
+use provender_core::blob::{Pin, Pinned, Place, Stored};
 use provender_core::collect::ago;
 use provender_core::execution::State;
 use provender_core::transition::KeyRow;
-use provender_core::{Digest, ExecutionId, TaskKey, Timestamp, rows};
+use provender_core::{Digest, Execution, ExecutionId, TaskKey, Timestamp, rows};
 use provender_daemon::store::located;
 use provender_proto::rows as values;
 
@@ -152,7 +152,7 @@ fn execution(ledger: &mut Ledger, now: Duration, id: ExecutionId) {
     if record.is_none_or(|record| record.execution != id || record.void.is_some()) {
         return;
     }
-    let pinned = ledger.kept.pins.values().find(|pin| !pin.has_ended(wall) && pin.what.keeps(&gone.key, &gone.name));
+    let pinned = ledger.kept.pins.values().find(|pin| !pin.has_ended(wall) && keeps(&pin.what, &gone));
     let pinned = pinned.cloned();
     ledger.must(pinned.is_none(), "what is pinned stays", || format!("{gone:?} of {pinned:?}"));
     let used = ledger.kept.used.get(&gone.key).copied();
@@ -162,6 +162,15 @@ fn execution(ledger: &mut Ledger, now: Duration, id: ExecutionId) {
     let answered = ledger.kept.answered.get(&id).copied();
     let kept = answered.is_none_or(|last| last.faulty || last.asked + protect - protect / AGAIN <= now);
     ledger.must(kept, "what was answered lately stays", || format!("at {now:?}: {gone:?} was an answer {answered:?}"));
+}
+
+fn keeps(what: &Pinned, gone: &Execution) -> bool {
+    match what {
+        Pinned::Key(key) => *key == gone.key,
+        Pinned::Name(name) => *name == gone.name,
+        Pinned::Prefix(prefix) => format!("{}/", gone.name).starts_with(&format!("{prefix}/")),
+        Pinned::Blob(_) | Pinned::Tree(_) => false,
+    }
 }
 
 /// A blob goes only if no record and no pin refers to it, and nobody who runs relies on it.

@@ -14,6 +14,9 @@ use crate::clock;
 /// How long an upload waits for room, and how often it looks.
 const PATIENCE: Duration = Duration::from_secs(20);
 const AGAIN: Duration = Duration::from_millis(100);
+/// How long after a run in vain none is called for just because too much is stored.
+const SHORT: Duration = Duration::from_secs(1);
+const LONG: Duration = Duration::from_secs(300);
 
 /// What was known last of the room, and what has come since.
 #[derive(Debug, Default)]
@@ -28,6 +31,21 @@ struct State {
     /// How many runs have begun, and which was the last that ended.
     begun: u64,
     ended: u64,
+    /// Changes while a run takes something away.
+    progress: u64,
+    /// Until then another run for want of room would find no more than the last one.
+    in_vain_until: Duration,
+}
+
+impl State {
+    /// What there is for an upload of which so many bytes are on the disk already.
+    fn room_for(&self, there: u64) -> Room {
+        Room {
+            used: self.room.used.saturating_add(self.set_aside),
+            free: self.room.free.map(|free| free.saturating_add(there)),
+            ..self.room
+        }
+    }
 }
 
 impl Known {
@@ -39,6 +57,27 @@ impl Known {
         let mut state = self.state();
         let asked = state.room.asked;
         (state.room, state.limits) = (Room { asked, ..room }, limits);
+    }
+
+    /// Whether somebody waits for room.
+    pub(super) fn is_asked(&self) -> bool {
+        self.state().room.asked > 0
+    }
+
+    /// A run has taken something away.
+    pub(super) fn progressed(&self) {
+        let mut state = self.state();
+        state.progress = state.progress.wrapping_add(1);
+    }
+
+    /// Whether a run for want of room may find something.
+    pub(super) fn is_worth_it(&self) -> bool {
+        clock::monotonic() >= self.state().in_vain_until
+    }
+
+    /// A run has not made the room that is wanted.
+    pub(super) fn in_vain(&self, protect: Duration) {
+        self.state().in_vain_until = clock::monotonic() + (protect / 10).clamp(SHORT, LONG);
     }
 
     /// The most that was asked for since the last call.
@@ -80,20 +119,30 @@ impl Drop for SetAside {
 }
 
 impl Store {
+    /// Sets aside room for so many more bytes if there is some, of which so many are on the disk already.
+    pub(in crate::store) fn admit_now(&self, bytes: u64, there: u64) -> Option<SetAside> {
+        let mut state = self.inner.collecting.room.state();
+        let is_there = state.limits.admits(state.room_for(there), bytes);
+        is_there.then(|| self.set_aside(&mut state, bytes))
+    }
+
+    fn set_aside(&self, state: &mut State, bytes: u64) -> SetAside {
+        state.set_aside = state.set_aside.saturating_add(bytes);
+        SetAside { store: self.clone(), bytes }
+    }
+
     /// Sets aside room for so many more bytes, of which so many are on the disk already, and waits until there is some. Fails if collection
     /// makes none.
     pub(in crate::store) async fn admit(&self, bytes: u64, there: u64) -> Result<SetAside, StoreError> {
-        let (until, mut called) = (clock::monotonic() + PATIENCE, None);
+        let (mut until, mut called, mut progress) = (clock::monotonic() + PATIENCE, None, 0);
         loop {
             {
                 let mut state = self.inner.collecting.room.state();
-                let State { limits, room, set_aside, .. } = *state;
-                let room = Room {
-                    used: room.used.saturating_add(set_aside),
-                    free: room.free.map(|free| free.saturating_add(there)),
-                    ..room
-                };
+                let (limits, room) = (state.limits, state.room_for(there));
                 let called = *called.get_or_insert(state.begun);
+                if state.progress != progress {
+                    (until, progress) = (clock::monotonic() + PATIENCE, state.progress);
+                }
                 // What a run has not made room for may be old enough for the next one, if that is soon.
                 let in_vain = state.ended > called && self.collection().protect > PATIENCE;
                 let too_large = limits.quota.is_some_and(|quota| bytes > quota);
@@ -101,8 +150,7 @@ impl Store {
                 // How much is free is known by hearsay: what is too much for the disk it says itself.
                 let room = if is_last { Room { free: None, ..room } } else { room };
                 if limits.admits(room, bytes) {
-                    state.set_aside = set_aside.saturating_add(bytes);
-                    return Ok(SetAside { store: self.clone(), bytes });
+                    return Ok(self.set_aside(&mut state, bytes));
                 }
                 if is_last {
                     return Err(full(bytes, room.used, limits.quota.unwrap_or(u64::MAX)));

@@ -19,6 +19,8 @@ use crate::meta::Scan;
 
 /// How many references one batch counts.
 const STEP: u64 = 1_000;
+/// After how many it is looked whether that is too fast, and said that the run is alive.
+const STEPS: usize = 10;
 /// How many referrers are counted at once.
 const AT_ONCE: usize = 8;
 
@@ -38,19 +40,30 @@ impl Run<'_> {
             scan.after = page.rows.last().map(|(key, _)| key.clone());
             let rest = self.count_together(page.rows).await?;
             for pieces in rest.chunks(AT_ONCE) {
-                let mut under_way = Vec::new();
+                let mut under_way = Vec::with_capacity(pieces.len());
                 for (key, row) in pieces {
                     let damaged = || StoreError::Row { what: format!("{key:?}"), why: "it is of no referrer".into() };
                     let (space, referrer) = rows::parse_tally(key).ok_or_else(damaged)?;
                     let tally = values::tally_from(row.value.clone()).map_err(StoreError::row(&referrer))?;
-                    under_way.push(self.store.settle_tally(space, referrer, tally));
+                    under_way.push((space, referrer, tally));
                 }
-                for settled in futures::future::join_all(under_way).await {
-                    match settled? {
-                        Settled::Counted(rows) => self.settled(rows).await?,
-                        Settled::Unreadable { space, execution, why, rows } => {
-                            self.settled(rows).await?;
-                            self.give_up(&space, *execution, why).await?;
+                while !under_way.is_empty() {
+                    let each = under_way.drain(..).map(|(space, by, tally)| self.store.settle_tally(space, by, tally));
+                    for settled in futures::future::join_all(each.collect::<Vec<_>>()).await {
+                        match settled? {
+                            Settled::Counted(rows) => {
+                                self.done.counted += 1;
+                                self.pace(rows).await?;
+                            }
+                            Settled::UnderWay { space, referrer, tally, rows } => {
+                                self.pace(rows).await?;
+                                under_way.push((space, referrer, tally));
+                            }
+                            Settled::Unreadable { space, execution, why, rows } => {
+                                self.done.counted += 1;
+                                self.pace(rows).await?;
+                                self.give_up(&space, *execution, why).await?;
+                            }
                         }
                     }
                 }
@@ -59,11 +72,6 @@ impl Run<'_> {
                 return Ok(());
             }
         }
-    }
-
-    async fn settled(&mut self, rows: usize) -> Result<(), StoreError> {
-        self.done.counted += 1;
-        self.pace(rows).await
     }
 
     /// An execution whose list cannot be read is LOST to everybody. It goes, since what it refers to cannot be kept.
@@ -80,18 +88,21 @@ impl Run<'_> {
 enum Settled {
     /// It is through, having read and written so many rows.
     Counted(usize),
+    /// It is one of many references, and is to be gone on with.
+    UnderWay { space: Space, referrer: Referrer, tally: Tally, rows: usize },
     /// An execution's list is gone for good.
     Unreadable { space: Space, execution: Box<Execution>, why: String, rows: usize },
 }
 
 impl Store {
-    /// Goes on with one referrer until it is through.
+    /// Goes on with one referrer until it is through, or for a while.
     async fn settle_tally(&self, space: Space, referrer: Referrer, mut tally: Tally) -> Result<Settled, StoreError> {
         let mut rows = 0;
         if let Some(gone) = tally.gone.take() {
             rows += self.erase(&space, &gone).await?;
         }
-        loop {
+        let mut tally = self.complete_execution(&space, &referrer, tally).await?;
+        for _ in 0..STEPS {
             let step = match self.next_step(&space, &tally).await {
                 Ok(step) => step,
                 Err(error @ (StoreError::Lost { .. } | StoreError::NotFound { .. })) => {
@@ -105,6 +116,7 @@ impl Store {
                 None => return Ok(Settled::Counted(rows)),
             }
         }
+        Ok(Settled::UnderWay { space, referrer, tally, rows })
     }
 
     /// The counts that are next.
@@ -198,16 +210,17 @@ impl Store {
         let execution = values::execution_from(row.value).map_err(StoreError::row(format!("execution {id}")))?;
         let (ended, how) = (execution.ended.unwrap_or_default(), self.collection());
         txn.put(rows::aged(space, ended, id), "");
-        self.schedule_by_rules(txn, space, &execution, how);
+        self.schedule_by_rules(txn, space, &execution, ended, how);
         Ok(())
     }
 
-    /// The same, as far as rules are concerned.
+    /// The same, as far as rules are concerned. Its name is to be looked at from a time on.
     pub(super) fn schedule_by_rules(
         &self,
         txn: &mut super::super::Txn,
         space: &Space,
         execution: &Execution,
+        names_at: Timestamp,
         how: &super::Collection,
     ) {
         let Some(keep) = how.rules.of(execution.name.as_str()) else { return };
@@ -222,7 +235,7 @@ impl Store {
             txn.put(rows::due(space, at, &Due::Execution(execution.id)), "");
         }
         if succeeded && keep.latest.is_some() {
-            txn.put(rows::due(space, ended, &Due::Name(execution.name.clone())), "");
+            txn.put(rows::due(space, names_at, &Due::Name(execution.name.clone())), "");
         }
     }
 
@@ -238,6 +251,10 @@ impl Store {
         match &referrer {
             Referrer::Execution(id) if tally.adds => {
                 let execution = Box::new(self.execution(&space, *id).await?);
+                if self.heal_list(&space, &execution).await? {
+                    tracing::info!(%referrer, "the list of what it refers to was lost and is made anew");
+                    return Ok(Settled::UnderWay { space, referrer, tally: tally.clone(), rows });
+                }
                 Ok(Settled::Unreadable { space, execution, why: error.to_string(), rows })
             }
             _ if tally.adds => {

@@ -25,6 +25,8 @@ use crate::clock;
 const LEAVING: usize = 200;
 /// How many go side by side.
 const AT_ONCE: usize = 16;
+/// How often pins are read anew for a piece.
+const PINNED_MEANWHILE: usize = 10;
 /// How many rows one that goes is about.
 const ROWS: usize = 20;
 
@@ -49,21 +51,42 @@ impl Run<'_> {
             used::wait_for_answers(self.store).await?;
         }
         for piece in going.chunks(64 * AT_ONCE) {
-            let (store, pins) = (self.store, &self.pins);
-            let taken: Vec<_> = piece.iter().map(|one| store.bury(one, pins)).collect();
-            let taken: Vec<Result<bool, StoreError>> = stream::iter(taken).buffer_unordered(AT_ONCE).collect().await;
-            let mut spared = 0;
-            for taken in taken {
-                spared += u64::from(!taken?);
+            let mut left: Vec<_> = piece.iter().collect();
+            for _ in 0..PINNED_MEANWHILE {
+                let (store, pins) = (self.store, &self.pins);
+                let buried = left.iter().map(|one| async move { (*one, store.bury(one, pins).await) });
+                let buried: Vec<_> = stream::iter(buried.collect::<Vec<_>>()).buffer_unordered(AT_ONCE).collect().await;
+                left.clear();
+                for (one, buried) in buried {
+                    match buried? {
+                        Buried::Gone => {
+                            self.store.inner.metrics.collected.with_label_values(&[one.rule.as_str()]).inc();
+                        }
+                        Buried::Stays => self.done.spared += 1,
+                        Buried::PinsChanged => left.push(one),
+                    }
+                }
+                self.store.inner.collecting.room.progressed();
+                if left.is_empty() {
+                    break;
+                }
+                self.pins = self.store.record_pins(false).await?;
             }
-            self.done.spared += spared;
+            // They are still said to leave, and the next run goes on.
+            self.done.spared += left.len() as u64;
             self.pace(ROWS * piece.len()).await?;
         }
-        for one in going {
-            self.store.inner.metrics.collected.with_label_values(&[one.rule.as_str()]).inc();
-        }
-        self.load_pins().await
+        Ok(())
     }
+}
+
+/// What became of one that was to go.
+enum Buried {
+    Gone,
+    /// Somebody has come to need it.
+    Stays,
+    /// Which pins there are has to be read anew.
+    PinsChanged,
 }
 
 impl Store {
@@ -111,8 +134,8 @@ impl Store {
         .await
     }
 
-    /// Takes one away, if it still is what it was chosen for and nobody needs it; whether it did.
-    async fn bury(&self, going: &Going, pins: &super::Pins) -> Result<bool, StoreError> {
+    /// Takes one away, if it still is what it was chosen for and nobody needs it.
+    async fn bury(&self, going: &Going, pins: &super::Pins) -> Result<Buried, StoreError> {
         let Going { space, key, execution: id, .. } = going;
         self.transact(|mut txn| async move {
             let [key_row, lease_row] = known_rows(space, key);
@@ -127,12 +150,12 @@ impl Store {
             ];
             let found = txn.get(&wanted).await?;
             let known = decode_known(key, &found[..2])?;
-            let Some(row) = &found[2] else { return Ok((txn, false)) };
+            let Some(row) = &found[2] else { return Ok((txn, Buried::Stays)) };
             let execution = values::execution_from(row.value.clone()).map_err(StoreError::row(&referrer))?;
             let now = clock::now();
             let spared = |why: &str| tracing::debug!(execution = %id, "not collected: {why}");
             if execution.state == State::Running {
-                return Ok((txn, false));
+                return Ok((txn, Buried::Stays));
             }
             if collect::is_record(&known, &execution) {
                 let used = found[3].as_ref().map(|row| values::holding_from(row.value.clone())).transpose();
@@ -140,21 +163,18 @@ impl Store {
                 let lost = going.rule == Rule::Lost;
                 if !going.is_record || !(known.row.leaving || lost) {
                     spared("it was answered with");
-                    return Ok((txn, false));
+                    return Ok((txn, Buried::Stays));
                 }
                 if used.is_some_and(|used| used >= collect::ago(now, self.protection())) && !lost {
                     spared("it was used");
-                    return self.stays(txn, space, going, known).await.map(|txn| (txn, false));
+                    return self.stays(txn, space, going, known).await.map(|txn| (txn, Buried::Stays));
                 }
-                let version = found[5].as_ref().map(|row| row.version);
-                if !lost && version != pins.version {
-                    // Which they are is read anew before the next.
-                    spared("pins have changed");
-                    return self.stays(txn, space, going, known).await.map(|txn| (txn, false));
+                if !lost && found[5].as_ref().map(|row| row.version) != pins.version {
+                    return Ok((txn, Buried::PinsChanged));
                 }
-                if !lost && pins.keeps(space, key, &execution.name, now) {
+                if !lost && self.is_pinned(pins, space, &execution).await? {
                     spared("it is pinned");
-                    return self.stays(txn, space, going, known).await.map(|txn| (txn, false));
+                    return self.stays(txn, space, going, known).await.map(|txn| (txn, Buried::Stays));
                 }
             }
             let tally = found[4].as_ref().map(|row| values::tally_from(row.value.clone())).transpose();
@@ -174,7 +194,7 @@ impl Store {
             let mut tally = Tally::end(References::of(&execution), tally.as_ref());
             tally.gone = Some(Box::new(execution));
             txn.put(rows::tally(space, &referrer), values::tally_to(&tally));
-            Ok((txn, true))
+            Ok((txn, Buried::Gone))
         })
         .await
     }

@@ -22,16 +22,11 @@ pub(super) struct Looked {
     pub(super) used: Timestamp,
     /// The rule and reason by which its record was evicted by hand.
     pub(super) evicted: Option<String>,
-    pub(super) pinned: bool,
 }
 
 impl Run<'_> {
     /// Executions and what bears on each; `None` for one that is gone, or has not ended.
-    pub(super) async fn look_all(
-        &mut self,
-        asked: &[(Space, ExecutionId)],
-        now: Timestamp,
-    ) -> Result<Vec<Option<Looked>>, StoreError> {
+    pub(super) async fn look_all(&mut self, asked: &[(Space, ExecutionId)]) -> Result<Vec<Option<Looked>>, StoreError> {
         let meta = &self.store.inner.meta;
         let places: Vec<_> = asked.iter().map(|(space, id)| rows::execution(space, *id)).collect();
         let mut ended = Vec::with_capacity(asked.len());
@@ -50,35 +45,14 @@ impl Run<'_> {
         let found = meta.get(&wanted).await?;
         let mut found = found.chunks_exact(3);
         let mut looked = Vec::with_capacity(asked.len());
-        for ((space, _), ended) in asked.iter().zip(ended) {
+        for ended in ended {
             looked.push(match ended {
-                Some(execution) => Some(self.looked(space, execution, found.next().unwrap_or_default(), now)?),
+                Some(execution) => Some(looked_at(execution, found.next().unwrap_or_default())?),
                 None => None,
             });
         }
         self.pace(places.len() + wanted.len()).await?;
         Ok(looked)
-    }
-
-    /// `found` is its key's row, the lease's, and when the key's record was used.
-    fn looked(
-        &self,
-        space: &Space,
-        execution: Execution,
-        found: &[Option<Row>],
-        now: Timestamp,
-    ) -> Result<Looked, StoreError> {
-        let known = decode_known(&execution.key, found.get(..2).unwrap_or_default())?;
-        let is_record = collect::is_record(&known, &execution);
-        let mut used = execution.ended.unwrap_or_default();
-        if let (true, Some(Some(row))) = (is_record, found.get(2)) {
-            used = used.max(values::holding_from(row.value.clone()).map_err(StoreError::row(&execution.key))?);
-        }
-        let record = known.row.record.as_ref().filter(|record| record.execution == execution.id);
-        let void = record.and_then(|record| record.void.as_ref()).filter(|void| void.verdict == Verdict::Evicted);
-        let evicted = void.map(|void| void.reason.clone());
-        let pinned = is_record && self.pins.keeps(space, &execution.key, &execution.name, now);
-        Ok(Looked { execution, is_record, used, evicted, pinned })
     }
 
     /// Why it goes, for people.
@@ -114,4 +88,18 @@ impl Run<'_> {
         };
         format!("collected at {now} by the rule `{rule}`: {why}")
     }
+}
+
+/// `found` is its key's row, the lease's, and when the key's record was used.
+fn looked_at(execution: Execution, found: &[Option<Row>]) -> Result<Looked, StoreError> {
+    let known = decode_known(&execution.key, found.get(..2).unwrap_or_default())?;
+    let is_record = collect::is_record(&known, &execution);
+    let mut used = execution.ended.unwrap_or_default();
+    if let (true, Some(Some(row))) = (is_record, found.get(2)) {
+        used = used.max(values::holding_from(row.value.clone()).map_err(StoreError::row(&execution.key))?);
+    }
+    let record = known.row.record.as_ref().filter(|record| record.execution == execution.id);
+    let void = record.and_then(|record| record.void.as_ref()).filter(|void| void.verdict == Verdict::Evicted);
+    let evicted = void.map(|void| void.reason.clone());
+    Ok(Looked { execution, is_record, used, evicted })
 }

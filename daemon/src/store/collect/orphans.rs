@@ -31,7 +31,12 @@ impl Run<'_> {
         }
         let before = i64::try_from(now.millis()).unwrap_or(i64::MAX).saturating_sub(AGE.as_millis() as i64);
         let mut after = None;
+        self.recount_tombstones().await?;
         loop {
+            if self.is_waited_for() {
+                // Another run looks from the beginning.
+                return Ok(());
+            }
             let page = self.store.inner.blobs.list(after.as_ref(), PAGE).await?;
             let orphans = self.store.orphans(&page.locations, before).await?;
             for location in &orphans {

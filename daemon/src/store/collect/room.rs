@@ -28,17 +28,20 @@ impl Run<'_> {
     /// What is used least recently goes while too much is stored.
     pub(super) async fn by_room(&mut self, horizon: Timestamp) -> Result<(), StoreError> {
         let asked = self.store.inner.collecting.room.asked();
-        let (limits, room) = self.store.room().await?;
-        if limits.wants(shed::Room { asked, ..room }, 0).is_none() {
+        let (limits, first) = self.store.room().await?;
+        if limits.wants(shed::Room { asked, ..first }, 0).is_none() {
             return Ok(());
         }
         // What goes already is not asked for twice; of what a dry run has chosen by rules that is so as well.
         let mut leaving = self.leaving().await? + if self.dry_run { self.done.frees } else { 0 };
         let mut scan = Scan { limit: LOOKS, ..Scan::prefix(Table::Aged, rows::timed_prefix()) };
-        let mut shed = Shed::default();
+        let (mut shed, removed) = (Shed::default(), self.done.bytes);
         loop {
             let (limits, room) = self.store.room().await?;
-            let room = shed::Room { asked, ..room };
+            // A disk may say late, or never, that something was removed; the next run looks again.
+            let removed = self.done.bytes - removed;
+            let free = room.free.max(first.free.map(|free| free.saturating_add(removed)));
+            let room = shed::Room { asked, free, ..room };
             let Some(want) = limits.wants(room, leaving) else { return Ok(()) };
             let going = self.least_recently_used(want, &mut scan, &mut shed).await?;
             let (freed, any) = (going.values().map(|one| one.frees).sum::<u64>(), !going.is_empty());
@@ -87,20 +90,23 @@ impl Run<'_> {
             let is_last = old < aged.len() || !page.more;
             aged.truncate(old);
             let asked: Vec<_> = aged.iter().map(|(_, of, _)| of.clone()).collect();
-            let (mut moves, mut gone) = (Vec::new(), Vec::new());
+            let (mut done, mut next) = (Vec::new(), Vec::new());
             let mut enough = false;
-            for ((at, (space, id), row), looked) in aged.into_iter().zip(self.look_all(&asked, now).await?) {
+            for ((at, (space, id), row), looked) in aged.into_iter().zip(self.look_all(&asked).await?) {
                 scan.after = Some(row.key.clone());
                 if self.chosen.contains(&id) {
                     continue;
                 }
                 let Some(looked) = looked else {
-                    gone.push(row);
+                    done.push(row);
                     continue;
                 };
-                let since = if looked.pinned { now } else { looked.used };
+                let is_pinned = looked.is_record && self.store.is_pinned(&self.pins, &space, &looked.execution).await?;
+                let since = if is_pinned { now } else { looked.used };
                 if since > at {
-                    moves.push((row, rows::aged(&space, since, id)));
+                    // It was used later than its row says.
+                    next.push(rows::aged(&space, since, id));
+                    done.push(row);
                     continue;
                 }
                 let reason = self.reason(rule, &looked, 0, now);
@@ -114,29 +120,11 @@ impl Run<'_> {
                     break;
                 }
             }
-            self.move_on(moves, gone).await?;
+            self.replace(done, next).await?;
             if enough || is_last {
                 return Ok(going);
             }
         }
-    }
-
-    /// These were used later than their rows say, or are no more.
-    async fn move_on(&self, moves: Vec<(RowKey, RowKey)>, gone: Vec<RowKey>) -> Result<(), StoreError> {
-        if self.dry_run || moves.len() + gone.len() == 0 {
-            return Ok(());
-        }
-        let (moves, gone) = (&moves, &gone);
-        self.store
-            .transact(|mut txn| async move {
-                gone.iter().for_each(|row| txn.delete(row.clone()));
-                for (from, to) in moves {
-                    txn.delete(from.clone());
-                    txn.put(to.clone(), "");
-                }
-                Ok((txn, ()))
-            })
-            .await
     }
 
     /// The bytes that nothing refers to any more without an execution, and without those that `shed` has taken.

@@ -36,20 +36,18 @@ impl Store {
         let there = self.inner.meta.get(&places).await?;
         // In this order: whoever begins with one from now on writes it anew, whoever had begun before is found here, and whoever has ended
         // is to be counted, or has been.
-        let run = self.specs_that_run().await?;
-        if !self.inner.meta.scan(&Scan { limit: 1, ..Scan::prefix(Table::Tally, "") }).await?.rows.is_empty() {
-            // They are looked at again by the next run.
-            return Ok(());
-        }
+        let mut used = BTreeSet::new();
+        self.running(|space, running| _ = used.insert((space, running.spec))).await?;
+        self.specs_to_count(&mut used).await?;
         for (specs, there) in specs.chunks(SPECS).zip(there.chunks(SPECS)) {
-            let run = &run;
+            let used = &used;
             self.transact(|mut txn| async move {
                 let each =
                     specs.iter().flat_map(|(space, spec, _)| [rows::spec(space, spec), rows::spec_count(space, spec)]);
                 let found = txn.get(&each.collect::<Vec<_>>()).await?;
                 for (((space, spec, due), there), pair) in specs.iter().zip(there).zip(found.chunks_exact(2)) {
                     let is_same = pair[0].as_ref().map(|row| row.version) == there.as_ref().map(|row| row.version);
-                    if run.contains(&(space.clone(), *spec)) || !is_same {
+                    if used.contains(&(space.clone(), *spec)) || !is_same {
                         continue;
                     }
                     if pair[1].is_none() {
@@ -64,26 +62,20 @@ impl Store {
         Ok(())
     }
 
-    /// The specs that somebody runs now.
-    async fn specs_that_run(&self) -> Result<BTreeSet<(Space, Digest)>, StoreError> {
-        let (mut scan, mut specs) = (Scan::prefix(Table::Lease, ""), BTreeSet::new());
+    /// The specs of executions that are to be counted.
+    async fn specs_to_count(&self, specs: &mut BTreeSet<(Space, Digest)>) -> Result<(), StoreError> {
+        let mut scan = Scan::prefix(Table::Tally, "");
         loop {
             let page = self.inner.meta.scan(&scan).await?;
-            let mut wanted = Vec::with_capacity(page.rows.len());
             for (key, row) in &page.rows {
-                let Some((space, key)) = rows::parse_key(key) else { continue };
-                let lease = values::lease_from(row.value.clone()).map_err(StoreError::row(&key))?;
-                wanted.push((rows::execution(&space, lease.execution), space));
-            }
-            let keys: Vec<_> = wanted.iter().map(|(key, _)| key.clone()).collect();
-            for ((_, space), row) in wanted.into_iter().zip(self.inner.meta.get(&keys).await?) {
-                let Some(row) = row else { continue };
-                let execution = values::execution_from(row.value).map_err(StoreError::row("an execution that runs"))?;
-                specs.insert((space, execution.spec));
+                let damaged = || StoreError::Row { what: format!("{key:?}"), why: "it is of no referrer".into() };
+                let (space, referrer) = rows::parse_tally(key).ok_or_else(damaged)?;
+                let tally = values::tally_from(row.value.clone()).map_err(StoreError::row(&referrer))?;
+                specs.extend(tally.references.spec.map(|spec| (space, spec)));
             }
             scan.after = page.rows.last().map(|(key, _)| key.clone());
             if !page.more {
-                return Ok(specs);
+                return Ok(());
             }
         }
     }

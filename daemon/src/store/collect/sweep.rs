@@ -53,6 +53,10 @@ type Spaces = (Vec<Space>, Option<Version>);
 impl Run<'_> {
     /// Removes what nothing refers to and nobody has relied on since the horizon.
     pub(super) async fn sweep(&mut self, horizon: Timestamp) -> Result<(), StoreError> {
+        let (limits, room) = self.store.room().await?;
+        if limits.wants(room, 0).is_none() && !self.is_waited_for() && self.store.is_paused().await? {
+            return Ok(());
+        }
         self.remove_doomed().await?;
         let mut spaces = self.store.known_spaces().await?;
         let mut scan = Scan { limit: PAGE, ..Scan::prefix(Table::Idle, rows::timed_prefix()) };
@@ -105,6 +109,7 @@ impl Run<'_> {
             self.store.remove_all(&swept.doomed).await?;
             self.done.blobs += swept.blobs;
             self.done.bytes += swept.bytes;
+            self.store.inner.collecting.room.progressed();
             self.store.inner.metrics.swept.inc_by(swept.blobs);
             self.store.inner.metrics.swept_bytes.inc_by(swept.bytes);
             self.pace(swept.rows).await?;
@@ -152,11 +157,32 @@ impl Run<'_> {
                 doomed.push(location.ok_or_else(damaged)?);
             }
             self.store.remove_all(&doomed).await?;
+            self.pace(doomed.len()).await?;
             scan.after = page.rows.last().map(|(key, _)| key.clone());
             if !page.more {
                 return Ok(());
             }
         }
+    }
+
+    /// Counts tombstones anew: runs that were cut off have not told theirs.
+    pub(super) async fn recount_tombstones(&mut self) -> Result<(), StoreError> {
+        let (mut there, mut scan) = (0, Scan::prefix(Table::Tombstone, rows::timed_prefix()));
+        loop {
+            let page = self.store.inner.meta.scan(&scan).await?;
+            there += page.rows.len();
+            self.pace(page.rows.len()).await?;
+            scan.after = page.rows.last().map(|(key, _)| key.clone());
+            if !page.more {
+                break;
+            }
+        }
+        self.store
+            .transact(|mut txn| {
+                txn.put(rows::store(TOMBSTONES), there.to_string());
+                async move { Ok((txn, ())) }
+            })
+            .await
     }
 
     /// Forgets the oldest keys of which something was collected, if there are too many.

@@ -6,11 +6,13 @@ use provender_core::collect::rules::Keep;
 use provender_core::execution::{Outcome, State};
 use provender_core::transition::Request;
 use provender_core::tree::{Node, Tree};
-use provender_core::{Digest, Ref, Spec, Verdict};
+use provender_core::{Digest, Ref, Spec, Table, Verdict};
 
 use super::*;
-use crate::meta::{Memory, Meta};
+use crate::meta::{Memory, Meta, Scan};
 use crate::store::tests::{begin, outcome, over, request, stores};
+use provender_core::collect;
+use provender_proto::rows as values;
 
 fn space() -> Space {
     Space::default()
@@ -19,7 +21,7 @@ fn space() -> Space {
 /// Nothing is protected for longer than a moment, and nothing goes by itself.
 fn how(keep: Vec<Keep>) -> Collection {
     Collection {
-        protect: Duration::from_millis(30),
+        protect: Duration::from_millis(60),
         rules: Rules::new(keep),
         every: Duration::ZERO,
         ..Collection::default()
@@ -27,7 +29,7 @@ fn how(keep: Vec<Keep>) -> Collection {
 }
 
 async fn moment() {
-    tokio::time::sleep(Duration::from_millis(60)).await;
+    tokio::time::sleep(Duration::from_millis(110)).await;
 }
 
 async fn collect(store: &Store) -> (Collected, Vec<Going>) {
@@ -50,11 +52,18 @@ fn of(n: u16, name: &str) -> Request {
     request
 }
 
+/// As a user uploads.
+async fn put(store: &Store, bytes: Vec<u8>) -> Result<Digest, StoreError> {
+    let mut upload = store.upload(&space(), None);
+    upload.write(Bytes::from(bytes)).await?;
+    upload.finish().await
+}
+
 /// A tree of files of these bytes.
 async fn tree(store: &Store, files: &[Vec<u8>]) -> Digest {
     let mut tree = Tree::new();
     for (n, bytes) in files.iter().enumerate() {
-        let digest = store.put_bytes(&space(), Bytes::from(bytes.clone())).await.unwrap();
+        let digest = put(store, bytes.clone()).await.unwrap();
         tree.insert(format!("f{n}"), Node::File { digest, executable: false }).unwrap();
     }
     store.put_small(&space(), vec![tree.encode().unwrap()]).await.unwrap()[0]
@@ -85,7 +94,7 @@ async fn what_nothing_refers_to_goes_and_the_rest_stays() {
         store.configure(how(Vec::new()));
         let kept = made(&store, &of(1, "a"), &[bytes(1, 100), bytes(2, 40_000)]).await;
         let loose = store.put_small(&space(), vec![Bytes::from_static(b"loose")]).await.unwrap()[0];
-        let large = store.put_bytes(&space(), Bytes::from(bytes(3, 50_000))).await.unwrap();
+        let large = put(&store, bytes(3, 50_000)).await.unwrap();
         let (done, _) = collect(&store).await;
         assert_eq!(done.blobs, 0, "it was uploaded a moment ago");
         moment().await;
@@ -99,7 +108,7 @@ async fn what_nothing_refers_to_goes_and_the_rest_stays() {
         assert_eq!(store.tree(&space(), &kept).await.unwrap().len(), 2);
         assert_eq!(verdict(&store, &of(1, "a")).await.0, Verdict::Succeeded);
         // The same bytes again are another copy.
-        let again = store.put_bytes(&space(), Bytes::from(bytes(3, 50_000))).await.unwrap();
+        let again = put(&store, bytes(3, 50_000)).await.unwrap();
         assert!(store.read_whole(&space(), &again, 1 << 20).await.unwrap() == bytes(3, 50_000));
         collect(&store).await;
     }
@@ -201,7 +210,9 @@ async fn the_least_recently_used_go_until_the_low_mark_and_the_quota_holds() {
 #[tokio::test]
 async fn what_is_used_or_pinned_meanwhile_stays() {
     for (store, _folder) in stores().await {
-        store.configure(how(vec![Keep { used_within: Some(Duration::from_millis(1)), ..Keep::default() }]));
+        let keep = vec![Keep { used_within: Some(Duration::from_millis(1)), ..Keep::default() }];
+        store.configure(Collection { protect: Duration::from_secs(1), ..how(keep) });
+        let moment = || tokio::time::sleep(Duration::from_millis(1_500));
         for n in 1..6 {
             made(&store, &of(n, "a/b"), &[bytes(n as u8, 30_000)]).await;
         }
@@ -372,11 +383,151 @@ async fn uploads_wait_for_room_and_are_refused_where_everything_is_protected() {
     begin(&store, &of(100, "a")).await;
     let root = tree(&store, &[bytes(100, 120_000)]).await;
     store.pin(&space(), Pinned::Tree(root), String::new(), String::new(), None).await.unwrap();
-    let refused = store.put_bytes(&space(), Bytes::from(bytes(101, 300_001))).await.unwrap_err();
+    let refused = put(&store, bytes(101, 300_001)).await.unwrap_err();
     assert!(matches!(refused, StoreError::Full { .. }), "{refused}");
     assert!(store.tree(&space(), &root).await.is_ok());
     background.abort();
     watch.abort();
+}
+
+#[tokio::test]
+async fn a_pin_of_a_name_keeps_what_is_shown_there_from_elsewhere() {
+    for (store, _folder) in stores().await {
+        store.configure(how(vec![Keep { used_within: Some(Duration::from_millis(1)), ..Keep::default() }]));
+        for n in 1..4 {
+            made(&store, &of(n, "ci/app"), &[bytes(n as u8, 30_000)]).await;
+        }
+        for (n, name) in [(1, "release/1"), (2, "other/2")] {
+            let also = Request { spec: of(n, name).spec, ..of(n, "ci/app") };
+            assert!(matches!(store.begin(&space(), &also, None).await.unwrap(), crate::store::Begin::Hit(_)));
+        }
+        for what in [Pinned::Prefix("release".into()), Pinned::Name(Name::new("other/2").unwrap())] {
+            store.pin(&space(), what, String::new(), String::new(), None).await.unwrap();
+        }
+        moment().await;
+        let (_, going) = collect(&store).await;
+        assert_eq!(going.iter().map(|one| one.execution).collect::<Vec<_>>(), [of(3, "").id]);
+        store.unpin(&space(), &Pinned::Prefix("release".into()), None).await.unwrap();
+        moment().await;
+        let (_, going) = collect(&store).await;
+        assert_eq!(going.iter().map(|one| one.execution).collect::<Vec<_>>(), [of(1, "").id]);
+    }
+}
+
+#[tokio::test]
+async fn a_pin_that_has_ended_is_none_and_one_of_something_else_takes_no_other_along() {
+    let store = over(Arc::new(Memory::default()) as Arc<dyn Meta>).await;
+    store.configure(how(vec![Keep { used_within: Some(Duration::from_millis(1)), ..Keep::default() }]));
+    for n in 1..4 {
+        made(&store, &of(n, "a"), &[bytes(n as u8, 30_000)]).await;
+    }
+    let short = Some(Duration::from_millis(1));
+    store.pin(&space(), Pinned::Key(of(1, "").key), String::new(), String::new(), short).await.unwrap();
+    moment().await;
+    // While it runs somebody pins one of those that go, and the others go all the same.
+    let (pinning, mut going) = (store.clone(), 0);
+    let done = store
+        .collect(false, &mut |_| {
+            going += 1;
+            if going == 1 {
+                let store = pinning.clone();
+                let pin = async move {
+                    let what = Pinned::Key(of(2, "").key);
+                    store.pin(&space(), what, String::new(), String::new(), None).await
+                };
+                let handle = tokio::runtime::Handle::current();
+                std::thread::spawn(move || handle.block_on(pin).unwrap());
+                std::thread::sleep(Duration::from_millis(200));
+            }
+        })
+        .await
+        .unwrap();
+    assert_eq!((going, done.spared), (3, 1));
+    let verdicts = [1, 2, 3].map(|n| of(n, ""));
+    for (request, expected) in verdicts.iter().zip([Verdict::Evicted, Verdict::Succeeded, Verdict::Evicted]) {
+        assert_eq!(verdict(&store, request).await.0, expected);
+    }
+    let rows = store.meta().scan(&Scan::prefix(Table::RecordPin, "")).await.unwrap().rows;
+    assert_eq!(rows.len(), 1, "the one that had ended is no more");
+}
+
+#[tokio::test]
+async fn a_plan_by_new_rules_says_what_they_take() {
+    let meta: Arc<dyn Meta> = Arc::new(Memory::default());
+    let store = over(meta.clone()).await;
+    store.configure(how(Vec::new()));
+    for n in 1..4 {
+        made(&store, &of(n, "a"), &[bytes(n as u8, 100)]).await;
+    }
+    moment().await;
+    assert!(plan(&store).await.is_empty());
+    let store = over(meta).await;
+    store.configure(how(vec![Keep { latest: Some(1), ..Keep::default() }]));
+    let planned = plan(&store).await;
+    assert_eq!(planned.iter().map(|one| one.execution).collect::<Vec<_>>(), [of(1, "").id, of(2, "").id]);
+    assert_eq!(collect(&store).await.1, planned);
+}
+
+#[tokio::test]
+async fn nothing_is_removed_while_somebody_copies_unless_room_is_wanted() {
+    let store = over(Arc::new(Memory::default()) as Arc<dyn Meta>).await;
+    store.configure(Collection { quota: Some(100_000), ..how(Vec::new()) });
+    let loose = put(&store, bytes(1, 30_000)).await.unwrap();
+    let copying = store.pause_removal().await.unwrap();
+    moment().await;
+    assert_eq!(collect(&store).await.0.blobs, 0);
+    assert!(store.find_missing(&space(), &[loose]).await.unwrap().is_empty());
+    put(&store, bytes(2, 69_000)).await.unwrap();
+    moment().await;
+    assert_eq!(collect(&store).await.0.blobs, 2);
+    drop(copying);
+}
+
+#[tokio::test]
+async fn successes_without_lists_and_lost_lists_are_made_whole() {
+    for (store, _folder) in stores().await {
+        store.configure(how(Vec::new()));
+        let whole = made(&store, &of(1, "a"), &[bytes(1, 30_000)]).await;
+        let list = store.execution(&space(), of(1, "").id).await.unwrap().closure.unwrap();
+        // As one is that was made before there were lists, and is not the record.
+        store
+            .transact(|mut txn| {
+                let store = store.clone();
+                async move {
+                    let place = rows::execution(&space(), of(1, "").id);
+                    let mut execution = store.execution_in(&mut txn, &space(), of(1, "").id).await?;
+                    execution.closure = None;
+                    let tally = collect::Tally::begin(collect::References::of(&execution));
+                    txn.put(place, values::execution_to(&execution));
+                    let referrer = collect::Referrer::Execution(execution.id);
+                    txn.put(rows::tally(&space(), &referrer), values::tally_to(&tally));
+                    Ok((txn, ()))
+                }
+            })
+            .await
+            .unwrap();
+        // The list of another is lost before it was counted.
+        let other = made(&store, &of(2, "a"), &[bytes(2, 30_000), bytes(3, 20)]).await;
+        let lost = store.execution(&space(), of(2, "").id).await.unwrap().closure.unwrap();
+        let stored = store.stored(&lost).await.unwrap().unwrap();
+        store
+            .transact(|mut txn| {
+                txn.delete(rows::inline(&lost, stored.nonce));
+                async move { Ok((txn, ())) }
+            })
+            .await
+            .unwrap();
+        moment().await;
+        for _ in 0..2 {
+            let (done, going) = collect(&store).await;
+            assert_eq!((going.len(), done.blobs), (0, 0), "{done:?}");
+            moment().await;
+        }
+        assert_eq!(store.execution(&space(), of(1, "").id).await.unwrap().closure, Some(list));
+        assert_eq!(store.tree(&space(), &whole).await.unwrap().len(), 1);
+        assert_eq!(store.tree(&space(), &other).await.unwrap().len(), 2);
+        assert_eq!(verdict(&store, &of(2, "")).await.0, Verdict::Succeeded);
+    }
 }
 
 #[tokio::test]
@@ -408,16 +559,21 @@ async fn who_answers_with_a_record_that_leaves_keeps_it() {
         made(&store, &of(2, "a"), &[bytes(2, 30_000)]).await;
         moment().await;
         let asked = store.clone();
-        // In between a record is said to leave and goes.
+        // Whoever reads for an answer now is waited for once it was said that the record leaves, before it goes.
         let asking = tokio::spawn(async move {
+            let answering = asked.answering();
             loop {
                 let known = asked.known_of(&space(), &[of(1, "").key]).await.unwrap().remove(0);
                 if known.row.leaving {
-                    return verdict(&asked, &of(1, "")).await.0;
+                    tokio::time::sleep(Duration::from_millis(300)).await;
+                    let answered = verdict(&asked, &of(1, "")).await.0;
+                    drop(answering);
+                    return answered;
                 }
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         });
+        tokio::time::sleep(Duration::from_millis(20)).await;
         let (done, going) = collect(&store).await;
         assert_eq!((asking.await.unwrap(), going.len(), done.spared), (Verdict::Succeeded, 2, 1));
         assert_eq!(verdict(&store, &of(1, "")).await.0, Verdict::Succeeded);

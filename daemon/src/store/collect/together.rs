@@ -189,8 +189,9 @@ impl Store {
             for ((space, place), row) in spaces.iter().zip(&executions).zip(txn.get(&executions).await?) {
                 let Some(row) = row else { continue };
                 let execution = values::execution_from(row.value).map_err(StoreError::row(format!("{place:?}")))?;
-                txn.put(rows::aged(space, execution.ended.unwrap_or_default(), execution.id), "");
-                self.schedule_by_rules(&mut txn, space, &execution, self.collection());
+                let ended = execution.ended.unwrap_or_default();
+                txn.put(rows::aged(space, ended, execution.id), "");
+                self.schedule_by_rules(&mut txn, space, &execution, ended, self.collection());
             }
             Ok((txn, is_same))
         })

@@ -21,24 +21,28 @@ const LOOK: Duration = Duration::from_secs(2);
 impl Store {
     /// The bytes that blobs take.
     pub async fn usage(&self) -> Result<u64, StoreError> {
-        let (mut used, mut scan) =
-            (i128::from(self.added_up().await?), Scan::prefix(Table::Usage, rows::timed_prefix()));
         loop {
-            let page = self.inner.meta.scan(&scan).await?;
-            for (_, row) in &page.rows {
-                used += i128::from(values::usage_from(row.value.clone()).map_err(StoreError::row("what is stored"))?);
+            let fact = self.inner.meta.get(&[rows::store(USED)]).await?.pop().flatten();
+            let added_up = fact.as_ref().map_or(Ok(0), |row| number(&String::from_utf8_lossy(&row.value)))?;
+            let (mut used, mut scan) = (i128::from(added_up), Scan::prefix(Table::Usage, rows::timed_prefix()));
+            loop {
+                let page = self.inner.meta.scan(&scan).await?;
+                for (_, row) in &page.rows {
+                    let grown = values::usage_from(row.value.clone()).map_err(StoreError::row("what is stored"))?;
+                    used += i128::from(grown);
+                }
+                scan.after = page.rows.last().map(|(key, _)| key.clone());
+                if !page.more {
+                    break;
+                }
             }
-            scan.after = page.rows.last().map(|(key, _)| key.clone());
-            if !page.more {
+            // Whoever has added rows up meanwhile has deleted them.
+            let after = self.inner.meta.get(&[rows::store(USED)]).await?.pop().flatten();
+            if after.map(|row| row.version) == fact.map(|row| row.version) {
                 // Read at several moments, so it may be a little less than nothing.
                 return Ok(u64::try_from(used.max(0)).unwrap_or(u64::MAX));
             }
         }
-    }
-
-    async fn added_up(&self) -> Result<i64, StoreError> {
-        let fact = super::super::fact(&*self.inner.meta, USED).await?;
-        fact.map_or(Ok(0), |fact| number(&fact))
     }
 
     /// Adds up what was stored and removed.
@@ -83,7 +87,7 @@ impl Store {
                 let (limits, room) = self.room().await?;
                 self.inner.collecting.room.set(room, limits);
                 self.inner.metrics.stored.set(i64::try_from(room.used).unwrap_or(i64::MAX));
-                if limits.wants(room, 0).is_some() {
+                if limits.wants(room, 0).is_some() && self.inner.collecting.room.is_worth_it() {
                     self.call_collection();
                 }
                 Ok::<_, StoreError>(())
