@@ -194,7 +194,8 @@ impl Bench {
     /// Takes the planned ones away at the usual rate, while lookups come.
     async fn under_load(&self, rule: &str, planned: GcSummary) -> Result<()> {
         let daemon = self.daemon("", rule).await?;
-        let (client, asked) = (&daemon.client, Asked(self.sizes.names(), self.sizes.records));
+        // The newer half, so that of the rest nothing was used lately.
+        let (client, asked) = (&daemon.client, Asked(self.sizes.names() * OF_A_NAME / 2, self.sizes.records));
         load::capacity(client, asked).await?;
         let capacity = load::capacity(client, asked).await?;
         let rate = LOAD * capacity;
