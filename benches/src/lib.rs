@@ -1,6 +1,14 @@
-//! What the benches share: repeatable bytes, and how busy the machine is.
+//! What the benches share: servers in processes of their own, how figures are shown, repeatable bytes, and how busy the machine is.
+
+use std::error::Error;
 
 use bytes::Bytes;
+
+pub mod serve;
+pub mod table;
+
+/// A bench that cannot go on says why and ends.
+pub type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
 
 /// Marsaglia's xorshift64: the same numbers in every run.
 #[derive(Debug, Clone)]

@@ -16,8 +16,8 @@ use tokio_postgres::{NoTls, Statement};
 
 use crate::Result;
 use crate::lookup::{keys, succeed};
-use crate::serve::Server;
-use crate::table::Row;
+use provender_benches::serve::Server;
+use provender_benches::table::Row;
 
 /// Keys in one call.
 const SIZES: [usize; 3] = [1, 100, 10_000];

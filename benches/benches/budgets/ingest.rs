@@ -12,8 +12,8 @@ use provender_core::Digest;
 use provender_proto::MAX_PIECE;
 
 use crate::Result;
-use crate::serve::Server;
-use crate::table::Row;
+use provender_benches::serve::Server;
+use provender_benches::table::Row;
 
 const BYTES: usize = 1 << 30;
 /// What the blob repeats: more than a processor's cache, and far more than a file system looks back to compress.

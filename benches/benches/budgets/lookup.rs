@@ -10,8 +10,8 @@ use provender_core::name::Name;
 use provender_core::{Digest, ExecutionId, Spec, Verdict};
 
 use crate::Result;
-use crate::serve::Server;
-use crate::table::Row;
+use provender_benches::serve::Server;
+use provender_benches::table::Row;
 
 /// Callers that share one connection.
 pub(crate) const CALLERS: [usize; 3] = [1, 16, 64];

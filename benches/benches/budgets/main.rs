@@ -8,15 +8,14 @@ mod ingest;
 mod lookup;
 mod memory;
 mod mount;
-mod serve;
+
 mod small;
 mod start;
-mod table;
 
 use std::error::Error;
 use std::process::ExitCode;
 
-use provender_benches::load;
+use provender_benches::{load, serve, table};
 
 /// As in `provenderd`, which this program also is.
 #[global_allocator]

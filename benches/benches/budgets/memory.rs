@@ -7,8 +7,8 @@ use provender_benches::noise;
 use provender_proto::MAX_PIECE;
 
 use crate::Result;
-use crate::serve::Server;
-use crate::table;
+use provender_benches::serve::Server;
+use provender_benches::table;
 
 const BYTES: usize = 10 << 30;
 /// What the blob repeats.

@@ -22,8 +22,8 @@ use provender_core::name::Name;
 pub(crate) use self::nothing::serve;
 use self::nothing::{FOLDER, LARGE, MANY, MILLION, SMALL, SMALL_SIZE};
 pub(crate) use self::wide::measure as measure_wide;
-use crate::serve::Server;
 use crate::{Result, table};
+use provender_benches::serve::Server;
 
 /// The argument that makes this program the file system that does nothing.
 pub(crate) const COMMAND: &str = "serve-nothing";

@@ -9,8 +9,8 @@ use provender_benches::noise;
 use provender_core::Digest;
 
 use crate::Result;
-use crate::serve::Server;
-use crate::table::Row;
+use provender_benches::serve::Server;
+use provender_benches::table::Row;
 
 const COUNT: u64 = 10_000;
 const SIZE: usize = 1 << 10;

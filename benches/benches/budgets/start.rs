@@ -8,8 +8,8 @@ use provender_core::key::TaskKey;
 
 use crate::Result;
 use crate::lookup::{keys, succeed};
-use crate::serve::Server;
-use crate::table;
+use provender_benches::serve::Server;
+use provender_benches::table;
 
 const RECORDS: usize = 1_000_000;
 /// What is in the log of a daemon that is killed.

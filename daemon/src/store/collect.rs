@@ -23,6 +23,7 @@ mod room;
 mod specs;
 mod steps;
 mod sweep;
+mod together;
 mod turn;
 pub(super) mod usage;
 
@@ -35,6 +36,7 @@ use provender_core::key::TaskKey;
 use provender_core::name::{Name, Space};
 use provender_core::{ExecutionId, Timestamp, rows};
 
+use super::hold::UNNOTICED;
 use super::{Store, StoreError, chain};
 use crate::clock;
 
@@ -236,7 +238,7 @@ impl Store {
         let (done, began, pins) = (Collected::default(), clock::monotonic(), Pins::default());
         let how = Collection { protect: self.protection(), ..self.collection().clone() };
         let mut run = Run { store: self, turn, how, dry_run, done, tell, began, pins, chosen: Default::default() };
-        let ended = run.all().await;
+        let ended = UNNOTICED.scope((), run.all()).await;
         let (turn, done) = (run.turn, run.done);
         if let Some(turn) = turn {
             turn.end().await;

@@ -13,6 +13,7 @@ use provender_core::name::Space;
 use provender_core::{Digest, Execution, Timestamp, rows};
 use provender_proto::rows as values;
 
+use super::hold::UNNOTICED;
 use super::{Store, StoreError};
 use crate::clock;
 use crate::meta::Scan;
@@ -173,7 +174,7 @@ impl Store {
         loop {
             if let Some(closure) = closure.filter(|_| at < listed) {
                 let next = listed.min(at + BLOBS);
-                match self.read_part(space, &closure, 40 * at..40 * next).await {
+                match UNNOTICED.scope((), self.read_part(space, &closure, 40 * at..40 * next)).await {
                     Ok(bytes) => digests.extend(values::digests_from(&bytes).map_err(StoreError::row(closure))?),
                     Err(StoreError::Lost { .. } | StoreError::NotFound { .. }) => at = listed,
                     Err(error) => return Err(error),

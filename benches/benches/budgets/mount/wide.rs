@@ -16,8 +16,8 @@ use provender_core::provenance::Branch;
 use super::nothing::{MILLION, MILLION_COUNT};
 use super::{Mounted, drop_caches, make_million};
 use crate::lookup::{NAME, keys};
-use crate::serve::Server;
 use crate::{Result, start, table};
+use provender_benches::serve::Server;
 
 const ROUNDS: usize = 3;
 const DIR: &str = "wide";

@@ -13,6 +13,7 @@ use provender_core::transition::Known;
 use provender_core::{Digest, Execution, rows};
 use provender_proto::rows as values;
 
+use super::super::hold::UNNOTICED;
 use super::super::{Store, StoreError};
 use crate::meta::Scan;
 
@@ -187,7 +188,7 @@ impl Store {
             }
         }
         if let (Some(closure), true) = (&references.closure, listed > 0) {
-            let bytes = self.read_part(space, closure, 0..40 * listed).await?;
+            let bytes = UNNOTICED.scope((), self.read_part(space, closure, 0..40 * listed)).await?;
             blobs.extend(values::digests_from(&bytes).map_err(StoreError::row(closure))?);
         }
         Ok((specs, blobs))

@@ -37,7 +37,9 @@ impl Run<'_> {
         let mut scan = Scan { limit: PAGE, ..Scan::prefix(Table::Tally, "") };
         loop {
             let page = self.store.inner.meta.scan(&scan).await?;
-            for pieces in page.rows.chunks(AT_ONCE) {
+            scan.after = page.rows.last().map(|(key, _)| key.clone());
+            let rest = self.count_together(page.rows).await?;
+            for pieces in rest.chunks(AT_ONCE) {
                 let mut under_way = Vec::with_capacity(pieces.len());
                 for (key, row) in pieces {
                     let damaged = || StoreError::Row { what: format!("{key:?}"), why: "it is of no referrer".into() };
@@ -66,7 +68,6 @@ impl Run<'_> {
                     }
                 }
             }
-            scan.after = page.rows.last().map(|(key, _)| key.clone());
             if !page.more {
                 return Ok(());
             }

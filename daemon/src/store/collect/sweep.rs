@@ -37,7 +37,18 @@ struct Swept {
     bytes: u64,
     /// Which locations are doomed now.
     doomed: Vec<Location>,
+    /// Rows that were read and written.
+    rows: usize,
 }
+
+/// Digests that became idle together, as far as they are to be looked at.
+struct Lying {
+    row: RowKey,
+    digests: Vec<Digest>,
+}
+
+/// Every space that holds something, and the version of the fact that changes with them.
+type Spaces = (Vec<Space>, Option<Version>);
 
 impl Run<'_> {
     /// Removes what nothing refers to and nobody has relied on since the horizon.
@@ -48,40 +59,64 @@ impl Run<'_> {
         }
         self.remove_doomed().await?;
         let mut spaces = self.store.known_spaces().await?;
-        let mut scan = Scan { limit: 100, ..Scan::prefix(Table::Idle, rows::timed_prefix()) };
+        let mut scan = Scan { limit: PAGE, ..Scan::prefix(Table::Idle, rows::timed_prefix()) };
         loop {
             let page = self.store.inner.meta.scan(&scan).await?;
+            let (mut group, mut of): (Vec<Lying>, _) = (Vec::new(), None);
+            let mut is_last = !page.more;
             for (key, row) in &page.rows {
                 let damaged = || StoreError::Row { what: format!("{key:?}"), why: "it is of no time".into() };
                 let (at, space, why) = rows::parse_idle(key).ok_or_else(damaged)?;
                 // Those behind it became idle later still.
                 if at >= horizon {
-                    return Ok(());
+                    is_last = true;
+                    break;
                 }
                 let digests = values::digests_from(&row.value).map_err(StoreError::row("what is idle"))?;
-                let place = RowKey { table: Table::Idle, key: key.clone() };
-                for (n, piece) in digests.chunks(BATCH).enumerate() {
-                    let rest = &digests[digests.len().min((n + 1) * BATCH)..];
-                    let swept = loop {
-                        match self.store.sweep_batch((&space, why), piece, rest, &place, horizon, &spaces).await? {
-                            Some(swept) => break swept,
-                            None => spaces = self.store.known_spaces().await?,
-                        }
-                    };
-                    self.store.remove_all(&swept.doomed).await?;
-                    self.done.blobs += swept.blobs;
-                    self.done.bytes += swept.bytes;
-                    self.store.inner.collecting.room.progressed();
-                    self.store.inner.metrics.swept.inc_by(swept.blobs);
-                    self.store.inner.metrics.swept_bytes.inc_by(swept.bytes);
-                    self.pace(4 * piece.len()).await?;
+                let lying = Lying { row: RowKey { table: Table::Idle, key: key.clone() }, digests };
+                let many = group.iter().map(|lying| lying.digests.len()).sum::<usize>() + lying.digests.len();
+                if let Some(other) = of.filter(|of| many > BATCH || *of != (space.clone(), why)) {
+                    self.sweep_group(&other, std::mem::take(&mut group), horizon, &mut spaces).await?;
                 }
+                of = Some((space, why));
+                group.push(lying);
+            }
+            if let Some(of) = of {
+                self.sweep_group(&of, group, horizon, &mut spaces).await?;
             }
             scan.after = page.rows.last().map(|(key, _)| key.clone());
-            if !page.more {
+            if is_last {
                 return Ok(());
             }
         }
+    }
+
+    /// Sweeps what became idle in a space for one reason: several rows at once, or one in pieces.
+    async fn sweep_group(
+        &mut self,
+        of: &(Space, Idle),
+        mut group: Vec<Lying>,
+        horizon: Timestamp,
+        spaces: &mut Spaces,
+    ) -> Result<(), StoreError> {
+        while !group.is_empty() {
+            let swept = loop {
+                match self.store.sweep_batch(of, &group, horizon, spaces).await? {
+                    Some(swept) => break swept,
+                    None => *spaces = self.store.known_spaces().await?,
+                }
+            };
+            self.store.remove_all(&swept.doomed).await?;
+            self.done.blobs += swept.blobs;
+            self.done.bytes += swept.bytes;
+            self.store.inner.collecting.room.progressed();
+            self.store.inner.metrics.swept.inc_by(swept.blobs);
+            self.store.inner.metrics.swept_bytes.inc_by(swept.bytes);
+            self.pace(swept.rows).await?;
+            group.iter_mut().for_each(|lying| _ = lying.digests.drain(..lying.digests.len().min(BATCH)));
+            group.retain(|lying| !lying.digests.is_empty());
+        }
+        Ok(())
     }
 
     /// The bytes of blobs that the last that referred to them has left, and that are there only since somebody may rely on them yet.
@@ -189,8 +224,7 @@ impl Run<'_> {
 }
 
 impl Store {
-    /// Every space that holds something, and the version of the fact that changes with them.
-    async fn known_spaces(&self) -> Result<(Vec<Space>, Option<Version>), StoreError> {
+    async fn known_spaces(&self) -> Result<Spaces, StoreError> {
         let fact = self.inner.meta.get(&[rows::store(SPACES)]).await?.pop().flatten();
         let mut scan = Scan::prefix(Table::Store, rows::store(rows::SPACES).key);
         let mut spaces = Vec::new();
@@ -214,15 +248,13 @@ impl Store {
         Ok(fact.and_then(|fact| fact.parse().ok()).map(Timestamp::from_millis))
     }
 
-    /// Sweeps a piece of what became idle together; `rest` stays to be looked at. `None` if there are other spaces by now.
+    /// Sweeps what became idle, of each row the first so many; its rest stays to be looked at. `None` if there are other spaces by now.
     async fn sweep_batch(
         &self,
-        (space, why): (&Space, Idle),
-        piece: &[Digest],
-        rest: &[Digest],
-        row: &RowKey,
+        (space, why): &(Space, Idle),
+        group: &[Lying],
         horizon: Timestamp,
-        spaces: &(Vec<Space>, Option<Version>),
+        spaces: &Spaces,
     ) -> Result<Option<Swept>, StoreError> {
         let others: Vec<_> = spaces.0.iter().filter(|other| *other != space).collect();
         let others = &others;
@@ -231,17 +263,29 @@ impl Store {
             if known.map(|row| row.version) != spaces.1 {
                 return Ok((txn, None));
             }
-            let Some(there) = txn.get_one(row.clone()).await? else { return Ok((txn, Some(Swept::default()))) };
-            // By another daemon, which believes that it is its turn.
-            let listed = values::digests_from(&there.value).map_err(StoreError::row("what is idle"))?;
-            if listed.len() < piece.len() + rest.len() {
-                return Ok((txn, Some(Swept::default())));
+            let places: Vec<_> = group.iter().map(|lying| lying.row.clone()).collect();
+            let mut digests = Vec::new();
+            for (lying, there) in group.iter().zip(txn.get(&places).await?) {
+                // What is not as it was is swept by another daemon, which believes that it is its turn.
+                let Some(there) = there else { continue };
+                let listed = values::digests_from(&there.value).map_err(StoreError::row("what is idle"))?;
+                if listed.len() < lying.digests.len() {
+                    continue;
+                }
+                let (first, rest) = lying.digests.split_at(lying.digests.len().min(BATCH));
+                digests.extend_from_slice(first);
+                match rest {
+                    [] => txn.delete(lying.row.clone()),
+                    rest => txn.put(lying.row.clone(), values::digests_to(rest)),
+                }
             }
+            digests.sort_unstable();
+            digests.dedup();
             // At one moment, and only of what is swept are they expected to stay so.
-            let each = piece.iter().flat_map(|digest| [rows::holding(space, digest), rows::count(space, digest)]);
+            let each = digests.iter().flat_map(|digest| [rows::holding(space, digest), rows::count(space, digest)]);
             let found = self.inner.meta.get(&each.collect::<Vec<_>>()).await?;
             let (mut goes, mut later): (Vec<Digest>, BTreeMap<Timestamp, Vec<Digest>>) = Default::default();
-            for (digest, pair) in piece.iter().zip(found.chunks_exact(2)) {
+            for (digest, pair) in digests.iter().zip(found.chunks_exact(2)) {
                 let (Some(holding), None) = (&pair[0], &pair[1]) else { continue };
                 let touched = values::holding_from(holding.value.clone()).map_err(StoreError::row(digest))?;
                 match touched < horizon {
@@ -249,16 +293,10 @@ impl Store {
                     false => later.entry(touched).or_default().push(*digest),
                 }
             }
-            goes.sort_unstable();
-            goes.dedup();
-            let mut swept = Swept::default();
-            self.condemn(&mut txn, (space, why), &goes, others, horizon, &mut swept).await?;
+            let mut swept = Swept { rows: 2 * group.len() + found.len(), ..Swept::default() };
+            self.condemn(&mut txn, (space, *why), &goes, others, horizon, &mut swept).await?;
             for (touched, digests) in &later {
-                txn.idle(space, *touched, why, digests);
-            }
-            match rest {
-                [] => txn.delete(row.clone()),
-                rest => txn.put(row.clone(), values::digests_to(rest)),
+                txn.idle(space, *touched, *why, digests);
             }
             Ok((txn, Some(swept)))
         })
@@ -280,6 +318,8 @@ impl Store {
             own.into_iter().chain(others.iter().map(|other| rows::holding(other, digest)))
         });
         let found = txn.get(&each.collect::<Vec<_>>()).await?;
+        let mut removed = 0;
+        swept.rows += found.len();
         for (digest, found) in goes.iter().zip(found.chunks_exact(3 + others.len())) {
             let [Some(holding), None, stored, elsewhere @ ..] = found else { continue };
             let touched = values::holding_from(holding.value.clone()).map_err(StoreError::row(digest))?;
@@ -288,13 +328,16 @@ impl Store {
                 continue;
             }
             txn.delete(rows::holding(space, digest));
+            swept.rows += 1;
             if elsewhere.iter().any(Option::is_some) {
                 continue;
             }
             let Some(stored) = stored else { continue };
             let stored = values::blob_from(stored.value.clone()).map_err(StoreError::row(digest))?;
             self.remove_blob(txn, digest, &stored, swept);
+            removed += signed_bytes(digest, &stored);
         }
+        txn.grown(-removed);
         Ok(())
     }
 
@@ -311,7 +354,7 @@ impl Store {
                 swept.doomed.push(location);
             }
         }
-        txn.grown(-signed_bytes(digest, stored));
+        swept.rows += 2 + stored.aliases.len();
         swept.blobs += 1;
         swept.bytes += stored.bytes(digest);
     }

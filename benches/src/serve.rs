@@ -23,32 +23,32 @@ use tonic::{Request, Response, Status, Streaming};
 use crate::Result;
 
 /// The argument that makes this program a server.
-pub(crate) const COMMAND: &str = "serve";
+pub const COMMAND: &str = "serve";
 const DAEMON: &str = "daemon";
 const NOTHING: &str = "nothing";
 const READY: &str = "ready";
 
 /// A server and a connection to it.
-pub(crate) struct Server {
+pub struct Server {
     child: Child,
     /// The connection.
-    pub(crate) client: Client,
+    pub client: Client,
 }
 
 impl Server {
     /// A daemon over the data in `dir`.
-    pub(crate) async fn daemon(dir: &str) -> Result<Server> {
+    pub async fn daemon(dir: &str) -> Result<Server> {
         Server::configured(dir, "").await
     }
 
     /// The same with a configuration of its own, in TOML.
-    pub(crate) async fn configured(dir: &str, config: &str) -> Result<Server> {
+    pub async fn configured(dir: &str, config: &str) -> Result<Server> {
         std::fs::write(config_of(dir), config)?;
         Server::spawn(DAEMON, dir, &format!("{dir}/provender.sock")).await
     }
 
     /// A server that answers `Upload` and `Lookup` without doing anything.
-    pub(crate) async fn nothing() -> Result<Server> {
+    pub async fn nothing() -> Result<Server> {
         Server::spawn(NOTHING, ".", "nothing.sock").await
     }
 
@@ -68,18 +68,18 @@ impl Server {
     }
 
     /// The most memory that it ever had, in bytes.
-    pub(crate) fn peak(&self) -> u64 {
+    pub fn peak(&self) -> u64 {
         provender_tests::child::peak(rustix::process::Pid::from_child(&self.child))
     }
 
     /// The memory that it has now, in bytes, from which its peak counts from now on.
-    pub(crate) fn settled(&self) -> Result<u64> {
+    pub fn settled(&self) -> Result<u64> {
         std::fs::write(format!("/proc/{}/clear_refs", self.child.id()), "5")?;
         Ok(self.peak())
     }
 
     /// The processor time that it has taken, to 10 ms: Linux counts it for others in hundredths of a second.
-    pub(crate) fn processor(&self) -> Result<Duration> {
+    pub fn processor(&self) -> Result<Duration> {
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id()))?;
         // Behind the name, which may hold anything: the 12th and 13th are its own and the kernel's for it.
         let fields = stat.rsplit_once(')').map_or("", |(_, fields)| fields).split_whitespace();
@@ -88,7 +88,7 @@ impl Server {
     }
 
     /// Ends it without letting it end anything.
-    pub(crate) fn kill(mut self) -> Result<()> {
+    pub fn kill(mut self) -> Result<()> {
         self.child.kill()?;
         self.child.wait()?;
         Ok(())
@@ -107,7 +107,7 @@ fn config_of(dir: &str) -> String {
 }
 
 /// What the child does.
-pub(crate) async fn serve(kind: &str, dir: &Path) -> Result<()> {
+pub async fn serve(kind: &str, dir: &Path) -> Result<()> {
     let stop = CancellationToken::new();
     let stopping = stop.clone();
     std::thread::spawn(move || {

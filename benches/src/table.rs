@@ -1,26 +1,26 @@
 //! Ratios of what was measured, and how they are shown.
 
 /// One budget and the rates that tell whether it holds. Rates that stand at the same place were measured in the same round.
-pub(crate) struct Row {
+pub struct Row {
     /// What is measured.
-    pub(crate) what: String,
+    pub what: String,
     /// What a rate counts.
-    pub(crate) unit: &'static str,
+    pub unit: &'static str,
     /// Ours, one a round.
-    pub(crate) ours: Vec<f64>,
+    pub ours: Vec<f64>,
     /// What is possible: the slower one (by its median) is the limit.
-    pub(crate) limits: Vec<(&'static str, Vec<f64>)>,
+    pub limits: Vec<(&'static str, Vec<f64>)>,
     /// The least part of the limit's rate, or multiple of it, that is good enough.
-    pub(crate) budget: f64,
+    pub budget: f64,
 }
 
 /// Prints what stands over the rows.
-pub(crate) fn head() {
+pub fn head() {
     line("what", "measured", "limit", ["ratio", "(least - most)", "budget"], "");
 }
 
 /// Prints a row.
-pub(crate) fn print(row: &Row) {
+pub fn print(row: &Row) {
     let mut limits: Vec<_> = row.limits.iter().map(|(name, rates)| (median(rates), name, rates)).collect();
     limits.sort_by(|a, b| a.0.total_cmp(&b.0));
     let Some((_, _, slowest)) = limits.first() else { return };
@@ -40,7 +40,7 @@ pub(crate) fn print(row: &Row) {
 }
 
 /// Prints what has one limit, and below it what else was measured beside, each with our ratio to it. Without a budget it is only shown.
-pub(crate) fn print_beside(what: &str, unit: &str, ours: &[f64], others: &[(&str, Vec<f64>)], budget: Option<f64>) {
+pub fn print_beside(what: &str, unit: &str, ours: &[f64], others: &[(&str, Vec<f64>)], budget: Option<f64>) {
     for (n, (name, rates)) in others.iter().enumerate() {
         let ratios: Vec<_> = ours.iter().zip(rates).map(|(ours, other)| ours / other).collect();
         let ratio = median(&ratios);
@@ -67,7 +67,7 @@ pub(crate) fn print_beside(what: &str, unit: &str, ours: &[f64], others: &[(&str
 }
 
 /// Prints what has neither a limit nor a budget.
-pub(crate) fn print_alone(what: &str, measured: &[f64], unit: &str) {
+pub fn print_alone(what: &str, measured: &[f64], unit: &str) {
     let most = measured.iter().copied().fold(0.0, f64::max);
     let least = measured.iter().copied().fold(f64::INFINITY, f64::min);
     let range = format!("({least:.1} - {most:.1})");
@@ -75,7 +75,7 @@ pub(crate) fn print_alone(what: &str, measured: &[f64], unit: &str) {
 }
 
 /// Prints what is to stay below a bound.
-pub(crate) fn print_bound(what: &str, measured: &[f64], unit: &str, bound: f64) {
+pub fn print_bound(what: &str, measured: &[f64], unit: &str, bound: f64) {
     let most = measured.iter().copied().fold(0.0, f64::max);
     let least = measured.iter().copied().fold(f64::INFINITY, f64::min);
     line(
