@@ -13,6 +13,8 @@ mod churn;
 mod clock;
 #[path = "e2e/cluster.rs"]
 mod cluster;
+#[path = "e2e/collectors.rs"]
+mod collectors;
 #[path = "e2e/compressed.rs"]
 mod compressed;
 #[path = "e2e/concurrency.rs"]

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use provender_blobs::BlobsConfig;
 use provender_client::{Begin, Begun, Client, ClientError, Remote};
 use provender_core::blob::Pinned;
 use provender_core::execution::{Executor, Exit, Outcome};
@@ -21,6 +22,7 @@ use provender_daemon::metrics::Metrics;
 use provender_daemon::store::Store;
 use provender_tests::child::soak;
 
+use crate::cluster::Cluster;
 use crate::world::World;
 
 /// How many executors there are.
@@ -55,14 +57,14 @@ impl Seen {
     }
 }
 
-fn random() -> u64 {
+pub(crate) fn random() -> u64 {
     let mut bytes = [0; 8];
     getrandom::fill(&mut bytes).unwrap();
     u64::from_ne_bytes(bytes)
 }
 
 /// Bytes that begin with the hash of their rest.
-fn sealed(len: usize, seed: u64) -> Bytes {
+pub(crate) fn sealed(len: usize, seed: u64) -> Bytes {
     let mut rest = vec![0; len - 32];
     rest.chunks_mut(8).enumerate().for_each(|(n, chunk)| {
         let word = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15).wrapping_add(n as u64).to_le_bytes();
@@ -71,7 +73,7 @@ fn sealed(len: usize, seed: u64) -> Bytes {
     [&Digest::of(&rest).hash[..], &rest].concat().into()
 }
 
-fn is_whole(bytes: &[u8]) -> bool {
+pub(crate) fn is_whole(bytes: &[u8]) -> bool {
     bytes.len() > 32 && Digest::of(&bytes[32..]).hash[..] == bytes[..32]
 }
 
@@ -243,10 +245,9 @@ fn size(dir: &Path) -> u64 {
 }
 
 /// The rows of a daemon's store that is stopped, from scratch.
-async fn audit(data: &Path) {
-    let meta = meta::open(&MetaConfig::default(), data).await.unwrap();
-    let blobs = provender_blobs::BlobsConfig::Disk { dir: data.join("blobs") };
-    let store = Store::open(meta, &blobs, Vec::new(), Arc::new(Metrics::new().unwrap())).await.unwrap();
+pub(crate) async fn audit(config: &MetaConfig, data: &Path, blobs: &BlobsConfig) {
+    let meta = meta::open(config, data).await.unwrap();
+    let store = Store::open(meta, blobs, Vec::new(), Arc::new(Metrics::new().unwrap())).await.unwrap();
     assert_eq!(store.audit().await.unwrap(), Vec::<String>::new());
 }
 
@@ -299,7 +300,8 @@ fn churn(kills: bool) {
     let verified = world.cli(&["--json", "verify", "--deep"]).ok().json();
     assert_eq!(verified["lost"], 0, "{verified}");
     world.daemon.stop();
-    runtime().block_on(audit(&world.data()));
+    let blobs = BlobsConfig::Disk { dir: world.data().join("blobs") };
+    runtime().block_on(audit(&MetaConfig::default(), &world.data(), &blobs));
 }
 
 #[test]
@@ -310,4 +312,39 @@ fn nothing_that_was_answered_with_breaks_while_collection_runs_hard() {
 #[test]
 fn nor_does_it_while_the_daemon_is_killed_every_few_seconds() {
     churn(true);
+}
+
+#[test]
+fn nor_does_it_between_two_daemons_on_postgres() {
+    let (protect, time, quota) = match soak() {
+        true => (20, Duration::from_secs(600), 400_000_000_u64),
+        // Whoever collects waits for the other daemon's answers each time.
+        false => (2, Duration::from_secs(16), 20_000_000),
+    };
+    let config = format!("[gc]\nprotect_seconds = {protect}\nevery_seconds = 1\nquota_bytes = {quota}\n");
+    let mut cluster = Cluster::two_on_postgres_configured(1, &[], &config);
+    let (seen, until) = (Arc::new(Seen::default()), Instant::now() + time);
+    let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let workers: Vec<_> = (0..EXECUTORS as usize)
+        .map(|n| {
+            let remote = Remote::find(Some(&cluster.remote(n))).unwrap();
+            let worker = Worker { remote, client: None, seen: seen.clone(), kills: false };
+            std::thread::spawn(move || runtime().block_on(worker.work(until)))
+        })
+        .collect();
+    let objects = cluster.shared("blobs/objects");
+    while Instant::now() < until {
+        std::thread::sleep(Duration::from_millis(100));
+        seen.most.fetch_max(size(&objects), Ordering::Relaxed);
+    }
+    let ended: Vec<_> = workers.into_iter().map(std::thread::JoinHandle::join).collect();
+    eprintln!("churn on PostgreSQL: quota {quota}, {seen:?}");
+    ended.into_iter().for_each(|ended| ended.unwrap());
+    let count = |of: &AtomicU64| of.load(Ordering::Relaxed);
+    assert!(count(&seen.made) > 20 && count(&seen.read) > 5, "{seen:?}");
+    assert_eq!(count(&seen.full), 0, "there was room for what is not protected");
+    assert!(count(&seen.made) * LARGE as u64 > quota, "nothing had to go: {seen:?}");
+    let verified = cluster.users[0].run(["--json", "verify", "--deep"]).ok().json();
+    assert_eq!(verified["lost"], 0, "{verified}");
+    runtime().block_on(cluster.audit());
 }

@@ -4,9 +4,11 @@
 
 use std::path::{Path, PathBuf};
 
+use provender_daemon::meta::MetaConfig;
 use provender_tests::daemon::Daemon;
 use provender_tests::postgres;
 use provender_tests::provender::Provender;
+use serde_json::json;
 use tempfile::TempDir;
 
 use crate::world::folder;
@@ -50,9 +52,14 @@ impl Cluster {
 
     /// The same with this in their environment.
     pub(crate) fn two_on_postgres_with(users: usize, env: &[(&str, &str)]) -> Cluster {
+        Cluster::two_on_postgres_configured(users, env, "")
+    }
+
+    /// The same with this in their configuration (TOML).
+    pub(crate) fn two_on_postgres_configured(users: usize, env: &[(&str, &str)], more: &str) -> Cluster {
         let (folder, postgres) = (folder(), postgres::Server::start());
         let config = format!(
-            "[meta]\nengine = \"postgres\"\nurl = \"{}\"\n[blobs]\nbackend = \"disk\"\ndir = \"{}\"\n",
+            "[meta]\nengine = \"postgres\"\nurl = \"{}\"\n[blobs]\nbackend = \"disk\"\ndir = \"{}\"\n{more}",
             postgres.url(),
             folder.path().join("blobs").display(),
         );
@@ -77,6 +84,15 @@ impl Cluster {
     /// A file that all see.
     pub(crate) fn shared(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
+    }
+
+    /// All rows from scratch, of daemons that are stopped first: nothing of what collection keeps is wrong.
+    pub(crate) async fn audit(&mut self) {
+        self.daemons.iter_mut().for_each(Daemon::stop);
+        let config = json!({"engine": "postgres", "url": self.postgres().url()});
+        let config: MetaConfig = serde_json::from_value(config).unwrap();
+        let blobs = provender_blobs::BlobsConfig::Disk { dir: self.shared("blobs") };
+        crate::churn::audit(&config, &self.shared("d1"), &blobs).await;
     }
 
     /// Their PostgreSQL, if they have one.

@@ -77,3 +77,6 @@ impl Store {
         Ok(unnamed.into_iter().zip(found).filter(|(_, found)| is_old(found)).map(|(location, _)| location).collect())
     }
 }
+
+#[cfg(test)]
+mod tests;
