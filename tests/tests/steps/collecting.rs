@@ -4,6 +4,7 @@
 //! answer can be read in full, the next collections come to their end, and then nothing is kept for nothing, in rows or as a file.
 //! All of it is in memory and on virtual time, since whoever collects next waits for the one that died.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -316,7 +317,7 @@ fn what_was_said_to_be_there_stays() {
     }
 }
 
-/// What happens while a record leaves, in the quarter of a second before it goes: the batch that takes it looks at each of these again.
+/// What happens while a record leaves, in the seconds before it goes: the batch that takes it looks at each of these again.
 #[derive(Debug, Clone, Copy)]
 enum Meanwhile {
     /// It was answered with before that was said, which is written down only now.
@@ -335,9 +336,10 @@ fn what_comes_to_be_needed_while_it_leaves_stays() {
             let (meta, blobs) = InMemory::default().open().await;
             let (store, other) = (over(meta.clone(), blobs.clone()).await.unwrap(), over(meta, blobs).await.unwrap());
             let protect = if matches!(what, Meanwhile::AnsweredAgain) { moment / 2 } else { PROTECT };
-            [&store, &other].into_iter().for_each(|store| {
+            for store in [&store, &other] {
                 store.configure(Collection { protect, tombstones: 10, ..how(everything_goes(), None) });
-            });
+                store.note_uses(Path::new(""), true).await.unwrap();
+            }
             let round = Round::new(0);
             round.run(&store, 1).await.unwrap();
             tokio::time::sleep(LATER).await;
