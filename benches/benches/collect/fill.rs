@@ -104,7 +104,7 @@ pub(crate) async fn fill(meta: &Arc<dyn Meta>, sizes: Sizes, which: Range<u64>, 
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?;
     let at = move |n: u64| now - past.end + (past.end - past.start).mul_f64((n - first) as f64 / many as f64);
     let pieces = which.clone().step_by(PIECE as usize).map(move |from| {
-        let (end, at) = (which.end.min(from + PIECE), at.clone());
+        let end = which.end.min(from + PIECE);
         tokio::task::spawn_blocking(move || piece(sizes, from..end, at))
     });
     let mut pieces = stream::iter(pieces).buffered(AT_ONCE);

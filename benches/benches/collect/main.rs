@@ -199,7 +199,11 @@ impl Bench {
         load::capacity(client, asked).await?;
         let capacity = load::capacity(client, asked).await?;
         let rate = LOAD * capacity;
-        let (idle, ()) = load::open_loop(client, asked, rate, async { Ok(tokio::time::sleep(IDLE).await) }).await?;
+        let nothing = async {
+            tokio::time::sleep(IDLE).await;
+            Ok(())
+        };
+        let (idle, ()) = load::open_loop(client, asked, rate, nothing).await?;
         let work = self.timed("the run, with lookups meanwhile", &daemon, async || run(&daemon).await);
         let (during, done) = load::open_loop(client, asked, rate, work).await?;
         let bound = (idle.part(990) * TIMES).max(AT_LEAST);

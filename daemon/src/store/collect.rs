@@ -14,6 +14,7 @@ mod count;
 mod due;
 mod erase;
 mod evict;
+mod forget;
 mod horizon;
 mod kept;
 mod look;

@@ -9,11 +9,14 @@ use std::time::Duration;
 use provender_core::collect::shed::{Limits, Room};
 
 use super::super::{Store, StoreError};
+use super::SPARE;
 use crate::clock;
 
 /// How long an upload waits for room, and how often it looks.
 const PATIENCE: Duration = Duration::from_secs(20);
 const AGAIN: Duration = Duration::from_millis(100);
+/// From how many bytes on the disk is looked at for one upload.
+const LARGE: u64 = 1 << 20;
 /// How long after a run in vain none is called for just because too much is stored.
 const SHORT: Duration = Duration::from_secs(1);
 const LONG: Duration = Duration::from_secs(300);
@@ -134,6 +137,12 @@ impl Store {
     /// Sets aside room for so many more bytes, of which so many are on the disk already, and waits until there is some. Fails if collection
     /// makes none.
     pub(in crate::store) async fn admit(&self, bytes: u64, there: u64) -> Result<SetAside, StoreError> {
+        // Others fill the disk as well.
+        if bytes >= LARGE
+            && let Some(disk) = self.inner.blobs.space().await?
+        {
+            self.inner.collecting.room.state().room.free = Some(disk.free.saturating_sub(SPARE));
+        }
         let (mut until, mut called, mut progress) = (clock::monotonic() + PATIENCE, None, 0);
         loop {
             {
@@ -146,7 +155,9 @@ impl Store {
                 // What a run has not made room for may be old enough for the next one, if that is soon.
                 let in_vain = state.ended > called && self.collection().protect > PATIENCE;
                 let too_large = limits.quota.is_some_and(|quota| bytes > quota);
-                let is_last = too_large || in_vain || clock::monotonic() > until;
+                // Nor is room made for what would not fit into all of it.
+                let hopeless = room.free.is_some_and(|free| bytes > free.saturating_add(room.used));
+                let is_last = too_large || in_vain || hopeless || clock::monotonic() > until;
                 // How much is free is known by hearsay: what is too much for the disk it says itself.
                 let room = if is_last { Room { free: None, ..room } } else { room };
                 if limits.admits(room, bytes) {

@@ -1,4 +1,4 @@
-//! Removing bytes: blobs that a space holds and nothing refers to, once nobody relies on them; and what is left of keys, once it is too much.
+//! Removing bytes: blobs that a space holds and nothing refers to, once nobody relies on them.
 //!
 //! In one batch the space holds it no more and, if no other does, the blob is gone: missing to everybody, and its location doomed. Then its
 //! bytes are removed, and last the row that doomed them. A location never names anything again, so whoever uploads the same blob meanwhile
@@ -8,12 +8,11 @@ use std::collections::BTreeMap;
 
 use futures::{StreamExt, stream};
 use provender_blobs::Location;
-use provender_core::batch::{Row, RowKey, Table, Version};
+use provender_core::batch::{RowKey, Table, Version};
 use provender_core::blob::{Place, Stored};
 use provender_core::collect::Idle;
 use provender_core::name::Space;
-use provender_core::transition::KeyRow;
-use provender_core::{Digest, Timestamp, Verdict, rows};
+use provender_core::{Digest, Timestamp, rows};
 use provender_proto::rows as values;
 
 use super::super::hold::signed_bytes;
@@ -25,10 +24,6 @@ use crate::meta::Scan;
 const BATCH: usize = 500;
 /// How many files are removed at once.
 const AT_ONCE: usize = 8;
-/// The fact of how many tombstones there are, about.
-const TOMBSTONES: &str = "tombstones";
-/// The fact of when what was forgotten was collected last.
-const FORGOTTEN: &str = "forgotten";
 
 /// What came of a batch.
 #[derive(Default)]
@@ -164,63 +159,6 @@ impl Run<'_> {
             }
         }
     }
-
-    /// Counts tombstones anew: runs that were cut off have not told theirs.
-    pub(super) async fn recount_tombstones(&mut self) -> Result<(), StoreError> {
-        let (mut there, mut scan) = (0, Scan::prefix(Table::Tombstone, rows::timed_prefix()));
-        loop {
-            let page = self.store.inner.meta.scan(&scan).await?;
-            there += page.rows.len();
-            self.pace(page.rows.len()).await?;
-            scan.after = page.rows.last().map(|(key, _)| key.clone());
-            if !page.more {
-                break;
-            }
-        }
-        self.store
-            .transact(|mut txn| {
-                txn.put(rows::store(TOMBSTONES), there.to_string());
-                async move { Ok((txn, ())) }
-            })
-            .await
-    }
-
-    /// Forgets the oldest keys of which something was collected, if there are too many.
-    pub(super) async fn forget(&mut self) -> Result<(), StoreError> {
-        let fact = super::super::fact(&*self.store.inner.meta, TOMBSTONES).await?;
-        let before: u64 = fact.and_then(|fact| fact.parse().ok()).unwrap_or(0);
-        let mut there = before + self.done.executions - self.done.spared;
-        let mut scan = Scan { limit: BATCH, ..Scan::prefix(Table::Tombstone, rows::timed_prefix()) };
-        while there > self.how.tombstones {
-            scan.limit = usize::try_from(there - self.how.tombstones).unwrap_or(BATCH).min(BATCH);
-            let page = self.store.inner.meta.scan(&scan).await?;
-            let mut forgotten = Vec::with_capacity(page.rows.len());
-            for (key, _) in &page.rows {
-                let damaged = || StoreError::Row { what: format!("{key:?}"), why: "it is of no time".into() };
-                forgotten.push((
-                    RowKey { table: Table::Tombstone, key: key.clone() },
-                    rows::parse_tombstone(key).ok_or_else(damaged)?,
-                ));
-            }
-            self.store.forget(&forgotten).await?;
-            self.pace(4 * forgotten.len()).await?;
-            there -= forgotten.len() as u64;
-            scan.after = page.rows.last().map(|(key, _)| key.clone());
-            if !page.more {
-                // There are fewer than was thought.
-                there = there.min(self.how.tombstones);
-            }
-        }
-        if there != before {
-            self.store
-                .transact(|mut txn| {
-                    txn.put(rows::store(TOMBSTONES), there.to_string());
-                    async move { Ok((txn, ())) }
-                })
-                .await?;
-        }
-        Ok(())
-    }
 }
 
 impl Store {
@@ -240,12 +178,6 @@ impl Store {
                 return Ok((spaces, fact.map(|row| row.version)));
             }
         }
-    }
-
-    /// Before when something was collected of which nothing is known any more, if there is any.
-    pub(in crate::store) async fn forgotten(&self) -> Result<Option<Timestamp>, StoreError> {
-        let fact = super::super::fact(&*self.inner.meta, FORGOTTEN).await?;
-        Ok(fact.and_then(|fact| fact.parse().ok()).map(Timestamp::from_millis))
     }
 
     /// Sweeps what became idle, of each row the first so many; its rest stays to be looked at. `None` if there are other spaces by now.
@@ -375,37 +307,5 @@ impl Store {
                 None
             }
         }
-    }
-
-    /// Forgets keys of which nothing is known but that something was collected.
-    async fn forget(&self, all: &[(RowKey, (Timestamp, Space, provender_core::TaskKey))]) -> Result<(), StoreError> {
-        self.transact(|mut txn| async move {
-            let keys: Vec<_> =
-                all.iter().flat_map(|(_, (_, space, key))| [rows::key(space, key), rows::lease(space, key)]).collect();
-            let found: Vec<Option<Row>> = txn.get(&keys).await?;
-            for ((tombstone, (at, space, key)), pair) in all.iter().zip(found.chunks_exact(2)) {
-                txn.delete(tombstone.clone());
-                let Some(row) = &pair[0] else { continue };
-                let mut row = values::key_from(row.value.clone()).map_err(StoreError::row(key))?;
-                // A later one has a later tombstone.
-                if row.collected.as_ref().is_none_or(|collected| collected.at > *at) {
-                    continue;
-                }
-                row.collected = None;
-                let void = row.record.as_ref().and_then(|record| record.void.as_ref());
-                if void.is_some_and(|void| void.verdict == Verdict::Evicted) {
-                    row.record = None;
-                }
-                match row == KeyRow::default() && pair[1].is_none() {
-                    true => txn.delete(rows::key(space, key)),
-                    false => txn.put(rows::key(space, key), values::key_to(&row)),
-                }
-            }
-            if let Some((_, (at, ..))) = all.last() {
-                txn.put(rows::store(FORGOTTEN), at.millis().to_string());
-            }
-            Ok((txn, ()))
-        })
-        .await
     }
 }
