@@ -83,9 +83,10 @@ impl Known {
         self.state().in_vain_until = clock::monotonic() + (protect / 10).clamp(SHORT, LONG);
     }
 
-    /// The most that was asked for since the last call.
-    pub(super) fn asked(&self) -> u64 {
-        std::mem::take(&mut self.state().room.asked)
+    /// The most that somebody waits for. It is asked for once, unless this is to change nothing.
+    pub(super) fn asked(&self, dry_run: bool) -> u64 {
+        let asked = &mut self.state().room.asked;
+        if dry_run { *asked } else { std::mem::take(asked) }
     }
 
     /// So many bytes more are stored, or fewer.
@@ -161,6 +162,8 @@ impl Store {
                 // How much is free is known by hearsay: what is too much for the disk it says itself.
                 let room = if is_last { Room { free: None, ..room } } else { room };
                 if limits.admits(room, bytes) {
+                    // Who else waits asks again.
+                    state.room.asked = 0;
                     return Ok(self.set_aside(&mut state, bytes));
                 }
                 if is_last {

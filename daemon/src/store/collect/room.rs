@@ -27,7 +27,7 @@ const SHARED: usize = 2_000_000;
 impl Run<'_> {
     /// What is used least recently goes while too much is stored.
     pub(super) async fn by_room(&mut self, horizon: Timestamp) -> Result<(), StoreError> {
-        let asked = self.store.inner.collecting.room.asked();
+        let asked = self.store.inner.collecting.room.asked(self.dry_run);
         let (limits, first) = self.store.room().await?;
         if limits.wants(shed::Room { asked, ..first }, 0).is_none() {
             return Ok(());

@@ -383,8 +383,14 @@ async fn uploads_wait_for_room_and_are_refused_where_everything_is_protected() {
     begin(&store, &of(100, "a")).await;
     let root = tree(&store, &[bytes(100, 120_000)]).await;
     store.pin(&space(), Pinned::Tree(root), String::new(), String::new(), None).await.unwrap();
+    let listed =
+        async || store.history(&space(), Ok(&Name::new("a").unwrap()), false, None, 100).await.unwrap().0.len();
+    let before = listed().await;
     let refused = put(&store, bytes(101, 300_001)).await.unwrap_err();
     assert!(matches!(refused, StoreError::Full { .. }), "{refused}");
+    // Nothing goes for what would not fit into all of it.
+    tokio::time::sleep(SOON * 3).await;
+    assert!(before > 1 && listed().await == before, "{before}");
     assert!(store.tree(&space(), &root).await.is_ok());
     background.abort();
     watch.abort();
