@@ -54,6 +54,7 @@ use crate::metrics::Metrics;
 pub(crate) use blobs::backend;
 pub use blobs::{INLINE_MAX, located};
 pub use catalog::{Described, Named, Registered};
+pub(crate) use collect::pause::PAUSED;
 pub(crate) use collect::usage::USED;
 pub use collect::{Collected, Collection, Going};
 pub use compress::{Compressed, Compression};

@@ -78,6 +78,8 @@ pub async fn restore(
     for piece in manifest.of(Table::Store) {
         facts.extend(folder.rows(piece).await?);
     }
+    // That the backup was being taken is no fact of another life.
+    facts.remove(&rows::store(store::PAUSED).key);
     let head = rows::store(rows::LOST_HEAD).key;
     let lost = store::lost_head(facts.get(&head)).map_err(BackupError::from)?;
     let mut bytes = bytes::Restoring::new(folder, &manifest, blobs, into.clone(), resumed, lost, told);

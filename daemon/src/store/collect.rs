@@ -19,7 +19,7 @@ mod horizon;
 mod kept;
 mod look;
 mod orphans;
-mod pause;
+pub(super) mod pause;
 mod room;
 mod specs;
 mod steps;

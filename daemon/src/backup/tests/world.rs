@@ -245,7 +245,7 @@ pub(super) async fn dump(meta: &dyn Meta) -> BTreeMap<RowKey, Bytes> {
             }
         }
     }
-    for fact in ["incarnation", "blobs", "restored"] {
+    for fact in ["incarnation", "blobs", "restored", crate::store::PAUSED] {
         all.remove(&rows::store(fact));
     }
     for (key, value) in &mut all {

@@ -16,7 +16,7 @@ use crate::clock;
 const LASTS: Duration = Duration::from_secs(60);
 const BEAT: Duration = Duration::from_secs(15);
 /// The fact of until when.
-const PAUSED: &str = "pause";
+pub(crate) const PAUSED: &str = "pause";
 
 impl Store {
     /// Has no bytes removed until what this gives is dropped, and a minute longer at the most.
