@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use provender_tests::simulation::{Random, run};
 
 /// How many schedules `make test` carries out.
-const SHARE: u64 = 10_500;
+const SHARE: u64 = 4_000;
 /// How many `make soak` does.
 const SOAK: u64 = 100_000;
 

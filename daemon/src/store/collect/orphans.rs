@@ -31,7 +31,6 @@ impl Run<'_> {
         }
         let before = i64::try_from(now.millis()).unwrap_or(i64::MAX).saturating_sub(AGE.as_millis() as i64);
         let mut after = None;
-        self.recount_tombstones().await?;
         loop {
             if self.is_waited_for() {
                 // Another run looks from the beginning.
@@ -49,6 +48,7 @@ impl Run<'_> {
                 break;
             }
         }
+        self.recount_tombstones().await?;
         self.store
             .transact(|mut txn| {
                 txn.put(rows::store(LOOKED), now.millis().to_string());
