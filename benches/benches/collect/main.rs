@@ -32,8 +32,8 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 /// The data folder, and its configuration beside it.
 const DIR: &str = "data";
 const CONFIG: &str = "data.toml";
-/// Stores of up to so many records are audited, which takes memory.
-const AUDITED: u64 = 20_000;
+/// Stores of up to so many records are audited, which takes memory and time.
+const AUDITED: u64 = 2_000;
 /// How long lookups are measured while nothing is collected.
 const IDLE: Duration = Duration::from_secs(10);
 /// The part of their capacity at which lookups come, and what their p99 may be meanwhile: a multiple of that without, or so long.

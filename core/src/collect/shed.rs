@@ -59,13 +59,28 @@ impl Limits {
         if let Some(quota) = self.quota
             && (used > part(quota, self.high) || used.saturating_add(room.asked) > quota)
         {
-            let enough = part(quota, self.low).min(quota.saturating_sub(room.asked));
-            return (used > enough).then(|| Want::Quota(used - enough));
+            return self.left(Want::Quota(0), room, leaving);
         }
-        let (reserve, free) = (self.reserve.unwrap_or(0), room.free?.saturating_add(leaving));
-        // As far beyond the reserve as the quota's marks are apart, so that it does not begin again at once.
-        let enough = reserve.saturating_add(part(reserve, self.high.saturating_sub(self.low))).max(room.asked);
-        (free < reserve.max(room.asked)).then(|| Want::Free(enough - free))
+        let free = room.free?.saturating_add(leaving);
+        (free < self.reserve.unwrap_or(0).max(room.asked)).then(|| self.left(Want::Free(0), room, leaving)).flatten()
+    }
+
+    /// What still has to go once it has begun for a limit: it ends at the low mark, and not as soon as it would not begin again.
+    pub fn left(&self, begun: Want, room: Room, leaving: u64) -> Option<Want> {
+        match begun {
+            Want::Quota(_) => {
+                let (quota, used) = (self.quota?, room.used.saturating_sub(leaving));
+                let enough = part(quota, self.low).min(quota.saturating_sub(room.asked));
+                (used > enough).then(|| Want::Quota(used - enough))
+            }
+            Want::Free(_) => {
+                let (reserve, free) = (self.reserve.unwrap_or(0), room.free?.saturating_add(leaving));
+                // As far beyond the reserve as the quota's marks are apart, so that it does not begin again at once.
+                let apart = part(reserve, self.high.saturating_sub(self.low));
+                let enough = reserve.saturating_add(apart).max(room.asked);
+                (free < enough).then(|| Want::Free(enough - free))
+            }
+        }
     }
 
     /// Whether so many more bytes may come, and fit.

@@ -68,7 +68,11 @@ fn limits_begin_at_the_high_mark_and_end_at_the_low_one() {
     assert_eq!(limits.wants(room(950, 500), 0), None);
     assert_eq!(limits.wants(room(951, 500), 0), Some(Want::Quota(101)));
     assert_eq!(limits.wants(room(951, 500), 1), None, "what goes already is not asked for twice");
+    assert_eq!(limits.left(Want::Quota(101), room(951, 500), 1), Some(Want::Quota(100)), "it ends at the low mark");
+    assert_eq!(limits.left(Want::Quota(101), room(850, 500), 0), None);
     assert_eq!(limits.wants(room(10, 100), 0), None);
+    assert_eq!(limits.left(Want::Free(11), room(10, 109), 0), Some(Want::Free(1)));
+    assert_eq!(limits.left(Want::Free(11), room(10, 110), 0), None);
     assert_eq!(limits.wants(room(10, 99), 0), Some(Want::Free(11)));
     assert_eq!(Limits { quota: None, ..limits }.wants(room(u64::MAX, 100), 0), None);
     assert_eq!(Limits::default().wants(room(u64::MAX, 0), 0), None);

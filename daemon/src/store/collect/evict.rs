@@ -23,8 +23,9 @@ use crate::clock;
 
 /// How many keys are told at once that their records leave.
 const LEAVING: usize = 200;
-/// How many go side by side.
+/// How many go side by side; and where lookups come over the same few connections.
 const AT_ONCE: usize = 16;
+const AT_ONCE_SHARED: usize = 4;
 /// How often pins are read anew for a piece.
 const PINNED_MEANWHILE: usize = 10;
 /// How many rows one that goes is about.
@@ -55,7 +56,8 @@ impl Run<'_> {
             for _ in 0..PINNED_MEANWHILE {
                 let (store, pins) = (self.store, &self.pins);
                 let buried = left.iter().map(|one| async move { (*one, store.bury(one, pins).await) });
-                let buried: Vec<_> = stream::iter(buried.collect::<Vec<_>>()).buffer_unordered(AT_ONCE).collect().await;
+                let buried: Vec<_> =
+                    stream::iter(buried.collect::<Vec<_>>()).buffer_unordered(self.store.at_once()).collect().await;
                 left.clear();
                 for (one, buried) in buried {
                     match buried? {
@@ -90,6 +92,11 @@ enum Buried {
 }
 
 impl Store {
+    /// How many are worked at side by side.
+    pub(super) fn at_once(&self) -> usize {
+        if self.is_shared() { AT_ONCE_SHARED } else { AT_ONCE }
+    }
+
     /// An execution that goes.
     #[expect(clippy::too_many_arguments, reason = "they are the parts of one thing")]
     pub(super) fn going(

@@ -29,11 +29,13 @@ impl Run<'_> {
     pub(super) async fn by_room(&mut self, horizon: Timestamp) -> Result<(), StoreError> {
         let asked = self.store.inner.collecting.room.asked(self.dry_run);
         let (limits, first) = self.store.room().await?;
-        if limits.wants(shed::Room { asked, ..first }, 0).is_none() {
+        let first = shed::Room { asked, ..first };
+        if limits.wants(first, 0).is_none() {
             return Ok(());
         }
         // What goes already is not asked for twice; of what a dry run has chosen by rules that is so as well.
         let mut leaving = self.leaving().await? + if self.dry_run { self.done.frees } else { 0 };
+        let Some(mut begun) = limits.wants(first, leaving) else { return Ok(()) };
         let mut scan = Scan { limit: LOOKS, ..Scan::prefix(Table::Aged, rows::timed_prefix()) };
         let (mut shed, removed) = (Shed::default(), self.done.bytes);
         loop {
@@ -42,7 +44,10 @@ impl Run<'_> {
             let removed = self.done.bytes - removed;
             let free = room.free.max(first.free.map(|free| free.saturating_add(removed)));
             let room = shed::Room { asked, free, ..room };
-            let Some(want) = limits.wants(room, leaving) else { return Ok(()) };
+            // What goes together may be less than what is wanted, and not all of it goes.
+            let want = limits.left(begun, room, leaving).or_else(|| limits.wants(room, leaving));
+            let Some(want) = want else { return Ok(()) };
+            begun = want;
             let going = self.least_recently_used(want, &mut scan, &mut shed).await?;
             let (freed, any) = (going.values().map(|one| one.frees).sum::<u64>(), !going.is_empty());
             self.go(going).await?;

@@ -20,8 +20,6 @@ use crate::clock;
 
 /// How many references one batch counts.
 const TOGETHER: u64 = 2_000;
-/// How many of those that went are erased at once.
-const AT_ONCE: usize = 16;
 
 /// A referrer of which nothing is counted yet, or all.
 struct Small {
@@ -65,7 +63,8 @@ impl Run<'_> {
         let gone = gone.collect::<Vec<_>>();
         let store = self.store;
         let erased = gone.iter().map(|(space, gone)| store.erase(space, gone)).collect::<Vec<_>>();
-        let erased: Vec<Result<usize, StoreError>> = stream::iter(erased).buffer_unordered(AT_ONCE).collect().await;
+        let erased: Vec<Result<usize, StoreError>> =
+            stream::iter(erased).buffer_unordered(self.store.at_once()).collect().await;
         for rows in erased {
             self.pace(rows?).await?;
         }
