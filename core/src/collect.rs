@@ -217,13 +217,14 @@ pub fn later(at: Timestamp, after: Duration) -> Timestamp {
 /// now goes on.
 pub fn collect(known: &Known, execution: &Execution, collected: &Collected) -> KeyRow {
     let mut row = known.row.clone();
+    // That another one's record is about to go is still so.
+    row.leaving &= row.record.as_ref().is_some_and(|record| record.execution != execution.id);
     let evicted = known.evicted(execution.id, collected);
     if let Some(record) = evicted {
         (row.record, row.last) = (Some(record), None);
     } else if row.last.as_ref().is_some_and(|last| last.execution == execution.id) {
         row.last = None;
     }
-    row.leaving = false;
     row.collected = Some(collected.clone());
     row
 }

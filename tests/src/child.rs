@@ -80,7 +80,7 @@ impl Running {
 
     /// Sends it a signal.
     pub fn signal(&self, signal: Signal) {
-        kill_process(self.pid(), signal).expect("it has not been waited for");
+        send(self.pid(), signal);
     }
 
     /// What it wrote to standard output until now.
@@ -207,6 +207,26 @@ pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
         assert!(Instant::now() < until, "waited in vain: {what}");
         std::thread::sleep(Duration::from_millis(10));
     }
+}
+
+/// Sends a signal. One that stops a process has done so then: until the thread that takes the signal gets to run, the others go on.
+pub(crate) fn send(pid: Pid, signal: Signal) {
+    kill_process(pid, signal).expect("it has not been waited for");
+    if signal == Signal::STOP {
+        eventually("it stops", || is_stopped(pid).unwrap_or_default());
+    }
+}
+
+/// Whether no thread of a process runs.
+fn is_stopped(pid: Pid) -> std::io::Result<bool> {
+    for thread in std::fs::read_dir(format!("/proc/{}/task", pid.as_raw_nonzero()))? {
+        let stat = std::fs::read_to_string(thread?.path().join("stat"))?;
+        // The state stands behind the name, which may have brackets of its own.
+        if !stat.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with('T')) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 /// The largest resident size of a living process so far, in bytes.

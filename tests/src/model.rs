@@ -6,6 +6,7 @@
 //! that the model could have gone through.
 
 pub mod choose;
+pub mod collect;
 pub mod count;
 pub mod drive;
 pub mod history;

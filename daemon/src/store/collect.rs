@@ -16,6 +16,7 @@ mod erase;
 mod evict;
 mod forget;
 mod horizon;
+mod how;
 mod kept;
 mod look;
 mod orphans;
@@ -28,10 +29,10 @@ mod together;
 mod turn;
 pub(super) mod usage;
 
-use std::sync::{LazyLock, Mutex};
+use std::sync::Mutex;
 use std::time::Duration;
 
-use provender_core::collect::rules::{Rule, Rules};
+use provender_core::collect::rules::Rule;
 use provender_core::collect::shed;
 use provender_core::key::TaskKey;
 use provender_core::name::{Name, Space};
@@ -41,14 +42,12 @@ use super::hold::UNNOTICED;
 use super::{Store, StoreError, chain};
 use crate::clock;
 
+pub use self::how::Collection;
+use self::how::DEFAULT;
 pub(super) use self::kept::PINS;
 use self::kept::Pins;
 use self::turn::Turn;
 
-/// An answer "present" renews a holding that was not touched for this part of the protection.
-const TOUCHES: u32 = 3;
-/// But for no longer than this.
-const TOUCH_AT_MOST: Duration = Duration::from_secs(3600);
 /// How many rows are read at once.
 const PAGE: usize = 1_000;
 /// The bytes of the blobs' disk that count as taken, for the metadata and what else may stand there.
@@ -60,60 +59,6 @@ const AGAIN: Duration = Duration::from_secs(10);
 const SOON: Duration = Duration::from_millis(500);
 /// How soon after its start a daemon collects, so that one that is started again and again does.
 const FIRST: Duration = Duration::from_secs(60);
-
-static DEFAULT: LazyLock<Collection> = LazyLock::new(Collection::default);
-
-/// How it is collected.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Collection {
-    /// Whatever was answered, uploaded or used so lately stays.
-    pub protect: Duration,
-    /// What is kept of names.
-    pub rules: Rules,
-    /// The most bytes that blobs may take; else a part of the disk.
-    pub quota: Option<u64>,
-    /// That part, in thousandths.
-    pub quota_part: u16,
-    /// The bytes that are to stay free of the disk; else a part of it.
-    pub reserve: Option<u64>,
-    /// That part, in thousandths.
-    pub reserve_part: u16,
-    /// Where collecting for the quota begins and ends, in thousandths of it.
-    pub high: u16,
-    /// See `high`.
-    pub low: u16,
-    /// How often a run begins by itself; none does if this is zero.
-    pub every: Duration,
-    /// How many rows a run reads and writes in a second, about.
-    pub rows_per_second: u64,
-    /// How many keys of which something was collected are remembered.
-    pub tombstones: u64,
-}
-
-impl Default for Collection {
-    fn default() -> Collection {
-        Collection {
-            protect: Duration::from_secs(3 * 3600),
-            rules: Rules::default(),
-            quota: None,
-            quota_part: 800,
-            reserve: None,
-            reserve_part: 100,
-            high: 950,
-            low: 850,
-            every: Duration::from_secs(600),
-            rows_per_second: 50_000,
-            tombstones: 1_000_000,
-        }
-    }
-}
-
-impl Collection {
-    /// When an answer "present" renews a holding, and an answer SUCCEEDED is written down again.
-    pub(super) fn touch_after(&self) -> Duration {
-        (self.protect / TOUCHES).min(TOUCH_AT_MOST)
-    }
-}
 
 /// What goes, and by which rule.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -79,6 +79,8 @@ impl Store {
                 let mut ended = transition::commit(&tested, &execution, spec, outcome, evidence, incarnation, now)?;
                 ended.execution.reason = ended.execution.reason.map(|reason| convert::cut(reason, MAX_REASON));
                 Store::tell_ended(&mut txn, space, &tested, &ended);
+                let replaced = known.row.record.as_ref().filter(|_| ended.recorded);
+                replaced.into_iter().for_each(|record| self.look_again(&mut txn, space, record, now));
                 let ended = as_stored(ended, known);
                 let recorded = ended.recorded;
                 let execution = self.write_end(&mut txn, space, ended).await?;

@@ -11,7 +11,6 @@ use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
 
 use bytes::Bytes;
 use provender_core::batch::{Table, Version};
-use provender_core::collect::Due;
 use provender_core::execution::State;
 use provender_core::key::TaskKey;
 use provender_core::name::{Name, Space};
@@ -358,10 +357,7 @@ impl Invalidation {
                     let rests_on = done.after.evidence();
                     let of = done.withdrawn.iter().chain(made.values()).find(|made| Some(made.id) == rests_on);
                     of.into_iter().for_each(|of| Store::tell(&mut txn, space, &known, &done.after, of));
-                    // What is evicted is not kept: collection takes it with its next run.
-                    if let (Some(record), true) = (&done.record, asked.cause.rule.is_some()) {
-                        txn.put(rows::due(space, now, &Due::Execution(record.execution)), Bytes::new());
-                    }
+                    done.record.iter().for_each(|record| store.look_again(&mut txn, space, record, now));
                     match done.withdrawn {
                         Some(execution) => {
                             let ended = Ended { execution, row: done.after.row, recorded: false };

@@ -273,17 +273,31 @@ impl Store {
     /// What an execution is known to have made: its root, and what stands at the paths that its spec names.
     pub(super) async fn made(&self, space: &Space, execution: &Execution, spec: &Spec) -> Result<Made, StoreError> {
         let Some(root) = execution.outcome.outputs else { return Ok(Made::by(execution, [])) };
+        match execution.state {
+            State::Succeeded => Ok(Made::by(execution, self.stands_at(space, root, spec).await?)),
+            _ => Ok(Made::by(execution, [root])),
+        }
+    }
+
+    /// A root, and what stands in it at the paths that a spec names, as far as its trees can be read.
+    pub(super) async fn stands_at(
+        &self,
+        space: &Space,
+        root: Digest,
+        spec: &Spec,
+    ) -> Result<BTreeSet<Digest>, StoreError> {
         let mut digests = BTreeSet::from([root]);
         let paths: Vec<_> = spec.outputs.iter().chain(spec.policy.required.keys()).collect();
-        if !paths.is_empty() && execution.state == State::Succeeded {
-            match self.find_paths(space, root, paths.into_iter()).await {
-                Ok((_, found)) => digests.extend(found),
-                // Of what has lost its trees the root is still known.
-                Err(StoreError::NotFound { .. } | StoreError::Lost { .. } | StoreError::Tree { .. }) => {}
-                Err(error) => return Err(error),
-            }
+        if paths.is_empty() {
+            return Ok(digests);
         }
-        Ok(Made::by(execution, digests))
+        match self.find_paths(space, root, paths.into_iter()).await {
+            Ok((_, found)) => digests.extend(found),
+            // Of what has lost its trees the root is still known.
+            Err(StoreError::NotFound { .. } | StoreError::Lost { .. } | StoreError::Tree { .. }) => {}
+            Err(error) => return Err(error),
+        }
+        Ok(digests)
     }
 
     /// A page of the edges that begin with these prefixes, in their order, after a cursor; and the cursor of the next page, which

@@ -13,8 +13,9 @@ use proptest::strategy::{NewTree, Strategy, ValueTree};
 use proptest::test_runner::{TestRng, TestRunner};
 use provender_core::{Timestamp, Verdict};
 
+use super::collect;
 use super::rules::{Bytes, Model};
-use super::step::{Blob, CLIENTS, Content, Harm, Id, KEYS, Key, NAMES, Name, Step, What};
+use super::step::{Blob, CLIENTS, Collect, Content, Harm, Id, KEYS, Key, NAMES, Name, Pinned, Step, What};
 
 /// Of how many random steps the rarest one is taken.
 const CANDIDATES: usize = 24;
@@ -44,6 +45,14 @@ const SHARES: &[(&str, u32)] = &[
     ("invalidate: by name", 60),
     ("invalidate: downstream", 60),
     ("invalidate: nothing to do", 60),
+    ("evict: a record", 50),
+    ("evict: nothing to do", 50),
+    ("pin: a key", 50),
+    ("pin: finds a lost folder", 2_000),
+    ("pin: a name", 50),
+    ("pin: a tree", 60),
+    ("pin: all names", 40),
+    ("unpin", 200),
     ("read: finds a loss", 80),
     ("read: not held", 200),
     ("upload: finds a loss and heals", 1_500),
@@ -102,6 +111,7 @@ impl Strategy for Size {
                 }
             }
             let step = walk.everybodys(self.daemons);
+            collect::meet(walk.lanes.iter_mut().map(|lane| &mut lane.model));
             walk.lanes.iter_mut().for_each(|lane| lane.take(&step));
             steps.push((None, step));
         }
@@ -185,6 +195,11 @@ impl Walk {
             0 | 1 => Step::Restore,
             2 => Step::Restart { daemons: (0..daemons).collect() },
             3 => Step::Restart { daemons: vec![self.below(daemons)] },
+            4..8 => {
+                let used = (self.below(2) == 0).then(|| Key(self.below(KEYS.into()) as u8));
+                let how = Collect { room: self.below(6) == 0, night: self.below(3) > 0, used };
+                Step::Collect { daemon: self.below(daemons), how }
+            }
             // Mostly for one daemon, so that it sees a lease long enough.
             _ => Step::Tick {
                 daemon: if self.below(3) == 0 { daemons - 1 } else { 0 },
@@ -202,7 +217,7 @@ impl Walk {
         let client = self.one(&active);
         let content = self.one(&Content::ALL);
         let blob = self.one(&[Blob::Folder(content), Blob::File(content)]);
-        match self.below(32) {
+        match self.below(36) {
             0..9 => self.begin(lane, client),
             9..12 => self.of_execution(lane, client, |id| Step::Beat { client, id }),
             12..15 => Step::Upload { client, content, whole: self.below(4) > 0 },
@@ -212,7 +227,19 @@ impl Walk {
             26..28 => self.harm(lane, blob),
             28..30 => Step::Read { client, blob, way: self.below(4) as u8 },
             30 => Step::Kill { client },
-            _ => Step::Pause { client },
+            31 => Step::Pause { client },
+            32 => Step::Evict { client, key: self.key(lane) },
+            33..35 => Step::Pin { client, what: self.pinned(content) },
+            _ => Step::Unpin { client, what: self.pinned(content) },
+        }
+    }
+
+    fn pinned(&mut self, content: Content) -> Pinned {
+        match self.below(5) {
+            0 => Pinned::Key(Key(self.below(KEYS.into()) as u8)),
+            1 => Pinned::Name(Name(self.below(NAMES.into()) as u8)),
+            2 => Pinned::All,
+            _ => Pinned::Tree(content),
         }
     }
 
@@ -249,13 +276,13 @@ impl Walk {
     }
 
     fn begin(&mut self, lane: usize, client: u8) -> Step {
-        let begun = &self.lanes[lane].begun[usize::from(client)];
+        let begun = self.lanes[lane].begun[usize::from(client)].clone();
         // What it has begun is asked for again.
         if !begun.is_empty() && self.below(6) == 0 {
-            let begun = self.lanes[lane].begun[usize::from(client)].clone();
             let id = self.one(&begun);
-            let attempt = &self.lanes[lane].model.attempts[&id];
-            let (key, name) = (attempt.key, attempt.name);
+            // What is gone is asked for by nobody.
+            let there = self.lanes[lane].model.attempts.get(&id).map(|attempt| (attempt.key, attempt.name));
+            let Some((key, name)) = there else { return Step::Beat { client, id } };
             return Step::Begin { client, id, key, name, check: false, seconds: 1, waited: None, twice: false };
         }
         let key = self.key(lane);
@@ -277,8 +304,7 @@ impl Walk {
     fn of_execution(&mut self, lane: usize, client: u8, step: impl Fn(Id) -> Step) -> Step {
         let Lane { model, begun, .. } = &self.lanes[lane];
         let begun = begun[usize::from(client)].clone();
-        let holds =
-            |id: &Id| model.keys.get(&model.attempts[id].key).is_some_and(|it| it.lease.is_some_and(|it| it.by == *id));
+        let holds = |id: &Id| model.keys.values().any(|known| known.lease.is_some_and(|lease| lease.by == *id));
         let held: Vec<_> = begun.iter().copied().filter(holds).collect();
         if begun.is_empty() {
             return Step::Pause { client };
@@ -298,7 +324,7 @@ impl Walk {
         // What was sent before is sent again.
         match step {
             Step::Commit { client, id, twice, .. } if self.below(3) == 0 => {
-                let sent = self.lanes[lane].model.attempts[&id].sent;
+                let sent = self.lanes[lane].model.attempts.get(&id).and_then(|attempt| attempt.sent);
                 let (exit, content) = sent.filter(|(exit, _)| *exit != Step::FAILS_WITH).unwrap_or((exit, content));
                 Step::Commit { client, id, exit, content: content.filter(|it| *it != Content::Nothing), twice }
             }
@@ -375,7 +401,7 @@ impl ValueTree for Shorter {
 
 #[cfg(test)]
 mod tests {
-    use super::super::count::{Counts, KINDS, OF_SEVERAL};
+    use super::super::count::{Counts, KINDS, OF_COLLECTION, OF_SEVERAL};
     use super::*;
 
     /// Every kind is taken by the model alone, and often enough that a few hundred cases take it a thousand times.
@@ -388,6 +414,7 @@ mod tests {
             let case = size.new_tree(&mut runner).unwrap().current();
             let mut lanes = vec![Model::new(2); 8];
             for (lane, step) in case.steps.iter() {
+                collect::meet(lanes.iter_mut());
                 for (n, model) in lanes.iter_mut().enumerate() {
                     if lane.is_none_or(|lane| lane == n) {
                         model.apply(step, Timestamp::default());
@@ -397,7 +424,7 @@ mod tests {
             }
         }
         println!("{counts}");
-        let fewer = counts.fewer(KINDS.iter().chain(OF_SEVERAL), 50);
-        assert!(fewer.is_empty(), "{fewer:?}");
+        let fewer = [counts.fewer(KINDS.iter().chain(OF_SEVERAL), 100), counts.fewer(OF_COLLECTION, 10)];
+        assert!(fewer.iter().all(Vec::is_empty), "{fewer:?}");
     }
 }

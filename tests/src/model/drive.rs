@@ -15,7 +15,7 @@ use provender_daemon::store::{Begin, Content as Opened, Invalidate, Store, Store
 use super::choose::Case;
 use super::count::Counts;
 use super::rules::Model;
-use super::step::{Blob, Content, Id, KEYS, Key, NAMES, Name, Said, Step, Void, What};
+use super::step::{Blob, Collect, Content, Id, KEYS, Key, NAMES, Name, Said, Step, Void, What};
 use super::things::Things;
 use super::world::World;
 
@@ -36,7 +36,10 @@ pub async fn run(case: &Case, world: &mut World<'_>, look: Look) -> Result<Count
     let lanes = case.steps.iter().filter_map(|(lane, _)| *lane).max().map_or(1, |last| last + 1);
     let mut lanes: Vec<_> = (0..lanes).map(|n| Lane::new(n, case.daemons)).collect();
     // In the end nobody is heard of any more.
-    let end = [0, 3_600_000].map(|millis| (None, Step::Tick { daemon: 0, millis }));
+    let end = [0, 3_600_000].map(|millis| Step::Tick { daemon: 0, millis });
+    let all = Collect { room: true, night: true, used: None };
+    let end = end.into_iter().chain([Step::Collect { daemon: 0, how: all }]).map(|step| (None, step));
+    let end: Vec<_> = end.collect();
     let mut waiting: Vec<Vec<&Step>> = vec![Vec::new(); lanes.len()];
     let (mut met, meets) = (0, case.steps.iter().filter(|(lane, _)| lane.is_none()).count() + end.len());
     for (lane, step) in case.steps.iter().chain(&end) {
@@ -50,19 +53,40 @@ pub async fn run(case: &Case, world: &mut World<'_>, look: Look) -> Result<Count
             Step::Tick { daemon, millis } => world.tick(*daemon, Duration::from_millis(*millis)).await?,
             Step::Restart { daemons } => world.restart(daemons).await,
             Step::Restore => world.restore().await,
+            Step::Collect { daemon, how } => collect(world, &mut lanes, *daemon, *how).await?,
             other => return Err(format!("{other} is no step of everybody's")),
         }
         met += 1;
         let all = met == meets || matches!(look, Look::Every(n) if met % n == 0);
+        // What is old by now and is read would be touched behind our back.
+        let all = all || matches!(step, Step::Collect { .. });
         let seen = lanes.iter_mut().map(|lane| async {
             lane.expect(step, Said::Done, Timestamp::default())?;
             lane.look(&world.store(lane.number), all || look == Look::Always).await
         });
         try_join_all(seen).await?;
     }
+    world.audit().await?;
     let mut counts = Counts::default();
     lanes.into_iter().for_each(|lane| counts.merge(lane.counts));
     Ok(counts)
+}
+
+/// Lets a night pass, if one is to pass, and something be used, and collects.
+async fn collect(world: &World<'_>, lanes: &mut [Lane], daemon: usize, how: Collect) -> Result<(), String> {
+    world.note().await;
+    if how.night {
+        world.sleep();
+    }
+    if let Some(key) = how.used {
+        for lane in lanes.iter() {
+            let looked = world.store(lane.number).lookup(&lane.things.space, &[lane.things.key(key)]).await;
+            looked.map_err(|error| lane.broken("lookup", error))?;
+        }
+        world.note().await;
+    }
+    super::collect::meet(lanes.iter_mut().map(|lane| &mut lane.model));
+    world.collect(daemon, how).await
 }
 
 struct Lane {
@@ -83,6 +107,9 @@ impl Lane {
         for step in steps {
             let store = world.store(step.client().unwrap_or_default().into());
             let (said, at) = match step {
+                Step::Begin { id, .. } if self.model.gone.contains(id) => continue,
+                // Whether it is touched or found to be lost first, nobody can say.
+                Step::Read { blob, .. } if self.model.is_old(*blob) => continue,
                 // What is not whole is not harmed once more.
                 Step::Harm { blob, how } => {
                     if self.model.blobs.get(blob) == Some(&super::rules::Bytes::Whole) {
@@ -119,6 +146,7 @@ impl Lane {
             self.same(&format!("a lookup of {key}"), model.lookup(*key), seen)?;
             verdicts.push(answer.verdict.as_str());
         }
+        keys.iter().for_each(|key| self.model.use_record(*key));
         self.counts.add(verdicts);
         if !all {
             return Ok(());
@@ -144,10 +172,13 @@ impl Lane {
         let digests: Vec<_> = blobs.iter().map(|blob| things.digest(*blob)).collect();
         let missing = store.find_missing(&things.space, &digests).await;
         let missing = missing.map_err(|error| self.broken("find_missing", error))?;
-        for (blob, digest) in blobs.iter().zip(digests) {
-            let (should, seen) = (model.is_missing(*blob), missing.contains(&digest));
+        let mut there = Vec::new();
+        for (blob, digest) in blobs.into_iter().zip(digests) {
+            let (should, seen) = (model.is_missing(blob), missing.contains(&digest));
             self.same(&format!("whether {blob} is missing"), should, seen)?;
+            there.extend((!seen).then_some(blob));
         }
+        there.into_iter().for_each(|blob| self.model.touch(blob));
         Ok(())
     }
 
@@ -220,7 +251,20 @@ async fn answer(store: &Store, things: &Things, step: &Step) -> Result<(Said, Ti
             }
             done(Said::Done)
         }
-        Step::Invalidate { what, .. } => done(Said::Voided(invalidate(store, things, what).await?)),
+        Step::Invalidate { what, .. } => done(Said::Voided(invalidate(store, things, what, None).await?)),
+        Step::Evict { key, .. } => {
+            let rule = Some("evicted".to_owned());
+            done(Said::Voided(invalidate(store, things, &What::Key(*key), rule).await?))
+        }
+        Step::Pin { what, .. } => {
+            let (reason, owner) = ("on purpose".to_owned(), "somebody".to_owned());
+            store.pin(space, things.pinned(*what), reason, owner, None).await?;
+            done(Said::Done)
+        }
+        Step::Unpin { what, .. } => {
+            store.unpin(space, &things.pinned(*what), None).await?;
+            done(Said::Done)
+        }
         Step::Read { blob, way, .. } => read(store, things, *blob, *way).await.and_then(done),
         _ => done(Said::Done),
     }
@@ -254,9 +298,15 @@ async fn put(store: &Store, space: &Space, bytes: Bytes, small: bool) -> Result<
     upload.finish().await.map(drop)
 }
 
-async fn invalidate(store: &Store, things: &Things, what: &What) -> Result<Vec<Void>, StoreError> {
-    let mut asked =
-        Invalidate { cause: Cause { text: "on purpose".into(), ..Cause::default() }, ..Invalidate::default() };
+/// With a rule it evicts.
+async fn invalidate(
+    store: &Store,
+    things: &Things,
+    what: &What,
+    rule: Option<String>,
+) -> Result<Vec<Void>, StoreError> {
+    let cause = Cause { text: "on purpose".into(), rule, ..Cause::default() };
+    let mut asked = Invalidate { cause, ..Invalidate::default() };
     match what {
         What::Key(key) => asked.keys.push(things.key(*key)),
         What::Name(name) => asked.names.push(things.name(*name)),

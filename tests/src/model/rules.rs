@@ -7,10 +7,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use provender_core::Timestamp;
 use provender_core::execution::State;
+use provender_core::{Timestamp, Verdict};
 
-use super::step::{Blob, Content, Harm, Id, Key, Name, Said, Step};
+use super::step::{Blob, Content, Harm, Id, Key, Name, Pinned, Said, Step};
 
 /// What is at the place of a blob, and what the store knows of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -40,6 +40,10 @@ pub struct Attempt {
     pub began: Timestamp,
     /// When it ended in success, as the store said.
     pub ended: Timestamp,
+    /// The days on which it began and ended.
+    pub days: (u32, u32),
+    /// The day on which a collection for room has last seen that it is kept.
+    pub seen: u32,
 }
 
 /// What a key's lookups are answered with, unless it is void.
@@ -49,8 +53,8 @@ pub struct Record {
     pub by: Id,
     /// What that made.
     pub content: Content,
-    /// Whether somebody said that it is not to be relied on.
-    pub invalidated: bool,
+    /// `Invalidated` or `Evicted`, if it is void for good.
+    pub void: Option<Verdict>,
 }
 
 /// A claim on a key.
@@ -75,6 +79,8 @@ pub struct Known {
     pub news: Option<Id>,
     /// Its lease.
     pub lease: Option<Lease>,
+    /// The day on which it was last answered with its record.
+    pub used: u32,
 }
 
 /// What a name stands for.
@@ -95,6 +101,9 @@ pub struct Watch {
     pub seen: BTreeMap<Key, (Id, u32, Duration)>,
 }
 
+/// What is asked about an execution that is gone.
+const COLLECTED: &str = "execution: collected before";
+
 /// All that is known.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub struct Model {
@@ -104,8 +113,18 @@ pub struct Model {
     pub attempts: BTreeMap<Id, Attempt>,
     /// Names.
     pub names: BTreeMap<Name, Named>,
-    /// Blobs that were ever stored.
+    /// Blobs that are stored.
     pub blobs: BTreeMap<Blob, Bytes>,
+    /// The day on which it was last said of each that it is there.
+    pub touched: BTreeMap<Blob, u32>,
+    /// Attempts that were collected. Nobody takes their ids again.
+    pub gone: BTreeSet<Id>,
+    /// What is pinned.
+    pub pins: BTreeSet<Pinned>,
+    /// How many nights have passed.
+    pub day: u32,
+    /// The day on which the oldest began that runs, in any lane, when they last told each other.
+    pub others: Option<u32>,
     /// How often the store was restored.
     pub incarnation: u32,
     /// The daemons.
@@ -135,7 +154,7 @@ impl Model {
     /// The record, while lookups say SUCCEEDED: not invalidated, and no blob of it is known to be lost.
     pub fn answer(&self, key: Key) -> Option<Record> {
         let record = self.keys.get(&key)?.record?;
-        (!record.invalidated && self.is_whole(record.content)).then_some(record)
+        (record.void.is_none() && self.is_whole(record.content)).then_some(record)
     }
 
     /// What a step is answered with, and what it changes. `at` is the time that the store told.
@@ -158,6 +177,9 @@ impl Model {
             }
             Step::Fail { id, .. } => self.fail(*id),
             Step::Invalidate { what, .. } => self.invalidate(what),
+            Step::Evict { key, .. } => self.evict(*key),
+            Step::Pin { what, .. } => self.pin(*what),
+            Step::Unpin { what, .. } => self.unpin(*what),
             Step::Harm { blob, how } => self.harm(*blob, *how),
             Step::Read { blob, .. } => self.read(*blob),
             Step::Kill { .. } => self.only("executor: killed"),
@@ -169,6 +191,7 @@ impl Model {
                 self.incarnation += 1;
                 self.only("restore")
             }
+            Step::Collect { how, .. } => self.collect(*how),
         }
     }
 
@@ -224,13 +247,17 @@ impl Model {
             (Some(_), ..) => "begin: lease for a check",
             (None, _, Some(State::Abandoned)) => "begin: takeover of an abandoned key",
             (None, _, Some(_)) => "begin: lease after a failure",
-            (None, Some(record), None) if record.invalidated => "begin: lease over INVALIDATED",
-            (None, Some(_), None) => "begin: lease over LOST",
+            (None, Some(record), None) => match record.void {
+                Some(Verdict::Invalidated) => "begin: lease over INVALIDATED",
+                Some(_) => "begin: lease over EVICTED",
+                None => "begin: lease over LOST",
+            },
             (None, None, None) => "begin: lease",
         });
         self.known(key).lease = Some(Lease { by: id, beats: 0, ttl, incarnation: self.incarnation });
-        let (state, ended) = (State::Running, Timestamp::default());
-        self.attempts.insert(id, Attempt { key, name, state, sent: None, diverges: None, began: at, ended });
+        let (state, ended, days) = (State::Running, Timestamp::default(), (self.day, self.day));
+        let attempt = Attempt { key, name, state, sent: None, diverges: None, began: at, ended, days, seen: 0 };
+        self.attempts.insert(id, attempt);
         Said::Lease(checks)
     }
 
@@ -250,6 +277,7 @@ impl Model {
     fn refused(&mut self, id: Id, said: Said, [superseded, restored, ended]: [&'static str; 3]) -> Said {
         let abandoned = self.attempts.get(&id).is_some_and(|attempt| attempt.state == State::Abandoned);
         self.took(match said {
+            Said::NotFound => COLLECTED,
             Said::Fenced(_) => restored,
             _ if abandoned => superseded,
             _ => ended,
@@ -271,7 +299,10 @@ impl Model {
     }
 
     fn commit(&mut self, id: Id, exit: i32, content: Option<Content>, at: Timestamp) -> Said {
-        let Some(attempt) = self.attempts.get(&id).cloned() else { return Said::NotFound };
+        let Some(attempt) = self.attempts.get(&id).cloned() else {
+            self.took(COLLECTED);
+            return Said::NotFound;
+        };
         // The same call again is answered the same.
         if let (State::Succeeded | State::Failed, Some((code, made))) = (attempt.state, attempt.sent)
             && code == exit
@@ -289,25 +320,9 @@ impl Model {
         }
         // A task without outputs made the empty folder, which needs no bytes of ours.
         let content = content.unwrap_or(Content::Nothing);
-        for blob in content.blobs() {
-            match self.blobs.get(&blob) {
-                None | Some(Bytes::Lost) => {
-                    self.took("commit: a blob is missing");
-                    return Said::Missing;
-                }
-                // Folders are read; files are looked at, small ones are not.
-                Some(Bytes::Harmed(_)) if matches!(blob, Blob::Folder(_)) => {
-                    self.took("commit: finds a lost folder");
-                    self.blobs.insert(blob, Bytes::Lost);
-                    return Said::Lost;
-                }
-                Some(Bytes::Harmed(_)) if blob.is_file() => {
-                    self.took("commit: finds a lost file");
-                    self.blobs.insert(blob, Bytes::Lost);
-                    return Said::Missing;
-                }
-                Some(_) => {}
-            }
+        let looked = ["commit: a blob is missing", "commit: finds a lost folder", "commit: finds a lost file"];
+        if let Some(said) = self.look_through(content, looked) {
+            return said;
         }
         let attempt = self.attempts.get_mut(&id).expect("it is there");
         attempt.sent = Some((exit, Some(content)));
@@ -335,16 +350,43 @@ impl Model {
             None => {
                 self.took(match before {
                     None => "commit: recorded",
-                    Some(before) if before.invalidated => "commit: recorded over INVALIDATED",
-                    Some(_) => "commit: recorded over LOST",
+                    Some(Record { void: Some(Verdict::Invalidated), .. }) => "commit: recorded over INVALIDATED",
+                    Some(Record { void: Some(_), .. }) => "commit: recorded over EVICTED",
+                    Some(Record { void: None, .. }) => "commit: recorded over LOST",
                 });
                 let known = self.known(key);
-                known.record = Some(Record { by: id, content, invalidated: false });
+                known.record = Some(Record { by: id, content, void: None });
                 known.news = None;
                 self.show(name, id);
             }
         }
         self.committed(id)
+    }
+
+    /// Whether all of a content is there: folders are read; files are looked at, small ones are not.
+    pub(super) fn look_through(
+        &mut self,
+        content: Content,
+        [missing, folder, file]: [&'static str; 3],
+    ) -> Option<Said> {
+        for blob in content.blobs() {
+            let (kind, said) = match self.blobs.get(&blob) {
+                None | Some(Bytes::Lost) => (missing, Said::Missing),
+                Some(Bytes::Harmed(_)) if matches!(blob, Blob::Folder(_)) => (folder, Said::Lost),
+                Some(Bytes::Harmed(_)) if blob.is_file() => (file, Said::Missing),
+                Some(_) => continue,
+            };
+            self.took(kind);
+            if said == Said::Lost || kind == file {
+                self.blobs.insert(blob, Bytes::Lost);
+            }
+            if kind == file {
+                // It was held before it was looked at.
+                self.touch(blob);
+            }
+            return Some(said);
+        }
+        None
     }
 
     fn fail(&mut self, id: Id) -> Said {
@@ -372,8 +414,9 @@ impl Model {
 
     /// An attempt ends, and its lease goes. That it came to nothing is news of the key, unless there is an answer.
     pub(super) fn end(&mut self, id: Id, state: State) {
+        let day = self.day;
         let attempt = self.attempts.get_mut(&id).expect("who ends has begun");
-        attempt.state = state;
+        (attempt.state, attempt.days.1) = (state, day);
         let key = attempt.key;
         let news = self.answer(key).is_none() && state != State::Succeeded;
         let known = self.known(key);

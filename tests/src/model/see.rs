@@ -63,6 +63,7 @@ impl Model {
             };
             self.took(kind);
             self.blobs.insert(blob, after);
+            self.touch(blob);
         }
         Said::Done
     }
@@ -91,7 +92,7 @@ impl Model {
         said
     }
 
-    fn notice(&mut self, blob: Blob) {
+    pub(super) fn notice(&mut self, blob: Blob) {
         if let Some(Bytes::Harmed(_)) = self.blobs.get(&blob) {
             self.blobs.insert(blob, Bytes::Lost);
         }
@@ -147,16 +148,16 @@ impl Model {
 
     /// The record, if it is the answer or could become it again, is void; whoever is at the key is withdrawn.
     fn void(&mut self, key: Key) -> Void {
-        let Model { keys, attempts, .. } = self;
+        let Model { keys, attempts, day, .. } = self;
         let known = keys.entry(key).or_default();
         let withdrawn = known.lease.take().map(|lease| lease.by);
         if let Some(attempt) = withdrawn.and_then(|id| attempts.get_mut(&id)) {
-            attempt.state = State::Abandoned;
+            (attempt.state, attempt.days.1) = (State::Abandoned, *day);
         }
         let mut void = Void { key, record: None, withdrawn };
         match &mut known.record {
-            Some(record) if !record.invalidated => {
-                record.invalidated = true;
+            Some(record) if record.void.is_none() => {
+                record.void = Some(Verdict::Invalidated);
                 known.news = None;
                 void.record = Some(record.by);
             }
@@ -188,8 +189,7 @@ impl Model {
         }
         match known.record {
             None => (Verdict::Unknown, None, None),
-            Some(record) if record.invalidated => (Verdict::Invalidated, Some(record.by), None),
-            Some(record) => (Verdict::Lost, Some(record.by), None),
+            Some(record) => (record.void.unwrap_or(Verdict::Lost), Some(record.by), None),
         }
     }
 

@@ -104,6 +104,30 @@ pub enum What {
     Downstream(Key),
 }
 
+/// What a pin keeps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Pinned {
+    /// The record of a key.
+    Key(Key),
+    /// The records that stand under a name.
+    Name(Name),
+    /// The records under all names.
+    All,
+    /// A folder and what is in it.
+    Tree(Content),
+}
+
+/// A collection. Between two nights lies nothing that the store calls long.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Collect {
+    /// Whether for want of room as well, of which there is never enough.
+    pub room: bool,
+    /// Whether a night passes first.
+    pub night: bool,
+    /// Which key is looked up after it.
+    pub used: Option<Key>,
+}
+
 /// One step.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 #[expect(missing_docs, reason = "its text says what a field is")]
@@ -114,6 +138,9 @@ pub enum Step {
     Commit { client: u8, id: Id, exit: i32, content: Option<Content>, twice: bool },
     Fail { client: u8, id: Id },
     Invalidate { client: u8, what: What },
+    Evict { client: u8, key: Key },
+    Pin { client: u8, what: Pinned },
+    Unpin { client: u8, what: Pinned },
     Harm { blob: Blob, how: Harm },
     Read { client: u8, blob: Blob, way: u8 },
     Kill { client: u8 },
@@ -122,6 +149,7 @@ pub enum Step {
     Tick { daemon: usize, millis: u64 },
     Restart { daemons: Vec<usize> },
     Restore,
+    Collect { daemon: usize, how: Collect },
 }
 
 impl Step {
@@ -137,11 +165,14 @@ impl Step {
             | Step::Commit { client, .. }
             | Step::Fail { client, .. }
             | Step::Invalidate { client, .. }
+            | Step::Evict { client, .. }
+            | Step::Pin { client, .. }
+            | Step::Unpin { client, .. }
             | Step::Read { client, .. }
             | Step::Kill { client }
             | Step::Pause { client }
             | Step::Resume { client } => Some(*client),
-            Step::Harm { .. } | Step::Tick { .. } | Step::Restart { .. } | Step::Restore => None,
+            Step::Harm { .. } | Step::Tick { .. } | Step::Restart { .. } | Step::Restore | Step::Collect { .. } => None,
         }
     }
 }
@@ -241,6 +272,25 @@ impl fmt::Display for Blob {
     }
 }
 
+impl fmt::Display for Pinned {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Pinned::Key(key) => write!(f, "{key}"),
+            Pinned::Name(name) => write!(f, "{name}"),
+            Pinned::All => f.write_str("all names"),
+            Pinned::Tree(content) => write!(f, "the tree of {content}"),
+        }
+    }
+}
+
+impl fmt::Display for Collect {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.night { "after a night " } else { "" })?;
+        self.used.map_or(Ok(()), |key| write!(f, "and a lookup of {key} "))?;
+        f.write_str(if self.room { "it is collected for room" } else { "it is collected by rules" })
+    }
+}
+
 impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some(client) = self.client() {
@@ -264,6 +314,9 @@ impl fmt::Display for Step {
             Step::Invalidate { what: What::Key(key), .. } => write!(f, "invalidates {key}"),
             Step::Invalidate { what: What::Name(name), .. } => write!(f, "invalidates {name}"),
             Step::Invalidate { what: What::Downstream(key), .. } => write!(f, "invalidates {key} and all downstream"),
+            Step::Evict { key, .. } => write!(f, "evicts {key}"),
+            Step::Pin { what, .. } => write!(f, "pins {what}"),
+            Step::Unpin { what, .. } => write!(f, "unpins {what}"),
             Step::Harm { blob, how: Harm::Deleted } => write!(f, "{blob} is deleted under the store"),
             Step::Harm { blob, how: Harm::Changed } => write!(f, "{blob} is changed under the store"),
             Step::Read { blob, way, .. } => write!(f, "reads {blob} (way {way})"),
@@ -273,6 +326,7 @@ impl fmt::Display for Step {
             Step::Tick { daemon, millis } => write!(f, "{millis} ms pass for daemon {daemon}, which takes in the feed"),
             Step::Restart { daemons } => write!(f, "daemons {daemons:?} are killed and started anew"),
             Step::Restore => f.write_str("the store is restored"),
+            Step::Collect { daemon, how } => write!(f, "{how}, by daemon {daemon}"),
         }
     }
 }

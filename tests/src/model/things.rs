@@ -9,7 +9,7 @@ use provender_core::transition::Request;
 use provender_core::tree::{Node, Tree};
 use provender_core::{Digest, ExecutionId, Space, Spec, TaskKey};
 
-use super::step::{Blob, Content, Id, Key, Name};
+use super::step::{Blob, Content, Id, Key, Name, Pinned};
 
 /// The things of a lane.
 #[derive(Debug)]
@@ -57,6 +57,16 @@ impl Things {
     pub fn id_of(&self, id: ExecutionId) -> Id {
         assert_eq!(id.0[..8], self.salt, "another lane's");
         Id(u16::from_be_bytes([id.0[14], id.0[15]]))
+    }
+
+    /// What a pin keeps.
+    pub fn pinned(&self, what: Pinned) -> provender_core::blob::Pinned {
+        match what {
+            Pinned::Key(key) => provender_core::blob::Pinned::Key(self.key(key)),
+            Pinned::Name(name) => provender_core::blob::Pinned::Name(self.name(name)),
+            Pinned::All => provender_core::blob::Pinned::Prefix("model".into()),
+            Pinned::Tree(content) => provender_core::blob::Pinned::Tree(self.digest(Blob::Folder(content))),
+        }
     }
 
     /// The bytes of a blob.

@@ -1,5 +1,7 @@
 //! Executors that run at once: each short history must have an order that the model could have gone through.
 
+use std::sync::Arc;
+
 use proptest::test_runner::{RngAlgorithm, TestRng};
 use provender_tests::conformance::meta::Storage;
 use provender_tests::model::count::Counts;
@@ -17,7 +19,7 @@ const SIZE: Size = Size { clients: 4, calls: 7, keys: 2 };
 async fn judge(engine: &str, storage: &dyn Storage, histories: u64) {
     let (disk, mut counts) = (folder(), Counts::default());
     let daemons = if storage.is_shared() { 2 } else { 1 };
-    let mut world = World::start(storage, disk.path(), daemons).await;
+    let mut world = World::start(storage, disk.path(), daemons, Arc::default()).await;
     let histories = histories * setting("PROVENDER_SOAK").map_or(1, |_| 10);
     for n in 0..histories {
         // Keys of one history are no other's.

@@ -3,14 +3,14 @@
 //! `PROPTEST_CASES` asks for more cases and `PROVENDER_SOAK=1` for ten times as many of each kind. A failure prints the shortest walk that
 //! fails as well, and the seed; `PROVENDER_SEED` walks that one again.
 
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use proptest::test_runner::{Config, RngAlgorithm, TestCaseError, TestError, TestRng, TestRunner};
 use provender_tests::conformance::meta::Storage;
 use provender_tests::model::choose::{Case, Size};
-use provender_tests::model::count::{Counts, KINDS, OF_SEVERAL};
+use provender_tests::model::count::{Counts, KINDS, OF_COLLECTION, OF_SEVERAL};
 use provender_tests::model::drive::{self, Look};
-use provender_tests::model::world::{World, folder};
+use provender_tests::model::world::{Clock, World, folder};
 
 use super::engines::{Database, InMemory, Rocks};
 
@@ -23,11 +23,17 @@ fn walk(engine: &str, storage: &dyn Storage, lanes: usize, look: Look, least: u6
     const MOST: u64 = 400;
     let daemons = if storage.is_shared() { 2 } else { 1 };
     let size = Size { lanes, rounds: 50, daemons };
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let clock = Arc::new(Clock::default());
+    let shown = clock.clone();
+    // A thread that ends forgets it.
+    let show = move || std::mem::forget(shown.clone().show());
+    let _here = clock.clone().show();
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    let runtime = runtime.worker_threads(2).on_thread_start(show).enable_all().build().unwrap();
     let (disk, counts) = (folder(), Mutex::new(Counts::default()));
     let run = |case: Case| {
         let taken = runtime.block_on(async {
-            let mut world = World::start(storage, disk.path(), case.daemons).await;
+            let mut world = World::start(storage, disk.path(), case.daemons, clock.clone()).await;
             drive::run(&case, &mut world, look).await
         });
         counts.lock().unwrap().merge(taken.map_err(TestCaseError::fail)?);
@@ -37,7 +43,10 @@ fn walk(engine: &str, storage: &dyn Storage, lanes: usize, look: Look, least: u6
     let soak = setting("PROVENDER_SOAK").map_or(1, |_| 10);
     let (least, wanted) = (least * soak, setting("PROPTEST_CASES").unwrap_or(1));
     let (mut cases, one) = (0, setting("PROVENDER_SEED"));
-    let fewer = || counts.lock().unwrap().fewer(kinds(), least);
+    let fewer = || {
+        let counts = counts.lock().unwrap();
+        [counts.fewer(kinds(), least), counts.fewer(OF_COLLECTION, least / 10)].concat()
+    };
     while cases < wanted || (one.is_none() && cases < MOST * soak && !fewer().is_empty()) {
         cases += 1;
         let seed = one.unwrap_or_else(|| u64::from_le_bytes(random()));

@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use provender_core::batch::{RowKey, Table};
 use provender_core::collect::{Due, Idle, Reference, Referrer, Tally, later};
 use provender_core::name::Space;
+use provender_core::transition::Record;
 use provender_core::{Digest, Execution, Timestamp, rows};
 use provender_proto::rows as values;
 
@@ -226,10 +227,8 @@ impl Store {
         let Some(keep) = how.rules.of(execution.name.as_str()) else { return };
         let ended = execution.ended.unwrap_or_default();
         let succeeded = execution.state == provender_core::execution::State::Succeeded;
-        let within = match succeeded {
-            true => keep.used_within,
-            false => keep.failed_within,
-        };
+        // A success may be no record, and then is kept as what failed is.
+        let within = [keep.failed_within, keep.used_within.filter(|_| succeeded)].into_iter().flatten().min();
         if let Some(within) = within {
             let at = later(ended, within.max(how.protect));
             txn.put(rows::due(space, at, &Due::Execution(execution.id)), "");
@@ -237,6 +236,11 @@ impl Store {
         if succeeded && keep.latest.is_some() {
             txn.put(rows::due(space, names_at, &Due::Name(execution.name.clone())), "");
         }
+    }
+
+    /// Has the rules look at the execution of a record that is none any more: from now on they say something else of it.
+    pub(in crate::store) fn look_again(&self, txn: &mut super::super::Txn, space: &Space, of: &Record, now: Timestamp) {
+        txn.put(rows::due(space, now, &Due::Execution(of.execution)), "");
     }
 
     /// A list is gone. What was not counted of it need not be; what was stays counted, since nobody knows what it is.

@@ -12,7 +12,7 @@ use provender_core::name::{Name, Space};
 use provender_core::{Digest, ExecutionId, Timestamp, rows};
 use provender_proto::rows as values;
 
-use super::super::StoreError;
+use super::super::{Store, StoreError};
 use super::look::Looked;
 use super::{Going, PAGE, Run, TOGETHER};
 use crate::clock;
@@ -57,7 +57,10 @@ impl Run<'_> {
             let is_last = is_due < dues.len() || !page.more;
             dues.truncate(is_due);
             self.look_at(dues, now, &mut found).await?;
-            self.replace(std::mem::take(&mut found.done), std::mem::take(&mut found.next)).await?;
+            let (done, next) = (std::mem::take(&mut found.done), std::mem::take(&mut found.next));
+            if !self.dry_run {
+                self.store.replace(done, next).await?;
+            }
             if found.specs.len() >= TOGETHER || is_last {
                 self.drop_specs(&mut found.specs).await?;
             }
@@ -103,21 +106,6 @@ impl Run<'_> {
             }
         }
         Ok(())
-    }
-
-    /// Rows that say when to look at something give way to others.
-    pub(super) async fn replace(&self, done: Vec<RowKey>, next: Vec<RowKey>) -> Result<(), StoreError> {
-        if self.dry_run || done.len() + next.len() == 0 {
-            return Ok(());
-        }
-        let (done, next) = (&done, &next);
-        self.store
-            .transact(|mut txn| async move {
-                done.iter().for_each(|row| txn.delete(row.clone()));
-                next.iter().for_each(|row| txn.put(row.clone(), ""));
-                Ok((txn, ()))
-            })
-            .await
     }
 
     /// The successes of a name beyond those that it keeps.
@@ -274,5 +262,21 @@ impl Run<'_> {
                 async move { Ok((txn, ())) }
             })
             .await
+    }
+}
+
+impl Store {
+    /// Rows that say when to look at something give way to others.
+    pub(super) async fn replace(&self, done: Vec<RowKey>, next: Vec<RowKey>) -> Result<(), StoreError> {
+        if done.len() + next.len() == 0 {
+            return Ok(());
+        }
+        let (done, next) = (&done, &next);
+        self.transact(|mut txn| async move {
+            done.iter().for_each(|row| txn.delete(row.clone()));
+            next.iter().for_each(|row| txn.put(row.clone(), ""));
+            Ok((txn, ()))
+        })
+        .await
     }
 }

@@ -2,6 +2,8 @@
 //!
 //! Invariant: it may be cut off anywhere and begun again; whoever follows a row that is left finds no execution, and passes over it.
 
+use std::collections::BTreeSet;
+
 use provender_core::batch::Table;
 use provender_core::name::{Name, Space};
 use provender_core::{Digest, Execution, ExecutionId, RowKey, Spec, rows};
@@ -30,14 +32,18 @@ impl Store {
 
     async fn erase_edges(&self, space: &Space, gone: &Execution, spec: &Spec) -> Result<usize, StoreError> {
         let id = gone.id;
-        let made = self.made(space, gone, spec).await?;
+        // A failure has left the same rows as a success, though nobody is told that it made these.
+        let made = match gone.outcome.outputs {
+            Some(root) => self.stands_at(space, root, spec).await?,
+            None => BTreeSet::new(),
+        };
         let mut doomed = postings(space, gone, spec);
         for (name, input) in &spec.inputs {
             let digest = input.content.as_ref().and_then(|node| node.digest());
             doomed.extend(input.key.as_ref().map(|producer| rows::consumer_of_key(space, producer, id, name)));
             doomed.extend(digest.map(|digest| rows::consumer_of_digest(space, &digest, id, name)));
         }
-        let digests = made.digests.to_vec();
+        let digests: Vec<_> = made.into_iter().collect();
         doomed.extend(digests.iter().map(|digest| rows::producer(space, digest, id)));
         let looked = doomed.len() + digests.len();
         self.delete_rows(&doomed).await?;

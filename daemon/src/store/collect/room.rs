@@ -24,6 +24,9 @@ const LOOKS: usize = 200;
 /// How many blobs that are shared are remembered of those that go together.
 const SHARED: usize = 2_000_000;
 
+/// An execution, when it was last known to be used, and the row that says so.
+type Aged = (Timestamp, (Space, ExecutionId), RowKey);
+
 impl Run<'_> {
     /// What is used least recently goes while too much is stored.
     pub(super) async fn by_room(&mut self, horizon: Timestamp) -> Result<(), StoreError> {
@@ -91,45 +94,69 @@ impl Run<'_> {
                 aged.push((at, (space, id), RowKey { table: Table::Aged, key }));
             }
             // All behind it were used later still.
-            let old = aged.partition_point(|(at, ..)| *at < collect::ago(now, self.how.protect));
+            let protected = collect::ago(now, self.how.protect);
+            let old = aged.partition_point(|(at, ..)| *at < protected);
             let is_last = old < aged.len() || !page.more;
             aged.truncate(old);
             let asked: Vec<_> = aged.iter().map(|(_, of, _)| of.clone()).collect();
-            let (mut done, mut next) = (Vec::new(), Vec::new());
+            let last = aged.last().map(|(.., row)| row.key.clone());
+            let looked = self.look_all(&asked).await?;
+            let (stand, is_right) = self.move_on(aged, looked, now, protected).await?;
+            if !is_right {
+                continue;
+            }
             let mut enough = false;
-            for ((at, (space, id), row), looked) in aged.into_iter().zip(self.look_all(&asked).await?) {
+            for (row, space, looked) in stand {
                 scan.after = Some(row.key.clone());
-                if self.chosen.contains(&id) {
-                    continue;
-                }
-                let Some(looked) = looked else {
-                    done.push(row);
-                    continue;
-                };
-                let is_pinned = looked.is_record && self.store.is_pinned(&self.pins, &space, &looked.execution).await?;
-                let since = if is_pinned { now } else { looked.used };
-                if since > at {
-                    // It was used later than its row says.
-                    next.push(rows::aged(&space, since, id));
-                    done.push(row);
-                    continue;
-                }
                 let reason = self.reason(rule, &looked, 0, now);
                 let Looked { execution, is_record, used, .. } = &looked;
                 let mut one = self.store.going(&space, execution, *is_record, *used, rule, reason, Some(row));
                 one.frees = self.freed_with(&space, execution, shed).await?;
                 freed += one.frees;
-                going.insert(id, one);
+                going.insert(execution.id, one);
                 enough = freed >= want.bytes() || going.len() >= TOGETHER || shed.remembered() >= SHARED;
                 if enough {
                     break;
                 }
             }
-            self.replace(done, next).await?;
             if enough || is_last {
                 return Ok(going);
             }
+            scan.after = last;
         }
+    }
+
+    /// Of executions those that stand by when they were last used. The others, and those that are pinned, are moved on; so that in a dry run
+    /// they are come upon where they are in the run, that does so too. Whether what stands between these rows still does.
+    async fn move_on(
+        &mut self,
+        aged: Vec<Aged>,
+        looked: Vec<Option<Looked>>,
+        now: Timestamp,
+        protected: Timestamp,
+    ) -> Result<(Vec<(RowKey, Space, Looked)>, bool), StoreError> {
+        let (mut stand, mut is_right) = (Vec::new(), true);
+        let (mut done, mut next) = (Vec::new(), Vec::new());
+        for ((at, (space, id), row), looked) in aged.into_iter().zip(looked) {
+            if self.chosen.contains(&id) {
+                continue;
+            }
+            let Some(looked) = looked else {
+                done.push(row);
+                continue;
+            };
+            let is_pinned = looked.is_record && self.store.is_pinned(&self.pins, &space, &looked.execution).await?;
+            let since = if is_pinned { now } else { looked.used };
+            if since > at {
+                is_right &= since >= protected;
+                next.push(rows::aged(&space, since, id));
+                done.push(row);
+                continue;
+            }
+            stand.push((row, space, looked));
+        }
+        self.store.replace(done, next).await?;
+        Ok((stand, is_right))
     }
 
     /// The bytes that nothing refers to any more without an execution, and without those that `shed` has taken.
