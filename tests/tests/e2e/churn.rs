@@ -148,7 +148,8 @@ impl Worker {
         let key: TaskKey = format!("churn:{n}").parse().unwrap();
         let spec = Spec::new(Name::new(format!("churn/{}/{n}", n % 5)).unwrap());
         let (executor, id) = (Executor::default(), ExecutionId(std::array::from_fn(|_| random() as u8)));
-        let ttl = Duration::from_secs(5);
+        // Nobody beats here. Only whose daemon is killed has to be waited out.
+        let ttl = Duration::from_secs(if self.kills { 5 } else { 60 });
         let begun = self
             .asking(async |client| {
                 let remarks = Default::default();
