@@ -72,6 +72,8 @@ pub struct Size {
     pub rounds: usize,
     /// Daemons.
     pub daemons: usize,
+    /// Whether it is collected, too.
+    pub collects: bool,
 }
 
 /// What is to be done, in order.
@@ -101,7 +103,8 @@ impl Strategy for Size {
     type Value = Case;
 
     fn new_tree(&self, runner: &mut TestRunner) -> NewTree<Self> {
-        let mut walk = Walk { rng: runner.new_rng(), counts: BTreeMap::new(), lanes: Vec::new() };
+        let mut walk =
+            Walk { rng: runner.new_rng(), counts: BTreeMap::new(), lanes: Vec::new(), collects: self.collects };
         walk.lanes.resize_with(self.lanes, || Lane::new(self.daemons));
         let mut steps = Vec::new();
         for _ in 0..self.rounds {
@@ -115,6 +118,8 @@ impl Strategy for Size {
             walk.lanes.iter_mut().for_each(|lane| lane.take(&step));
             steps.push((None, step));
         }
+        let all = Collect { room: true, night: true, used: None };
+        steps.extend(self.collects.then_some((None, Step::Collect { daemon: 0, how: all })));
         Ok(Shorter::new(Case { daemons: self.daemons, steps: Arc::new(steps) }, self.lanes))
     }
 }
@@ -156,6 +161,7 @@ struct Walk {
     rng: TestRng,
     counts: BTreeMap<&'static str, u32>,
     lanes: Vec<Lane>,
+    collects: bool,
 }
 
 impl Walk {
@@ -195,7 +201,7 @@ impl Walk {
             0 | 1 => Step::Restore,
             2 => Step::Restart { daemons: (0..daemons).collect() },
             3 => Step::Restart { daemons: vec![self.below(daemons)] },
-            4..8 => {
+            4..8 if self.collects => {
                 let used = (self.below(2) == 0).then(|| Key(self.below(KEYS.into()) as u8));
                 let how = Collect { room: self.below(6) == 0, night: self.below(3) > 0, used };
                 Step::Collect { daemon: self.below(daemons), how }
@@ -217,7 +223,7 @@ impl Walk {
         let client = self.one(&active);
         let content = self.one(&Content::ALL);
         let blob = self.one(&[Blob::Folder(content), Blob::File(content)]);
-        match self.below(36) {
+        match self.below(if self.collects { 36 } else { 32 }) {
             0..9 => self.begin(lane, client),
             9..12 => self.of_execution(lane, client, |id| Step::Beat { client, id }),
             12..15 => Step::Upload { client, content, whole: self.below(4) > 0 },
@@ -407,24 +413,27 @@ mod tests {
     /// Every kind is taken by the model alone, and often enough that a few hundred cases take it a thousand times.
     #[test]
     fn cases_lead_into_every_corner() {
-        let mut counts = Counts::default();
-        let mut runner = TestRunner::deterministic();
-        for _ in 0..30 {
-            let size = Size { lanes: 8, rounds: 50, daemons: 2 };
-            let case = size.new_tree(&mut runner).unwrap().current();
-            let mut lanes = vec![Model::new(2); 8];
-            for (lane, step) in case.steps.iter() {
-                collect::meet(lanes.iter_mut());
-                for (n, model) in lanes.iter_mut().enumerate() {
-                    if lane.is_none_or(|lane| lane == n) {
-                        model.apply(step, Timestamp::default());
-                        counts.add(model.kinds.drain(..));
+        for collects in [false, true] {
+            let mut counts = Counts::default();
+            let mut runner = TestRunner::deterministic();
+            for _ in 0..30 {
+                let size = Size { lanes: 8, rounds: 50, daemons: 2, collects };
+                let case = size.new_tree(&mut runner).unwrap().current();
+                let mut lanes = vec![Model::new(2); 8];
+                for (lane, step) in case.steps.iter() {
+                    collect::meet(lanes.iter_mut());
+                    for (n, model) in lanes.iter_mut().enumerate() {
+                        if lane.is_none_or(|lane| lane == n) {
+                            model.apply(step, Timestamp::default());
+                            counts.add(model.kinds.drain(..));
+                        }
                     }
                 }
             }
+            println!("{counts}");
+            let collected = OF_COLLECTION.iter().filter(|_| collects);
+            let fewer = [counts.fewer(KINDS.iter().chain(OF_SEVERAL), 100), counts.fewer(collected, 10)];
+            assert!(fewer.iter().all(Vec::is_empty), "{fewer:?}");
         }
-        println!("{counts}");
-        let fewer = [counts.fewer(KINDS.iter().chain(OF_SEVERAL), 100), counts.fewer(OF_COLLECTION, 10)];
-        assert!(fewer.iter().all(Vec::is_empty), "{fewer:?}");
     }
 }

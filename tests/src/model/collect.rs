@@ -44,6 +44,11 @@ impl Model {
         self.touched.get(&blob).is_some_and(|touched| *touched < self.day)
     }
 
+    /// Whether a pin of records has kept any today. That one is not looked at again before it is old.
+    pub fn was_kept_by(&self, what: Pinned) -> bool {
+        !matches!(what, Pinned::Tree(_)) && self.kept == self.day && self.day > 0
+    }
+
     /// A lookup was answered with a key's record, if it has one.
     pub fn use_record(&mut self, key: Key) {
         if self.answer(key).is_some() {
@@ -61,6 +66,7 @@ impl Model {
             let is_record = self.stands(id);
             if is_record && kind != BY_HAND && self.is_pinned(id) {
                 self.took("collect: a pin keeps a record");
+                self.kept = self.day;
                 continue;
             }
             self.took(kind);

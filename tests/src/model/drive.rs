@@ -37,9 +37,7 @@ pub async fn run(case: &Case, world: &mut World<'_>, look: Look) -> Result<Count
     let mut lanes: Vec<_> = (0..lanes).map(|n| Lane::new(n, case.daemons)).collect();
     // In the end nobody is heard of any more.
     let end = [0, 3_600_000].map(|millis| Step::Tick { daemon: 0, millis });
-    let all = Collect { room: true, night: true, used: None };
-    let end = end.into_iter().chain([Step::Collect { daemon: 0, how: all }]).map(|step| (None, step));
-    let end: Vec<_> = end.collect();
+    let end = end.map(|step| (None, step));
     let mut waiting: Vec<Vec<&Step>> = vec![Vec::new(); lanes.len()];
     let (mut met, meets) = (0, case.steps.iter().filter(|(lane, _)| lane.is_none()).count() + end.len());
     for (lane, step) in case.steps.iter().chain(&end) {
@@ -108,6 +106,8 @@ impl Lane {
             let store = world.store(step.client().unwrap_or_default().into());
             let (said, at) = match step {
                 Step::Begin { id, .. } if self.model.gone.contains(id) => continue,
+                // Nor whether what a pin was seen to keep goes today.
+                Step::Unpin { what, .. } if self.model.was_kept_by(*what) => continue,
                 // Whether it is touched or found to be lost first, nobody can say.
                 Step::Read { blob, .. } if self.model.is_old(*blob) => continue,
                 // What is not whole is not harmed once more.

@@ -119,6 +119,8 @@ pub struct Model {
     pub touched: BTreeMap<Blob, u32>,
     /// Attempts that were collected. Nobody takes their ids again.
     pub gone: BTreeSet<Id>,
+    /// The day on which a pin has last kept a record from being collected.
+    pub kept: u32,
     /// What is pinned.
     pub pins: BTreeSet<Pinned>,
     /// How many nights have passed.

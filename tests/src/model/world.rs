@@ -111,8 +111,7 @@ impl<'a> World<'a> {
         assert!(daemons == 1 || storage.is_shared());
         let mut world = World { storage, disk: disk.to_owned(), clock, daemons: Vec::new() };
         // A case that failed may have left executors that run, for whose sake nothing would be removed.
-        let mut before = world.daemon(Duration::ZERO).await;
-        before.follower.step(|| Duration::from_secs(3600)).await.unwrap();
+        world.daemon(Duration::ZERO).await.follower.step(|| Duration::from_secs(3600)).await.unwrap();
         for _ in 0..daemons {
             world.daemons.push(Some(world.daemon(Duration::ZERO).await));
         }
