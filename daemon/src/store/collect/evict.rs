@@ -25,7 +25,7 @@ use crate::clock;
 const LEAVING: usize = 200;
 /// How many go side by side; and where lookups come over the same few connections.
 const AT_ONCE: usize = 16;
-const AT_ONCE_SHARED: usize = 4;
+const AT_ONCE_SHARED: usize = 2;
 /// How often pins are read anew for a piece.
 const PINNED_MEANWHILE: usize = 10;
 /// How many rows one that goes is about.
