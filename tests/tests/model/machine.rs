@@ -19,10 +19,13 @@ pub(crate) fn setting(name: &str) -> Option<u64> {
     std::env::var(name).ok().and_then(|text| text.parse().ok())
 }
 
-/// Walks as many cases as it takes to take each kind `least` times, on one storage.
-fn walk(engine: &str, storage: &dyn Storage, lanes: usize, look: Look, least: u64) {
+/// Walks as many cases as it takes to take each kind `least` times.
+fn walk<S: Storage>(engine: &str, storage: impl Fn() -> S, lanes: usize, look: Look, least: u64) {
     const MOST: u64 = 400;
-    let daemons = if storage.is_shared() { 2 } else { 1 };
+    // Cases lie upon what others left behind, but not upon that of many: all of it is audited after each.
+    const TOGETHER: u64 = 8;
+    let mut place = (storage(), folder());
+    let daemons = if place.0.is_shared() { 2 } else { 1 };
     let soak = setting("PROVENDER_SOAK").map_or(1, |_| 10);
     // Those cases were not seen to be right for long enough yet.
     let collects = soak > 1 || setting("PROVENDER_COLLECT").is_some();
@@ -34,15 +37,7 @@ fn walk(engine: &str, storage: &dyn Storage, lanes: usize, look: Look, least: u6
     let _here = clock.clone().show();
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
     let runtime = runtime.worker_threads(2).on_thread_start(show).enable_all().build().unwrap();
-    let (disk, counts) = (folder(), Mutex::new(Counts::default()));
-    let run = |case: Case| {
-        let taken = runtime.block_on(async {
-            let mut world = World::start(storage, disk.path(), case.daemons, clock.clone()).await;
-            drive::run(&case, &mut world, look).await
-        });
-        counts.lock().unwrap().merge(taken.map_err(TestCaseError::fail)?);
-        Ok(())
-    };
+    let counts = Mutex::new(Counts::default());
     let kinds = || KINDS.iter().chain(OF_SEVERAL.iter().filter(|_| daemons > 1));
     let (least, wanted) = (least * soak, setting("PROPTEST_CASES").unwrap_or(1));
     let (mut cases, one) = (0, setting("PROVENDER_SEED"));
@@ -52,6 +47,17 @@ fn walk(engine: &str, storage: &dyn Storage, lanes: usize, look: Look, least: u6
         [counts.fewer(kinds(), least), counts.fewer(collected, least / 10)].concat()
     };
     while cases < wanted || (one.is_none() && cases < MOST * soak && !fewer().is_empty()) {
+        if cases > 0 && cases % TOGETHER == 0 {
+            place = (storage(), folder());
+        }
+        let run = |case: Case| {
+            let taken = runtime.block_on(async {
+                let mut world = World::start(&place.0, place.1.path(), case.daemons, clock.clone()).await;
+                drive::run(&case, &mut world, look).await
+            });
+            counts.lock().unwrap().merge(taken.map_err(TestCaseError::fail)?);
+            Ok(())
+        };
         cases += 1;
         let seed = one.unwrap_or_else(|| u64::from_le_bytes(random()));
         let mut bytes = [0; 32];
@@ -79,16 +85,16 @@ pub(crate) fn random() -> [u8; 8] {
 
 #[test]
 fn the_store_is_as_the_model_says_in_memory() {
-    walk("memory", &InMemory::default(), 12, Look::Always, 1_000);
+    walk("memory", InMemory::default, 12, Look::Always, 1_000);
 }
 
 #[test]
 fn the_store_is_as_the_model_says_on_rocksdb() {
-    walk("rocksdb", &Rocks::new(), 12, Look::Every(4), 1_000);
+    walk("rocksdb", Rocks::new, 12, Look::Every(4), 1_000);
 }
 
 /// A step here is some ten round trips, so that a thousand of each kind is for the soak.
 #[test]
 fn the_store_is_as_the_model_says_on_postgres() {
-    walk("postgres", &Database::new(), 24, Look::Every(8), 100);
+    walk("postgres", Database::new, 24, Look::Every(8), 100);
 }
