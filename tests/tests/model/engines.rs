@@ -1,9 +1,10 @@
 //! The metadata engines, as storages that daemons can be started on.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
-use provender_daemon::meta::{Memory, Meta, MetaConfig, open};
+use provender_daemon::meta::{Memory, Meta, MetaConfig, MetaError, open};
 use provender_tests::conformance::meta::Storage;
 use provender_tests::model::world::folder;
 use provender_tests::postgres::Server;
@@ -35,7 +36,14 @@ impl Rocks {
 #[async_trait]
 impl Storage for Rocks {
     async fn open(&self) -> Arc<dyn Meta> {
-        open(&MetaConfig::default(), self.0.path()).await.unwrap()
+        // A thread that read for the one before may not have let go of it yet; when a process ends it has.
+        for _ in 0..1_000 {
+            match open(&MetaConfig::default(), self.0.path()).await {
+                Err(MetaError::Locked { .. }) => tokio::time::sleep(Duration::from_millis(10)).await,
+                opened => return opened.unwrap(),
+            }
+        }
+        panic!("it is not let go of")
     }
 
     fn is_shared(&self) -> bool {
