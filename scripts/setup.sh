@@ -24,12 +24,12 @@ any '/usr/lib/llvm-*/lib/libclang[.-]*so*' || any '/usr/lib*/libclang[.-]*so*' |
     [ -n "${LIBCLANG_PATH-}" ] || missing+=("libclang-dev: makes the Rust bindings of RocksDB")
 need python3 python3 "runs the demos and parts of these scripts"
 need fusermount3 fuse3 "mounts the view where one is not root"
-if [[ $wanted == *" demo "* ]]; then
-    python3 -c 'import ensurepip, venv' 2>/dev/null || missing+=("python3-venv: the demo's Python packages have a place of their own")
-fi
 if [[ $wanted == *" test "* || $wanted == *" postgres "* ]]; then
     any '/usr/lib/postgresql/*/bin/initdb' || need initdb postgresql "a private server, for tests and META=postgres"
     need setpriv util-linux "runs that server as another user"
+fi
+if [[ $wanted == *" test "* || $wanted == *" demo "* ]]; then
+    python3 -c 'import ensurepip, venv' 2>/dev/null || missing+=("python3-venv: Python packages of the demo, and of the tests, have places of their own")
 fi
 if [[ $wanted == *" test "* ]]; then
     need mkfs.ext4 e2fsprogs "tests of full disks"
@@ -85,6 +85,10 @@ if [[ $wanted == *" test "* ]] && ! cargo nextest --version >/dev/null 2>&1; the
     say "compiling cargo-nextest, which runs the tests (once, some minutes)"
     # Elsewhere than in the shared target folder, whose dependencies are compiled otherwise.
     env -u CARGO_TARGET_DIR cargo install --quiet --locked cargo-nextest
+fi
+
+if [[ $wanted == *" test "* ]]; then
+    scripts/seaweedfs.sh install >/dev/null
 fi
 
 # --- RocksDB, and what cargo must know ---

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{BlobError, Blobs, Disk, Memory, StoreId};
+use crate::{BlobError, Blobs, Bucket, BucketConfig, Disk, Memory, StoreId};
 
 /// A blob store, as a configuration file names it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -16,6 +16,8 @@ pub enum BlobsConfig {
         /// The folder.
         dir: PathBuf,
     },
+    /// A bucket of an object store, also of several daemons at once.
+    Bucket(BucketConfig),
     /// The process's memory. Everything is lost at its end.
     Memory {},
 }
@@ -28,6 +30,7 @@ pub enum BlobsConfig {
 pub async fn open(config: &BlobsConfig, known: Option<StoreId>) -> Result<Arc<dyn Blobs>, BlobError> {
     Ok(match config {
         BlobsConfig::Disk { dir } => Arc::new(Disk::open(dir, known).await?),
+        BlobsConfig::Bucket(bucket) => Arc::new(Bucket::open(bucket, known).await?),
         BlobsConfig::Memory {} => Arc::new(Memory::new()),
     })
 }
@@ -46,6 +49,8 @@ mod tests {
             r#"{"backend": "disk"}"#,
             r#"{"backend": "disk", "dir": "/data", "size": 1}"#,
             r#"{"backend": "memory", "dir": "/data"}"#,
+            r#"{"backend": "bucket"}"#,
+            r#"{"backend": "bucket", "url": "s3://a/b", "dir": "/data"}"#,
             r#"{"backend": "tape"}"#,
             r#"{"dir": "/data"}"#,
         ] {

@@ -1,6 +1,6 @@
 //! Large blobs: immutable bytes under locations that are never reused.
 //!
-//! Owns the [`Blobs`] seam, its backends ([`Memory`], [`Disk`]), one-pass hashing ([`Ingest`], with its [`Outboard`]), checked
+//! Owns the [`Blobs`] seam, its backends ([`Memory`], [`Disk`], [`Bucket`]), one-pass hashing ([`Ingest`], with its [`Outboard`]), checked
 //! reads ([`open_verified`]) and compression ([`recode()`]). Invariants: what a location names is whole and durable from the moment it can be seen, and a
 //! location that was removed never names anything again. It must not know metadata or wire: which blobs are wanted,
 //! by whom, and where small ones live, is decided above.
@@ -22,6 +22,7 @@ use bytes::Bytes;
 use provender_core::Digest;
 
 mod blocking;
+mod bucket;
 pub mod cache;
 mod config;
 mod copy;
@@ -38,6 +39,7 @@ mod recode;
 mod signature;
 mod verified;
 
+pub use bucket::{Bucket, BucketConfig, Request, Requests, Settings};
 pub use config::{BlobsConfig, open};
 pub use copy::{copy_range, share};
 pub use disk::Disk;
@@ -78,7 +80,7 @@ pub trait Blobs: Send + Sync + fmt::Debug + 'static {
     ///
     /// Fails with [`BlobError::NotFound`], with [`BlobError::OutOfRange`] if the range begins past the end, and with
     /// [`BlobError::Corrupt`] if what is stored has not the size that it should have, or is no frames. A blob that is removed while being
-    /// read is read to its end.
+    /// read is read to its end where it is on a disk or in memory.
     async fn open(&self, location: &Location, range: Range<u64>) -> Result<Reader, BlobError>;
 
     /// Begins a new blob, or goes on with one ([`StageOptions::resume`]). Nothing of it can be seen before [`Staged::publish`].
@@ -91,7 +93,7 @@ pub trait Blobs: Send + Sync + fmt::Debug + 'static {
     async fn list(&self, after: Option<&Location>, limit: usize) -> Result<Page, BlobError>;
 
     /// The open local file of a blob, for readers that let the kernel read by itself; `None` where there is none with its bytes
-    /// as they are, or somebody has a [`Claim`] on it.
+    /// as they are, or somebody has a [`Claim`] on it. Stores that have no files do not look.
     ///
     /// Its bytes are right only if the signature, taken from the open file, equals the one recorded. As long as it is open
     /// anywhere, nobody else gets a claim.
@@ -106,6 +108,11 @@ pub trait Blobs: Send + Sync + fmt::Debug + 'static {
     /// The size of the disk that it is on, and what is free of it; `None` where there is none, or nobody knows.
     async fn space(&self) -> Result<Option<Space>, BlobError> {
         Ok(None)
+    }
+
+    /// What is asked of the service that keeps it; `None` if there is none.
+    fn requests(&self) -> Option<&Arc<Requests>> {
+        None
     }
 
     /// Discards what was staged by processes that died, and not written to since `before`. Returns how many.
@@ -152,6 +159,9 @@ pub trait Staged: Send + 'static {
 pub struct StageOptions {
     /// How many bytes to expect. A hint only: it may be wrong.
     pub size_hint: Option<u64>,
+    /// What they are to come to, if that is known. Some stores have them go straight to their place by it; then to publish anything else
+    /// fails with [`BlobError::Mismatch`].
+    pub announced: Option<Digest>,
     /// Hash functions to compute in the same pass, for [`Published::aliases`].
     pub aliases: Vec<HashFunction>,
     /// To be kept in frames; else as it is.

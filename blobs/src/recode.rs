@@ -55,7 +55,12 @@ pub async fn recode(
     mut rest: impl FnMut(usize) -> Duration + Send,
 ) -> Result<Published, BlobError> {
     let mut reader = verified(*location, blobs.open(location, 0..location.digest.size).await?);
-    let options = StageOptions { size_hint: Some(location.digest.size), frames, ..StageOptions::default() };
+    let options = StageOptions {
+        size_hint: Some(location.digest.size),
+        announced: Some(location.digest),
+        frames,
+        ..StageOptions::default()
+    };
     let mut staged = blobs.stage(options).await?;
     while let Some(chunk) = reader.try_next().await? {
         let len = chunk.len();

@@ -16,6 +16,9 @@ use crate::store::{Collection, Compression, Scrub};
 
 use self::gc::GcFile;
 
+/// What is logged unless it is said otherwise. What object_store tells of each request that it tries again is counted instead.
+const LOG: &str = "info,object_store=warn";
+
 /// The provender daemon: keeps the artifacts and records of tasks, and answers executors.
 #[derive(Debug, Default, Parser)]
 #[command(name = "provenderd", version, about, max_term_width = 100)]
@@ -293,7 +296,7 @@ impl Config {
             mount_cache_bytes: file.mount_cache_bytes.unwrap_or(4 << 30),
             metrics_listen: flags.metrics_listen.or(file.metrics_listen),
             log_format: flags.log_format.or(file.log_format).unwrap_or(LogFormat::Text),
-            log: flags.log.or(file.log).unwrap_or_else(|| "info".into()),
+            log: flags.log.or(file.log).unwrap_or_else(|| LOG.into()),
             drain: Duration::from_secs(file.drain_seconds.unwrap_or(20)),
             keep_uploads: Duration::from_secs(file.keep_uploads_seconds.unwrap_or(24 * 3600)),
             tls: file.tls,

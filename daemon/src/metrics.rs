@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
+use prometheus::core::{Collector, Desc};
+use prometheus::proto::MetricFamily;
 use prometheus::{Encoder, HistogramVec, IntCounter, IntCounterVec, IntGauge, Registry, TextEncoder};
 use prometheus::{histogram_opts, opts};
 use provender_fuse::Requests;
-
-use crate::mount;
 
 /// The counters, registered once a process.
 #[derive(Debug)]
@@ -88,7 +88,10 @@ impl Metrics {
         let calls = HistogramVec::new(opts, &["method", "code"])?;
         registry.register(Box::new(calls.clone()))?;
         let mount = Arc::<Requests>::default();
-        registry.register(Box::new(mount::Counted::new(mount.clone())?))?;
+        let help = "The kernel's requests to the mounted view, by FUSE operation";
+        let requests = mount.clone();
+        let counts = move || provender_fuse::Request::ALL.iter().map(|it| (it.name(), requests.count(*it))).collect();
+        registry.register(Box::new(Counted::new("provender_mount_requests_total", help, counts)?))?;
         Ok(Metrics {
             lookups: vec("provender_lookups_total", "Keys looked up, by verdict", "verdict")?,
             begins: vec("provender_begins_total", "Begins, by outcome: hit, lease or busy", "outcome")?,
@@ -125,11 +128,55 @@ impl Metrics {
         })
     }
 
+    /// Counts what is asked of the bucket that blobs are in, too.
+    pub fn count_bucket(&self, requests: &Arc<provender_blobs::Requests>) -> Result<(), prometheus::Error> {
+        type Count = fn(&provender_blobs::Requests, provender_blobs::Request) -> u64;
+        let counted = |name, help, count: Count| {
+            let requests = requests.clone();
+            let counts = move || provender_blobs::Request::ALL.map(|it| (it.name(), count(&requests, it))).to_vec();
+            Counted::new(name, help, counts).and_then(|counted| self.registry.register(Box::new(counted)))
+        };
+        let help = "Requests to the bucket, by kind, those included that were tried again";
+        counted("provender_bucket_requests_total", help, provender_blobs::Requests::sent)?;
+        let help = "Requests to the bucket that came to no answer, or to one of a server in trouble";
+        counted("provender_bucket_requests_failed_total", help, provender_blobs::Requests::failed)
+    }
+
     /// All of them in Prometheus' text format.
     pub fn render(&self) -> String {
         let mut text = Vec::new();
         // Writing into memory cannot fail, and a family that cannot be encoded is left out.
         _ = TextEncoder::new().encode(&self.registry.gather(), &mut text);
         String::from_utf8(text).unwrap_or_default()
+    }
+}
+
+/// What is counted elsewhere, by kind of request.
+struct Counted {
+    counts: Box<dyn Fn() -> Vec<(&'static str, u64)> + Send + Sync>,
+    counters: IntCounterVec,
+}
+
+impl Counted {
+    fn new(
+        name: &str,
+        help: &str,
+        counts: impl Fn() -> Vec<(&'static str, u64)> + Send + Sync + 'static,
+    ) -> Result<Counted, prometheus::Error> {
+        Ok(Counted { counts: Box::new(counts), counters: IntCounterVec::new(opts!(name, help), &["request"])? })
+    }
+}
+
+impl Collector for Counted {
+    fn desc(&self) -> Vec<&Desc> {
+        self.counters.desc()
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        for (kind, count) in (self.counts)() {
+            let counter = self.counters.with_label_values(&[kind]);
+            counter.inc_by(count.saturating_sub(counter.get()));
+        }
+        self.counters.collect()
     }
 }

@@ -4,16 +4,13 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use prometheus::core::{Collector, Desc};
-use prometheus::proto::MetricFamily;
-use prometheus::{IntCounterVec, opts};
 use provender_blobs::cache::Cache;
 use provender_core::batch::Table;
 use provender_core::execution::Verdict;
 use provender_core::name::Space;
 use provender_core::provenance::Branch;
 use provender_core::{RowKey, rows};
-use provender_fuse::{Change, Changes, Mount, MountError, Options, Request, Requests};
+use provender_fuse::{Change, Changes, Mount, MountError, Options, Requests};
 use provender_proto::rows as values;
 use tokio::runtime::Handle;
 use tokio::sync::broadcast::error::RecvError;
@@ -94,34 +91,5 @@ fn shown(space: &Space, row: &RowKey) -> Option<Change> {
             event.name.filter(|_| of == *space).map(|name| Change::Name(branch, name))
         }
         _ => None,
-    }
-}
-
-/// The kernel's requests to the mount, for Prometheus.
-#[derive(Debug)]
-pub(crate) struct Counted {
-    requests: Arc<Requests>,
-    counters: IntCounterVec,
-}
-
-impl Counted {
-    pub(crate) fn new(requests: Arc<Requests>) -> Result<Counted, prometheus::Error> {
-        let help = "The kernel's requests to the mounted view, by FUSE operation";
-        let counters = IntCounterVec::new(opts!("provender_mount_requests_total", help), &["request"])?;
-        Ok(Counted { requests, counters })
-    }
-}
-
-impl Collector for Counted {
-    fn desc(&self) -> Vec<&Desc> {
-        self.counters.desc()
-    }
-
-    fn collect(&self) -> Vec<MetricFamily> {
-        for request in Request::ALL {
-            let counter = self.counters.with_label_values(&[request.name()]);
-            counter.inc_by(self.requests.count(*request).saturating_sub(counter.get()));
-        }
-        self.counters.collect()
     }
 }

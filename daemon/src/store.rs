@@ -147,6 +147,10 @@ impl Store {
                 found: blobs.id().to_string(),
             });
         }
+        if let Some(requests) = blobs.requests() {
+            // Another store may be counted there already.
+            _ = metrics.count_bucket(requests);
+        }
         let (feed, pages) = (feed::Feed::default(), watch::Pages::default());
         let (noting, outboards, collecting, used) = Default::default();
         let inner = Inner { meta, blobs, feed, pages, metrics, aliases, outboards, noting, collecting, used };

@@ -3,6 +3,7 @@
 // This package is tests only: here a failed expectation is a failed test.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+pub mod bucket;
 pub mod child;
 pub mod conformance;
 pub mod daemon;

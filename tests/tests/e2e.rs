@@ -5,6 +5,8 @@
 
 #[path = "e2e/backup.rs"]
 mod backup;
+#[path = "e2e/bucket.rs"]
+mod bucket;
 #[path = "e2e/check.rs"]
 mod check;
 #[path = "e2e/churn.rs"]

@@ -4,11 +4,11 @@
 //! table and the load, and a miss is no failure: a bench is no test. `docs/performance.md` has the figures and what they mean.
 
 mod batch;
+mod bucket;
 mod ingest;
 mod lookup;
 mod memory;
 mod mount;
-
 mod small;
 mod start;
 
@@ -78,6 +78,9 @@ async fn run() -> Result<()> {
     }
     for engine in [batch::Engine::Rocks, batch::Engine::Postgres].into_iter().filter(|_| wanted("batch")) {
         batch::measure(engine, dir.path()).await?.iter().for_each(table::print);
+    }
+    if wanted("bucket") {
+        bucket::measure().await?.iter().for_each(table::print);
     }
     if wanted("mount") {
         mount::measure().await?;

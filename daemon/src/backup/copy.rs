@@ -161,7 +161,8 @@ impl Copying {
             Ok(reader) => reader,
             Err(error) => return lost(error),
         };
-        let options = StageOptions { size_hint: Some(size), ..StageOptions::default() };
+        let options =
+            StageOptions { size_hint: Some(size), announced: Some(location.digest), ..StageOptions::default() };
         let mut staged = self.into.stage(options).await.map_err(in_backup)?;
         while let Some(piece) = reader.next().await {
             match piece {

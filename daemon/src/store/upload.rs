@@ -83,7 +83,8 @@ impl Store {
             upload.write(bytes.into()).await?;
         } else {
             upload.room = Some(self.admit(expected.size, 0).await?);
-            let options = StageOptions { aliases: self.inner.aliases.clone(), ..StageOptions::default() };
+            let announced = Some(expected);
+            let options = StageOptions { aliases: self.inner.aliases.clone(), announced, ..StageOptions::default() };
             let mut staged = self.inner.blobs.stage(options).await.map_err(|error| self.notice(error))?;
             staged.take(file, expected.size).await.map_err(|error| self.notice(error))?;
             self.inner.metrics.bytes_in.inc_by(expected.size);
@@ -199,6 +200,7 @@ impl Upload {
         let resumable = self.expected.filter(|expected| expected.size >= RESUMABLE);
         let options = StageOptions {
             size_hint: self.expected.map(|expected| expected.size),
+            announced: self.expected,
             aliases: self.store.inner.aliases.clone(),
             frames: None,
             resume: resumable.map(|digest| Resume { token: token(&self.space, &digest), from: self.taken }),

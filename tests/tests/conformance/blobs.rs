@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use provender_blobs::{Blobs, Memory};
+use provender_tests::bucket::Server;
 use provender_tests::child::soak;
 use provender_tests::conformance::blobs::{self as suite, packed::Packed};
 use provender_tests::faulty::{Course, Plan, Step, World};
@@ -41,6 +42,17 @@ macro_rules! every_backend {
                 super::suite::$test(super::World::new(super::Slow).over::<dyn super::Blobs>(disk)).await;
             }
         )* }
+        /// All on one server, since that takes long to start.
+        #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+        async fn bucket_keeps_the_suite() {
+            let server = Server::start();
+            $(
+                println!(stringify!($test));
+                suite::$test(suite::bucket::open(&server, stringify!($test)).await).await;
+                let frames = suite::bucket::open(&server, concat!("frames-", stringify!($test))).await;
+                suite::$test(Arc::new(Packed(frames))).await;
+            )*
+        }
     };
 }
 
@@ -55,6 +67,29 @@ every_backend! {
     listing_goes_on_while_publishing
     an_open_reader_outlives_removal
     aliases_are_computed
+}
+
+/// Tests of the bucket backend alone.
+macro_rules! in_a_bucket {
+    ($($test:ident)*) => { $(
+        #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+        async fn $test() {
+            suite::bucket::$test(&Server::start()).await;
+        }
+    )* };
+}
+
+mod bucket {
+    use super::{Server, suite};
+
+    in_a_bucket! {
+        parts
+        frames
+        sweeps
+        refusals
+        tampering
+        faults
+    }
 }
 
 /// Tests of the disk backend alone, each in a folder of its own.

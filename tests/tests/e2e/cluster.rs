@@ -57,12 +57,19 @@ impl Cluster {
 
     /// The same with this in their configuration (TOML).
     pub(crate) fn two_on_postgres_configured(users: usize, env: &[(&str, &str)], more: &str) -> Cluster {
-        let (folder, postgres) = (folder(), postgres::Server::start());
-        let config = format!(
-            "[meta]\nengine = \"postgres\"\nurl = \"{}\"\n[blobs]\nbackend = \"disk\"\ndir = \"{}\"\n{more}",
-            postgres.url(),
-            folder.path().join("blobs").display(),
-        );
+        let folder = folder();
+        let blobs = format!("[blobs]\nbackend = \"disk\"\ndir = \"{}\"\n{more}", folder.path().join("blobs").display());
+        Cluster::two_on_postgres_in(folder, users, env, &blobs)
+    }
+
+    /// The same with their blobs in a bucket, as that part of their configuration says.
+    pub(crate) fn two_on_postgres_in_a_bucket(users: usize, blobs: &str) -> Cluster {
+        Cluster::two_on_postgres_in(folder(), users, &[], blobs)
+    }
+
+    fn two_on_postgres_in(folder: TempDir, users: usize, env: &[(&str, &str)], more: &str) -> Cluster {
+        let postgres = postgres::Server::start();
+        let config = format!("[meta]\nengine = \"postgres\"\nurl = \"{}\"\n{more}", postgres.url());
         let file = folder.path().join("provenderd.toml");
         std::fs::write(&file, config).unwrap();
         let flags = ["--config", file.to_str().unwrap()];

@@ -227,7 +227,7 @@ async fn copy(
     let of_backup = |error| damaged(folder, location, error);
     let size = location.digest.size;
     let mut reader = from.open(location, 0..size).await.map_err(of_backup)?;
-    let options = StageOptions { size_hint: Some(size), ..StageOptions::default() };
+    let options = StageOptions { size_hint: Some(size), announced: Some(location.digest), ..StageOptions::default() };
     let mut staged = into.stage(options).await.map_err(StoreError::from)?;
     while let Some(piece) = reader.next().await {
         staged.write(piece.map_err(of_backup)?).await.map_err(StoreError::from)?;
