@@ -20,9 +20,9 @@ use crate::{BlobError, StoreId};
 
 /// How long one request is tried.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// How long a connection may take, and how long an answer may stand still.
+/// How long a connection may take, and how long it may be silent, as it is while a part goes up over a slow line.
 const CONNECT: Duration = Duration::from_secs(5);
-const STALL: Duration = Duration::from_secs(15);
+const STALL: Duration = Duration::from_secs(60);
 
 /// A bucket.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
