@@ -101,8 +101,10 @@ impl Stream {
                     return flight.wait(Duration::ZERO);
                 }
                 Claimed::Others(flight) => match flight.wait(until.saturating_duration_since(Instant::now())) {
-                    // Who fetched it may have had less time than we have.
-                    Err(ReadError::Fetch(_)) if !tried && Instant::now() < until => tried = true,
+                    // Who fetched it may have had less time than we have, or a worse line.
+                    Err(ReadError::Fetch(_) | ReadError::Wrong { .. }) if !tried && Instant::now() < until => {
+                        tried = true
+                    }
                     landed => return landed,
                 },
                 // Since we looked.
@@ -179,6 +181,15 @@ impl Stream {
             let outcome = part.write(&place.folder, offset, &bytes);
             drop(part);
             place.room.settle(&place.folder, outcome);
+        }
+    }
+
+    /// A group is on its way no more, unless another flight of it began.
+    fn ended(&self, group: u64, flight: &Arc<Flight>) {
+        if let Entry::Occupied(found) = self.flights.lock().entry(group)
+            && Arc::ptr_eq(found.get(), flight)
+        {
+            found.remove();
         }
     }
 
@@ -286,18 +297,20 @@ impl Claim<'_> {
     }
 
     fn land(&self, number: usize, landed: Landed) {
-        if let Ok(bytes) = &landed {
-            self.stream.shared.recent.put((self.stream.id, self.run.start + number as u64), bytes.clone());
+        let (group, flight) = (self.run.start + number as u64, &self.flights[number]);
+        match &landed {
+            Ok(bytes) => self.stream.shared.recent.put((self.stream.id, group), bytes.clone()),
+            // First, so that who hears of it and tries himself does not hear of it again.
+            Err(_) => self.stream.ended(group, flight),
         }
-        self.flights[number].land(landed);
+        flight.land(landed);
     }
 }
 
 impl Drop for Claim<'_> {
     fn drop(&mut self) {
-        let mut all = self.stream.flights.lock();
         for (group, flight) in self.run.clone().zip(&self.flights) {
-            all.remove(&group);
+            self.stream.ended(group, flight);
             // Of those that landed nothing changes.
             flight.land(Err(ReadError::Abandoned { digest: *self.stream.outboard.digest() }));
         }

@@ -48,6 +48,22 @@ fn an_error_reaches_all_who_wait_and_is_not_kept() {
 }
 
 #[test]
+fn whoever_hears_of_an_error_of_anothers_asks_himself() {
+    let faults: [fn(&mut State); 2] = [|state| state.broken = true, |state| state.lying = true];
+    for fault in faults {
+        let cache = Cache::none();
+        let origin = Origin::new(15, 4 * GROUP);
+        origin.set(fault);
+        origin.set(|state| (state.held, state.heals) = (true, true));
+        let stream = origin.stream(&cache);
+        let outcomes = crowd(&origin, &stream, 5..77);
+        assert_eq!(outcomes.iter().filter(|outcome| outcome.is_err()).count(), 1, "whose fetch it was: {outcomes:?}");
+        assert!(outcomes.iter().flatten().all(|bytes| *bytes == origin.bytes[5..77]));
+        assert_eq!(origin.fetches(), 2);
+    }
+}
+
+#[test]
 fn a_fetch_that_panics_leaves_nobody_waiting() {
     struct Panics;
     impl Fetch for Panics {
