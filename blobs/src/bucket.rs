@@ -3,12 +3,14 @@
 //! ```text
 //! PREFIX/provender-blobs                        the marker: layout version and store id, written first
 //! PREFIX/objects/ab/HASH.SIZE.NONCE[.zst]       the blobs, raw or in frames; ab: the first byte of the hash
+//! PREFIX/packs/NONCE                            small blobs, many in one (see `pack`)
 //! PREFIX/uploads/HASH.SIZE.NONCE[.zst]          names a multipart upload that is under way; what it leaves can be found by that
 //! ```
-//! Invariants: an object under `objects` is written once, under a name that nobody else has, so that no condition is needed to
+//! Invariants: an object under `objects` or `packs` is written once, under a name that nobody else has, so that no condition is needed to
 //! keep two writers apart; nothing is believed to be missing unless the marker was read in the same call; what is refused, slow or cut off
 //! says nothing of what is there. Bytes on their way are in memory by a few parts at most.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::ready;
 use std::ops::Range;
 use std::sync::Arc;
@@ -23,8 +25,13 @@ use provender_core::blob::Form;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
+use self::packer::Packer;
+use self::packs::Often;
+use self::staged::ENDING;
+use crate::recent::Recent;
 use crate::{
-    BlobError, Blobs, Claim, Location, Page, Reader, ResumeToken, Signature, StageOptions, Staged, Stat, StoreId,
+    BlobError, Blobs, Claim, Location, Packs, Page, Reader, ResumeToken, Signature, StageOptions, Staged, Stat,
+    StoreId, pack,
 };
 
 mod config;
@@ -32,6 +39,8 @@ mod error;
 mod journal;
 mod key;
 mod marker;
+mod packer;
+mod packs;
 mod reader;
 mod requests;
 mod staged;
@@ -66,6 +75,10 @@ struct Store {
     requests: Arc<Requests>,
     /// The turns of parts on their way.
     sending: Arc<Semaphore>,
+    packer: Packer,
+    /// What was read or written last of packs: the frame, or the blob, that begins there.
+    recent: Recent,
+    often: Often,
 }
 
 impl Bucket {
@@ -107,12 +120,23 @@ impl Blobs for Bucket {
     }
 
     async fn stat(&self, locations: &[Location]) -> Result<Vec<Option<Stat>>, BlobError> {
-        let asked = locations.iter().map(|location| self.store.head(location));
-        let found: Vec<_> = stream::iter(asked.collect::<Vec<_>>()).buffered(AT_ONCE).try_collect().await?;
-        if found.contains(&None) {
+        // Of what is in one pack, it is asked for once.
+        let objects: BTreeSet<_> = locations.iter().map(|location| self.store.object(location)).collect();
+        let asked = objects.into_iter().map(|object| async {
+            let size = self.store.size(&object).await?;
+            Ok::<_, BlobError>((object, size))
+        });
+        let asked = stream::iter(asked.collect::<Vec<_>>()).buffered(AT_ONCE);
+        let found: BTreeMap<_, _> = asked.try_collect().await?;
+        if found.values().any(Option::is_none) {
             self.store.prove().await?;
         }
-        Ok(found.into_iter().map(|size| Some(Stat { size: size?, signature: None })).collect())
+        let stat = |location: &Location| {
+            let size = (*found.get(&self.store.object(location))?)?;
+            let size = pack::span(location).map_or(size, |span| if span.end <= size { location.stored() } else { 0 });
+            Some(Stat { size, signature: None })
+        };
+        Ok(locations.iter().map(stat).collect())
     }
 
     async fn open(&self, location: &Location, range: Range<u64>) -> Result<Reader, BlobError> {
@@ -123,6 +147,11 @@ impl Blobs for Bucket {
                 Ok(Reader::new(None, stream::empty()))
             }
             Form::Raw => reader::raw(&self.store, location, range).await,
+            Form::Pack { .. } => {
+                let whole = self.store.packed(&[*location]).await.pop().unwrap_or(Err(ENDING))?;
+                let part = whole.slice(range.start as usize..range.end as usize);
+                Ok(Reader::new(None, stream::iter([Ok(part)])))
+            }
             Form::Frames { .. } => reader::frames(&self.store, location, range).await,
         }
     }
@@ -132,6 +161,9 @@ impl Blobs for Bucket {
     }
 
     async fn remove(&self, location: &Location) -> Result<(), BlobError> {
+        if pack::span(location).is_some() {
+            return Ok(());
+        }
         match self.store.client.delete(&self.store.object(location)).await {
             Ok(()) => Ok(()),
             Err(object_store::Error::NotFound { .. }) => self.store.prove().await,
@@ -175,6 +207,10 @@ impl Blobs for Bucket {
         self.store.sure(location).await.map(|_| Some(Claim { _locked: None }))
     }
 
+    fn packs(&self) -> Option<&dyn Packs> {
+        Some(&self.store)
+    }
+
     fn requests(&self) -> Option<&Arc<Requests>> {
         Some(&self.store.requests)
     }
@@ -187,7 +223,12 @@ impl Blobs for Bucket {
 impl Store {
     /// The size of a blob's object; `None` if there seems to be none.
     async fn head(&self, location: &Location) -> Result<Option<u64>, BlobError> {
-        match self.client.head(&self.object(location)).await {
+        self.size(&self.object(location)).await
+    }
+
+    /// The size of an object; `None` if there seems to be none.
+    async fn size(&self, object: &Path) -> Result<Option<u64>, BlobError> {
+        match self.client.head(object).await {
             Ok(ObjectMeta { size, .. }) => Ok(Some(size)),
             Err(object_store::Error::NotFound { .. }) => Ok(None),
             Err(error) => Err(self.failed("look for a blob", error)),

@@ -12,7 +12,6 @@
 mod ahead;
 mod folder;
 mod part;
-mod recent;
 mod room;
 mod stream;
 mod workers;
@@ -37,16 +36,17 @@ use provender_core::Digest;
 
 use self::folder::Folder;
 use self::part::Part;
-use self::recent::Recent;
+
 use self::room::Room;
 pub use self::stream::Stream;
 use self::sync::Mutex;
 use self::workers::{Job, Workers};
 use crate::Outboard;
 use crate::outboard::TreeHasher;
+use crate::recent::Recent;
 
 /// How many bytes of groups that were read last are kept in memory, for all streams together; one group for each of
-/// [`recent::SHARDS`] where groups are larger.
+/// [`SHARDS`](crate::recent::SHARDS) where groups are larger.
 const IN_MEMORY: u64 = 64 << 20;
 /// How many bytes are asked for at once by [`Cache::fill`].
 const PIECE: u64 = 4 << 20;

@@ -110,7 +110,8 @@ impl Blobs for Disk {
     async fn open(&self, location: &Location, range: Range<u64>) -> Result<Reader, BlobError> {
         let (location, range) = (*location, location.cut(range)?);
         match location.form {
-            Form::Raw => {
+            // There are no packs here, so nothing is found in one.
+            Form::Raw | Form::Pack { .. } => {
                 self.run(move |store| reader::Cursor::open(store.clone(), location, range)).await.map(reader::stream)
             }
             Form::Frames { .. } => {

@@ -27,6 +27,16 @@ pub enum BlobError {
         /// What is wrong with it.
         why: String,
     },
+    /// A pack is none, so that it cannot be told what is in it.
+    #[error("the pack {nonce:016x} in the blob store {store} is damaged: {why}")]
+    Damaged {
+        /// Which store.
+        store: String,
+        /// The pack.
+        nonce: u64,
+        /// What is wrong with it.
+        why: String,
+    },
     /// What was written is not what was announced.
     #[error("expected the blob {expected}, but received {found}")]
     Mismatch {

@@ -34,7 +34,9 @@ mod ingest;
 mod location;
 mod memory;
 mod outboard;
+mod pack;
 mod reader;
+mod recent;
 mod recode;
 mod signature;
 mod verified;
@@ -110,6 +112,11 @@ pub trait Blobs: Send + Sync + fmt::Debug + 'static {
         Ok(None)
     }
 
+    /// Where small blobs are kept, if not with the metadata.
+    fn packs(&self) -> Option<&dyn Packs> {
+        None
+    }
+
     /// What is asked of the service that keeps it; `None` if there is none.
     fn requests(&self) -> Option<&Arc<Requests>> {
         None
@@ -117,6 +124,38 @@ pub trait Blobs: Send + Sync + fmt::Debug + 'static {
 
     /// Discards what was staged by processes that died, and not written to since `before`. Returns how many.
     async fn sweep(&self, before: SystemTime) -> Result<u64, BlobError>;
+}
+
+/// A store that keeps small blobs, many in one pack. A blob has a location of its own there, for [`Blobs::open`] and [`Blobs::stat`], but it is
+/// there as long as its pack: to remove it alone does nothing, and no listing tells of it.
+#[async_trait]
+pub trait Packs: Send + Sync {
+    /// Stores blobs of 256 KiB at most, together with those of whoever else is about to; durable when it returns their locations, in
+    /// order. Their digests are the caller's to have computed.
+    async fn put(&self, blobs: Vec<(Digest, Bytes)>) -> Result<Vec<Location>, BlobError>;
+
+    /// The bytes of many, unchecked, in order. Fails of each as [`Blobs::open`] does.
+    async fn get(&self, locations: &[Location]) -> Vec<Result<Bytes, BlobError>>;
+
+    /// The packs after `after`, in order, about `limit` of them at most; with the last one's number, if there are more.
+    async fn list(&self, after: Option<u64>, limit: usize) -> Result<(Vec<Pack>, Option<u64>), BlobError>;
+
+    /// What is in a pack; `None` if there is no such pack. Fails with [`BlobError::Damaged`] if it is none.
+    async fn contents(&self, nonce: u64) -> Result<Option<Vec<Location>>, BlobError>;
+
+    /// Removes a pack with all that is in it; it is fine if it is gone already.
+    async fn remove(&self, nonce: u64) -> Result<(), BlobError>;
+}
+
+/// A pack as it is listed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pack {
+    /// Its number: the nonce of each location in it.
+    pub nonce: u64,
+    /// Its bytes.
+    pub size: u64,
+    /// When it was made.
+    pub made: SystemTime,
 }
 
 /// A blob on its way in. Dropping it discards it, unless it has a token under which it can be gone on with.

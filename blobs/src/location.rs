@@ -9,18 +9,21 @@ use std::ops::Range;
 use std::str::FromStr;
 
 use provender_core::Digest;
-use provender_core::blob::Form;
+use provender_core::blob::{Form, PackFrame};
 use provender_core::digest::{hex, unhex};
 
 use crate::BlobError;
 
 /// How the names of frames end, so that `zstd -d` takes them.
 const ZST: &str = ".zst";
+/// What tells a place in a pack. No hexadecimal digit begins like it, so it comes behind frames.
+const PACK: &str = "pack.";
 
 /// Where one copy of a blob is: unique for ever, never reused.
 ///
 /// Its text, `HASH.SIZE.NONCE` in lower-case hexadecimal digits of fixed width (98 characters), is a file name. Frames have
-/// `.STORED.zst` behind it, so that a listing tells all there is to know of a blob.
+/// `.STORED.zst` behind it, so that a listing tells all there is to know of a blob; what is in a pack `.pack.AT`, or in a frame of one
+/// `.pack.AT.STORED.BEGIN`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Location {
     /// What the bytes are.
@@ -37,10 +40,10 @@ impl Location {
         Ok(Location { digest, nonce: getrandom::u64()?, form })
     }
 
-    /// How many bytes are stored there.
+    /// How many bytes are stored there; of what is in a pack, as many as the blob has.
     pub fn stored(&self) -> u64 {
         match self.form {
-            Form::Raw => self.digest.size,
+            Form::Raw | Form::Pack { .. } => self.digest.size,
             Form::Frames { stored } => stored,
         }
     }
@@ -64,6 +67,10 @@ impl fmt::Display for Location {
         match self.form {
             Form::Raw => Ok(()),
             Form::Frames { stored } => write!(f, ".{stored:016x}{ZST}"),
+            Form::Pack { at, frame: None } => write!(f, ".{PACK}{at:08x}"),
+            Form::Pack { at, frame: Some(PackFrame { stored, begin }) } => {
+                write!(f, ".{PACK}{at:08x}.{stored:08x}.{begin:08x}")
+            }
         }
     }
 }
@@ -86,13 +93,30 @@ impl FromStr for Location {
             let (size, rest) = rest.split_once('.')?;
             let (nonce, form) = match rest.split_once('.') {
                 None => (rest, Form::Raw),
-                Some((nonce, rest)) => (nonce, Form::Frames { stored: number(rest.strip_suffix(ZST)?)? }),
+                Some((nonce, rest)) => (
+                    nonce,
+                    match rest.strip_prefix(PACK) {
+                        Some(place) => packed(place)?,
+                        None => Form::Frames { stored: number(rest.strip_suffix(ZST)?)? },
+                    },
+                ),
             };
             Some(Location { digest: Digest { hash: unhex(hash)?, size: number(size)? }, nonce: number(nonce)?, form })
         };
         // Upper-case digits are refused, so that two files never read as one location.
         parse().filter(|location| location.to_string() == text).ok_or_else(|| ParseLocationError { text: text.into() })
     }
+}
+
+/// A place in a pack.
+fn packed(text: &str) -> Option<Form> {
+    let mut numbers = text.split('.').map(|text| Some(u32::from_be_bytes(unhex(text)?)));
+    let at = numbers.next()??;
+    let frame = match numbers.next() {
+        None => None,
+        Some(stored) => Some(PackFrame { stored: stored?, begin: numbers.next()?? }),
+    };
+    numbers.next().is_none().then_some(Form::Pack { at, frame })
 }
 
 /// What tells one store from every other.
@@ -143,7 +167,12 @@ mod tests {
     fn locations() -> impl Strategy<Value = Location> {
         // Few values each, so that neighbours differ in one part only.
         let few = || prop_oneof![Just(0), Just(9), Just(10), Just(u64::MAX), any::<u64>()];
-        let form = prop_oneof![Just(Form::Raw), few().prop_map(|stored| Form::Frames { stored })];
+        let frame = prop::option::of((0..3_u32, 0..3_u32).prop_map(|(stored, begin)| PackFrame { stored, begin }));
+        let form = prop_oneof![
+            Just(Form::Raw),
+            few().prop_map(|stored| Form::Frames { stored }),
+            (few(), frame).prop_map(|(at, frame)| Form::Pack { at: at as u32, frame }),
+        ];
         (prop_oneof![Just([7; 32]), any::<[u8; 32]>()], few(), few(), form)
             .prop_map(|(hash, size, nonce, form)| Location { digest: Digest { hash, size }, nonce, form })
     }
@@ -156,7 +185,7 @@ mod tests {
         }
 
         #[test]
-        fn only_the_canonical_text_is_read(location in locations(), at in 0..119usize, with: char, text: String) {
+        fn only_the_canonical_text_is_read(location in locations(), at in 0..130usize, with: char, text: String) {
             let canonical = location.to_string();
             let other: String = canonical.chars().enumerate().map(|(i, c)| if i == at { with } else { c }).collect();
             for text in [other, canonical.to_uppercase(), text] {

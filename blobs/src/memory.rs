@@ -63,7 +63,7 @@ impl Blobs for Memory {
         let bytes = self.objects().get(location).cloned().ok_or(BlobError::NotFound { location: *location })?;
         // In memory, so it fits.
         let mut rest = match location.form {
-            Form::Raw => bytes.slice(range.start as usize..range.end as usize),
+            Form::Raw | Form::Pack { .. } => bytes.slice(range.start as usize..range.end as usize),
             Form::Frames { .. } => unpack(location, &bytes, &range)?,
         };
         let chunk = move || (!rest.is_empty()).then(|| Ok(rest.split_to(rest.len().min(CHUNK))));

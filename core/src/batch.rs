@@ -83,11 +83,13 @@ pub enum Table {
     Tombstone = 33,
     /// What is pinned by key, name or prefix.
     RecordPin = 34,
+    /// Pack -> how much of it is wanted no more.
+    Pack = 35,
 }
 
 impl Table {
     /// Every table, in stored order.
-    pub const ALL: [Table; 35] = [
+    pub const ALL: [Table; 36] = [
         Table::Store,
         Table::Key,
         Table::Lease,
@@ -123,6 +125,7 @@ impl Table {
         Table::Shown,
         Table::Tombstone,
         Table::RecordPin,
+        Table::Pack,
     ];
 
     /// The table stored as `tag`.

@@ -37,6 +37,40 @@ pub enum Form {
         /// The bytes that they take.
         stored: u64,
     },
+    /// Among other small blobs, in the pack that the location's nonce names.
+    Pack {
+        /// Where in the pack its bytes begin, or those of its frame.
+        at: u32,
+        /// Its frame, if they are compressed.
+        frame: Option<PackFrame>,
+    },
+}
+
+/// Some blobs of a pack that are compressed together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PackFrame {
+    /// The bytes that all of it takes.
+    pub stored: u32,
+    /// Where in it, unpacked, the blob begins.
+    pub begin: u32,
+}
+
+/// What is known of a pack of which not all is wanted any more.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct PackUse {
+    /// The bytes of its blobs; 0 before it was looked through.
+    pub bytes: u64,
+    /// Those of its blobs that are not wanted any more.
+    pub dead: u64,
+    /// Whether it is about to go: nothing may be recorded to be in it.
+    pub condemned: bool,
+}
+
+impl PackUse {
+    /// Whether it is worth looking through: it was not yet, it may be on its way out, or half of it is dead.
+    pub fn is_due(&self) -> bool {
+        self.bytes == 0 || self.condemned || self.dead >= self.bytes.div_ceil(2)
+    }
 }
 
 /// One stored blob.
@@ -65,11 +99,11 @@ pub struct Alias {
 }
 
 impl Stored {
-    /// The bytes that it takes where it is.
+    /// The bytes that it takes where it is; in a pack, before those are compressed.
     pub fn bytes(&self, digest: &Digest) -> u64 {
         match self.place {
             Place::Backend { form: Form::Frames { stored }, .. } => stored,
-            Place::Backend { form: Form::Raw, .. } | Place::Inline => digest.size,
+            Place::Backend { form: Form::Raw | Form::Pack { .. }, .. } | Place::Inline => digest.size,
         }
     }
 }

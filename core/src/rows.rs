@@ -430,6 +430,16 @@ pub fn parse_doomed(row: &[u8]) -> Option<&str> {
     std::str::from_utf8(row.strip_prefix(&[SHARED])?).ok()
 }
 
+/// A pack of which not all is wanted any more, or that was looked through.
+pub fn pack(nonce: u64) -> RowKey {
+    shared(Table::Pack, &[&nonce.to_be_bytes()])
+}
+
+/// The number of the pack of a row of [`Table::Pack`].
+pub fn parse_pack(row: &[u8]) -> Option<u64> {
+    Some(u64::from_be_bytes(*row.strip_prefix(&[SHARED])?.as_array()?))
+}
+
 /// When a key's record was last an answer.
 pub fn used(space: &Space, key: &TaskKey) -> RowKey {
     row(Table::Used, space, &[key.as_str().as_bytes()])

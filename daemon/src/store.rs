@@ -35,6 +35,7 @@ mod provenance;
 mod read;
 mod register;
 mod search;
+mod small;
 mod tasks;
 mod transact;
 mod upload;
@@ -52,6 +53,7 @@ use crate::meta::Meta;
 use crate::metrics::Metrics;
 
 pub(crate) use blobs::backend;
+pub(crate) use blobs::small_max;
 pub use blobs::{INLINE_MAX, located};
 pub use catalog::{Described, Named, Registered};
 pub(crate) use collect::pause::PAUSED;

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use prost::Message;
-use provender_core::blob::{Alias, Form, Pin, Pinned, Place, Stored};
+use provender_core::blob::{Alias, Form, PackFrame, PackUse, Pin, Pinned, Place, Stored};
 use provender_core::collect::{Collected, References, Tally};
 use provender_core::event::{Event, MAX_REASON, Noted};
 use provender_core::lease::Lease;
@@ -130,16 +130,21 @@ pub fn maker_from(bytes: Bytes) -> Result<(ExecutionId, bool), RowError> {
 
 /// The row of a blob.
 pub fn blob_to(stored: &Stored) -> Bytes {
-    use store::blob_row::{Backend, Inline, Place as Row};
+    use store::blob_row::{Backend, Inline, Pack, Place as Row};
     let place = match &stored.place {
         Place::Inline => Row::Inline(Inline {}),
         Place::Backend { signature, form, incompressible } => Row::Backend(Backend {
             signature: signature.clone().unwrap_or_default(),
             frames: match form {
-                Form::Raw => 0,
                 Form::Frames { stored } => *stored,
+                Form::Raw | Form::Pack { .. } => 0,
             },
             incompressible: *incompressible,
+            pack: match *form {
+                Form::Pack { at, frame: None } => Some(Pack { at, stored: 0, begin: 0 }),
+                Form::Pack { at, frame: Some(PackFrame { stored, begin }) } => Some(Pack { at, stored, begin }),
+                Form::Raw | Form::Frames { .. } => None,
+            },
         }),
     };
     let row = store::BlobRow {
@@ -154,15 +159,17 @@ pub fn blob_to(stored: &Stored) -> Bytes {
 
 /// The row of a blob.
 pub fn blob_from(bytes: Bytes) -> Result<Stored, RowError> {
-    use store::blob_row::Place as Row;
+    use store::blob_row::{Pack, Place as Row};
     let row = store::BlobRow::decode(bytes)?;
     let place = match row.place {
         Some(Row::Inline(_)) => Place::Inline,
         Some(Row::Backend(backend)) => Place::Backend {
             signature: Some(backend.signature).filter(|some| !some.is_empty()),
-            form: match backend.frames {
-                0 => Form::Raw,
-                stored => Form::Frames { stored },
+            form: match (backend.frames, backend.pack) {
+                (_, Some(Pack { at, stored: 0, .. })) => Form::Pack { at, frame: None },
+                (_, Some(Pack { at, stored, begin })) => Form::Pack { at, frame: Some(PackFrame { stored, begin }) },
+                (0, None) => Form::Raw,
+                (stored, None) => Form::Frames { stored },
             },
             incompressible: backend.incompressible,
         },
@@ -175,6 +182,18 @@ pub fn blob_from(bytes: Bytes) -> Result<Stored, RowError> {
 
 fn alias_to(alias: &Alias) -> store::blob_row::Alias {
     store::blob_row::Alias { function: alias.function.clone(), hash: alias.hash.clone() }
+}
+
+/// The row of a pack.
+pub fn pack_to(pack: &PackUse) -> Bytes {
+    let PackUse { bytes, dead, condemned } = *pack;
+    store::PackRow { bytes, dead, condemned }.encode_to_vec().into()
+}
+
+/// The row of a pack.
+pub fn pack_from(bytes: Bytes) -> Result<PackUse, RowError> {
+    let store::PackRow { bytes, dead, condemned } = store::PackRow::decode(bytes)?;
+    Ok(PackUse { bytes, dead, condemned })
 }
 
 /// The row of a loss.

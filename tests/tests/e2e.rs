@@ -59,6 +59,8 @@ mod mount;
 mod mounted;
 #[path = "e2e/outputs.rs"]
 mod outputs;
+#[path = "e2e/packs.rs"]
+mod packs;
 #[path = "e2e/power.rs"]
 mod power;
 #[path = "e2e/raw.rs"]

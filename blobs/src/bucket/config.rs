@@ -13,9 +13,12 @@ use object_store::{BackoffConfig, ClientConfigKey, ClientOptions, ObjectStoreSch
 use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
 
+use super::packer::Packer;
+use super::packs::{IN_MEMORY, Often};
 use super::requests::{Counting, Requests};
 use super::staged::OF_ALL;
 use super::{Client, Store};
+use crate::recent::Recent;
 use crate::{BlobError, StoreId};
 
 /// How long one request is tried.
@@ -90,7 +93,8 @@ impl BucketConfig {
             _ => return Err(other()),
         };
         let (id, sending) = (StoreId([0; 16]), Arc::new(Semaphore::new(OF_ALL)));
-        Ok(Store { client, prefix, url: self.url.clone(), id, requests, sending })
+        let (packer, recent, often) = (Packer::default(), Recent::new(IN_MEMORY), Often::default());
+        Ok(Store { client, prefix, url: self.url.clone(), id, requests, sending, packer, recent, often })
     }
 
     /// The options, told apart.

@@ -2,6 +2,9 @@
 //!
 //! Invariant: whatever is not an answer about an object says nothing of what is there ([`BlobError::Unavailable`]).
 
+use std::io;
+use std::sync::Arc;
+
 use crate::BlobError;
 
 /// What is to be done about what servers refuse, by their code for it
@@ -25,7 +28,7 @@ pub(super) fn failed(store: &str, doing: &'static str, error: object_store::Erro
     let (store, text) = (store.to_owned(), chain(&error));
     let code = code(&text).unwrap_or_default();
     if FULL.contains(&code) {
-        return BlobError::Full { store, doing, source: std::io::Error::other(text) };
+        return BlobError::Full { store, doing, source: io::Error::other(text) };
     }
     let refused =
         matches!(error, object_store::Error::PermissionDenied { .. } | object_store::Error::Unauthenticated { .. });
@@ -37,6 +40,17 @@ pub(super) fn failed(store: &str, doing: &'static str, error: object_store::Erro
         None => format!("cannot {doing}: {text}"),
     };
     BlobError::Unavailable { store, why }
+}
+
+/// The same error, for one more of those who share it.
+pub(super) fn again(error: &Arc<BlobError>) -> BlobError {
+    let shared = || io::Error::other(error.clone());
+    match &**error {
+        BlobError::Unavailable { store, why } => BlobError::Unavailable { store: store.clone(), why: why.clone() },
+        BlobError::Full { store, doing, .. } => BlobError::Full { store: store.clone(), doing, source: shared() },
+        BlobError::Io { store, doing, .. } => BlobError::Io { store: store.clone(), doing, source: shared() },
+        _ => BlobError::Abandoned { why: "it shared a transfer that failed" },
+    }
 }
 
 /// The code that a server gave.

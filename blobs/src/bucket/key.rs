@@ -4,12 +4,14 @@
 
 use object_store::path::Path;
 use provender_core::blob::Form;
+use provender_core::digest::unhex;
 
 use super::Store;
 use crate::Location;
 
 const OBJECTS: &str = "objects";
 const UPLOADS: &str = "uploads";
+const PACKS: &str = "packs";
 const ZST: &str = ".zst";
 
 impl Store {
@@ -23,8 +25,21 @@ impl Store {
         self.prefix.clone().join(UPLOADS)
     }
 
-    /// The object of a blob.
+    /// Where packs are.
+    pub(super) fn packs(&self) -> Path {
+        self.prefix.clone().join(PACKS)
+    }
+
+    /// The object of a pack.
+    pub(super) fn pack(&self, nonce: u64) -> Path {
+        self.packs().join(format!("{nonce:016x}"))
+    }
+
+    /// The object of a blob, or that of its pack.
     pub(super) fn object(&self, location: &Location) -> Path {
+        if let Form::Pack { .. } = location.form {
+            return self.pack(location.nonce);
+        }
         self.objects().join(format!("{:02x}", location.digest.hash[0])).join(name(location))
     }
 }
@@ -33,7 +48,7 @@ impl Store {
 pub(super) fn name(location: &Location) -> String {
     let raw = Location { form: Form::Raw, ..*location }.to_string();
     match location.form {
-        Form::Raw => raw,
+        Form::Raw | Form::Pack { .. } => raw,
         Form::Frames { .. } => raw + ZST,
     }
 }
@@ -48,6 +63,14 @@ pub(super) fn parse(path: &Path, size: u64) -> Option<Location> {
     let location: Location = raw.parse().ok()?;
     // A name that has frames' size in it is a file's.
     (location.form == Form::Raw).then_some(Location { form, ..location })
+}
+
+/// The number of the pack that an object is, if it is one.
+pub(super) fn parse_pack(path: &Path) -> Option<u64> {
+    let name = path.filename()?;
+    let nonce = u64::from_be_bytes(unhex(name)?);
+    // Upper-case digits are nobody's.
+    (format!("{nonce:016x}") == name).then_some(nonce)
 }
 
 #[cfg(test)]

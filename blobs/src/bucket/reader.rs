@@ -49,7 +49,7 @@ impl Pieces {
 }
 
 impl Store {
-    fn cut_off(&self, left: u64) -> BlobError {
+    pub(super) fn cut_off(&self, left: u64) -> BlobError {
         let why = format!("cannot read a blob: the answer ended {left} bytes too early");
         BlobError::Unavailable { store: self.url.clone(), why }
     }

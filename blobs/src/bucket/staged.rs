@@ -117,7 +117,7 @@ impl Staged for BucketStaged {
     }
 }
 
-const ENDING: BlobError = BlobError::Abandoned { why: "the program is ending" };
+pub(super) const ENDING: BlobError = BlobError::Abandoned { why: "the program is ending" };
 
 /// An object that nobody was told of. Dropping it removes it.
 struct Unclaimed {

@@ -5,8 +5,10 @@
 //! and mended while the store has the bytes, and no backup costs reading all those before. A blob that is gone from where the rows say was moved meanwhile, or is lost: the
 //! store is asked again, and told.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
 use provender_blobs::{BlobError, Blobs, Location, StageOptions};
 use provender_core::batch::Table;
@@ -26,6 +28,8 @@ pub(super) const AT_ONCE: usize = 4;
 const AGAIN: u64 = 7;
 /// How often a blob is looked for before its trouble is an error.
 const LOOKS: usize = 5;
+/// How many of the blobs that are in packs are read together.
+const TOGETHER: usize = 500;
 /// How many locations are listed at once.
 const PAGE: usize = 5_000;
 
@@ -101,17 +105,22 @@ pub(super) async fn copy(
                 Err(other) => return Err(other),
             }
         }
-        let copies = stream::iter(wanted).map(|(digest, stored)| {
-            let copying = copying.clone();
-            async move { copying.copy(digest, stored).await.map(|fate| (digest, fate)) }
-        });
-        let mut copies = copies.buffer_unordered(AT_ONCE);
-        while let Some((digest, fate)) = copies.try_next().await? {
-            match fate {
-                Fate::Copied(bytes) => (copied.blobs, copied.bytes) = (copied.blobs + 1, copied.bytes + bytes),
-                Fate::Missing(digest) => _ = manifest.missing.insert(digest),
+        for wanted in wanted.chunks(TOGETHER) {
+            let places: Vec<_> = wanted.iter().map(|(digest, stored)| located(digest, stored).0).collect();
+            let mut packed: HashMap<_, _> = store.read_packed(&places).await?.into_iter().collect();
+            let copies = wanted.iter().map(|(digest, stored)| {
+                let (copying, digest, stored, bytes) =
+                    (copying.clone(), *digest, stored.clone(), packed.remove(digest));
+                async move { copying.copy(digest, stored, bytes).await.map(|fate| (digest, fate)) }
+            });
+            let mut copies = stream::iter(copies.collect::<Vec<_>>()).buffer_unordered(AT_ONCE);
+            while let Some((digest, fate)) = copies.try_next().await? {
+                match fate {
+                    Fate::Copied(bytes) => (copied.blobs, copied.bytes) = (copied.blobs + 1, copied.bytes + bytes),
+                    Fate::Missing(digest) => _ = manifest.missing.insert(digest),
+                }
+                seen(&digest);
             }
-            seen(&digest);
         }
     }
     Ok(copied)
@@ -129,7 +138,14 @@ struct Copying {
 }
 
 impl Copying {
-    async fn copy(&self, digest: Digest, mut stored: Stored) -> Result<Fate, BackupError> {
+    /// Copies a blob, of which the bytes may be at hand.
+    async fn copy(&self, digest: Digest, mut stored: Stored, bytes: Option<Bytes>) -> Result<Fate, BackupError> {
+        if let Some(bytes) = bytes {
+            let put = provender_blobs::put(&*self.into, bytes, Some(digest)).await;
+            return put
+                .map(|_| Fate::Copied(digest.size))
+                .map_err(|error| BackupError::blobs(self.folder.dir(), error));
+        }
         let mut why = String::new();
         for _ in 0..LOOKS {
             let brought = match stored.place {

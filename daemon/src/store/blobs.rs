@@ -1,14 +1,14 @@
 //! Which blobs a space holds, and where their bytes are.
 //!
-//! Small blobs (to [`INLINE_MAX`]) are rows, so that thousands become durable in one commit; larger ones are in the blob
-//! backend, one location each. Invariants: the row of a blob is written after its bytes are durable, in the same batch as its
+//! Small blobs (to [`INLINE_MAX`]) are rows, so that thousands become durable in one commit, or (to [`PACKED_MAX`]) in packs if the
+//! backend has those ([`super::small`]); larger ones are in the blob backend, one location each. Invariants: the row of a blob is written after its bytes are durable, in the same batch as its
 //! aliases and its outboard; a space is told of a blob only if it holds it; what is found `lost` counts as missing until it is
 //! stored anew, at another location. How large ones come in is in [`super::upload`], and how all are read in [`super::read`].
 
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use provender_blobs::{Ingest, Location, Outboard, Signature};
+use provender_blobs::{Blobs, Ingest, Location, Outboard, Signature};
 use provender_core::blob::{Form, Place, Stored};
 use provender_core::name::Space;
 use provender_core::{Digest, rows};
@@ -20,44 +20,48 @@ use crate::meta::Scan;
 
 /// The largest blob that is kept as a row, in bytes: measured, see `docs/inline-threshold.md`.
 pub const INLINE_MAX: u64 = 16 << 10;
-/// How many blobs are recorded in one batch.
-const BATCH: usize = 2_000;
+/// The largest blob that is kept in a pack, in bytes: it has no outboard, and costs no request of its own.
+const PACKED_MAX: u64 = 256 << 10;
 
-/// A blob whose bytes are durable, on its way to being recorded.
+/// A blob on its way to being recorded.
 pub(super) struct Fresh {
     pub(super) digest: Digest,
-    pub(super) stored: Stored,
-    pub(super) inline: Option<Bytes>,
+    /// Where its bytes are durable; `None` if they are only at hand, for as long as they seem to be stored already.
+    pub(super) stored: Option<Stored>,
+    /// Those of a small one.
+    pub(super) bytes: Option<Bytes>,
     pub(super) aliases: Vec<provender_blobs::Alias>,
     pub(super) outboard: Option<Outboard>,
 }
 
 impl Store {
+    /// The largest blob, in bytes, that is not an object of the backend by itself.
+    pub(crate) fn small_max(&self) -> u64 {
+        small_max(&*self.inner.blobs)
+    }
+
     /// Stores blobs of any size from memory; durable when it returns their digests, in order.
     pub async fn put_small(&self, space: &Space, blobs: Vec<Bytes>) -> Result<Vec<Digest>, StoreError> {
-        let (digests, mut fresh) = (self.hash(&blobs).await?, BTreeMap::new());
+        let (digests, mut small) = (self.hash(&blobs).await?, BTreeMap::new());
         for ((digest, aliases), bytes) in digests.iter().zip(blobs) {
             let (digest, aliases) = (*digest, aliases.clone());
-            if digest.size > INLINE_MAX {
+            if digest.size > self.small_max() {
                 let mut upload = self.upload(space, None);
                 upload.write(bytes).await?;
                 upload.finish().await?;
                 continue;
             }
-            let stored = stored(nonce(), Place::Inline);
-            fresh.insert(digest, Fresh { digest, stored, inline: Some(bytes), aliases, outboard: None });
+            small.insert(digest, Fresh { digest, stored: None, bytes: Some(bytes), aliases, outboard: None });
         }
-        let inline: Vec<_> = fresh.keys().copied().collect();
+        let fresh: Vec<_> = small.keys().copied().collect();
         let bytes = |digests: &[Digest]| digests.iter().map(|digest| digest.size).sum();
-        let _room = match self.admit_now(bytes(&inline), 0) {
+        let _room = match self.admit_now(bytes(&fresh), 0) {
             Some(room) => room,
             // What is there already needs none.
-            None => self.admit(bytes(&self.find_missing(space, &inline).await?), 0).await?,
+            None => self.admit(bytes(&self.find_missing(space, &fresh).await?), 0).await?,
         };
-        for digests in inline.chunks(BATCH) {
-            self.hold(space, digests, &fresh).await?;
-        }
-        self.inner.metrics.bytes_in.inc_by(inline.iter().map(|digest| digest.size).sum());
+        self.record_small(space, small).await?;
+        self.inner.metrics.bytes_in.inc_by(fresh.iter().map(|digest| digest.size).sum());
         Ok(digests.into_iter().map(|(digest, _)| digest).collect())
     }
 
@@ -109,6 +113,11 @@ impl Store {
         let hashed = tokio::task::spawn_blocking(move || hash(blobs, functions)).await;
         hashed.map_err(|_| StoreError::Draining)
     }
+}
+
+/// The largest blob, in bytes, that is not an object of its own in such a backend.
+pub(crate) fn small_max(blobs: &dyn Blobs) -> u64 {
+    if blobs.packs().is_some() { PACKED_MAX } else { INLINE_MAX }
 }
 
 /// A blob that is just published.

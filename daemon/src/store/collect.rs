@@ -20,6 +20,7 @@ mod how;
 mod kept;
 mod look;
 mod orphans;
+mod packs;
 pub(super) mod pause;
 mod room;
 mod specs;
@@ -292,6 +293,7 @@ impl Run<'_> {
         if !self.dry_run {
             self.forget().await?;
             self.remove_orphans().await?;
+            self.repack().await?;
         }
         self.store.add_up_usage().await?;
         let (limits, room) = self.store.room().await?;

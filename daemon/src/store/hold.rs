@@ -16,6 +16,7 @@ use provender_core::{Digest, rows};
 use provender_proto::rows as values;
 
 use super::blobs::{Fresh, located};
+use super::small::pack_of;
 use super::{Store, StoreError, Txn, outboards};
 use crate::clock;
 
@@ -33,10 +34,10 @@ tokio::task_local! {
 #[derive(Default)]
 pub(super) struct Held {
     /// Those that are not stored.
-    missing: Vec<Digest>,
+    pub(super) missing: Vec<Digest>,
     /// Those that were lost, and where their bytes had been.
     healed: Vec<(Digest, Stored)>,
-    /// Those that are held as they were stored before, by the backend.
+    /// Those that are held as they were stored before, by the backend, and are relied on.
     there: Vec<(Digest, Stored)>,
     /// By how many bytes more is stored.
     grown: i64,
@@ -99,27 +100,33 @@ impl Store {
             let wanted: Vec<_> =
                 digests.iter().flat_map(|digest| [rows::holding(space, digest), rows::blob(digest)]).collect();
             let found = txn.get(&wanted).await?;
+            let condemned = &self.condemned(&mut txn, digests, fresh).await?;
+            // What is at hand and not stored, and what is in a pack that is about to go, is missing unless somebody else stored it.
+            let at_hand = |digest: &Digest| fresh.get(digest).map(|fresh| (fresh, is_recordable(fresh, condemned)));
             let (now, touch_after) = (clock::now(), self.collection().touch_after());
             let (mut held, mut idle) = (Held::default(), Vec::new());
             for (digest, pair) in digests.iter().zip(found.chunks_exact(2)) {
                 let (holding, stored) = (&pair[0], &pair[1]);
                 let stored = stored.as_ref().map(|row| values::blob_from(row.value.clone()));
                 let stored = stored.transpose().map_err(StoreError::row(digest))?;
-                match (stored, fresh.get(digest)) {
+                match (stored, at_hand(digest)) {
                     (Some(stored @ Stored { lost: None, .. }), None) if holding.is_some() => {
                         held.there.extend((stored.place != Place::Inline).then_some((*digest, stored)));
                     }
-                    (Some(Stored { lost: None, .. }), Some(_)) => {}
-                    (None, Some(fresh)) => {
-                        record(&mut txn, fresh);
-                        held.grown += signed_bytes(digest, &fresh.stored);
+                    (Some(stored @ Stored { lost: None, .. }), Some((_, recordable))) => {
+                        let relied_on = recordable.is_none() && stored.place != Place::Inline;
+                        held.there.extend(relied_on.then_some((*digest, stored)));
+                    }
+                    (None, Some((fresh, Some(stored)))) => {
+                        record(&mut txn, fresh, stored);
+                        held.grown += signed_bytes(digest, stored);
                         held.recorded = true;
                     }
-                    (Some(was), Some(fresh)) => {
+                    (Some(was), Some((fresh, Some(stored)))) => {
                         was.lost.iter().for_each(|position| txn.delete(rows::lost(*position)));
                         txn.delete(rows::inline(digest, was.nonce));
-                        record(&mut txn, fresh);
-                        held.grown += signed_bytes(digest, &fresh.stored) - signed_bytes(digest, &was);
+                        record(&mut txn, fresh, stored);
+                        held.grown += signed_bytes(digest, stored) - signed_bytes(digest, &was);
                         held.recorded = true;
                         held.healed.push((*digest, was));
                     }
@@ -140,6 +147,7 @@ impl Store {
             }
             txn.idle(space, now, Idle::Fresh, &idle);
             txn.grown(held.grown);
+            txn.dead(held.healed.iter().map(|(digest, was)| (digest, was))).await?;
             Ok((txn, held))
         })
         .await
@@ -200,9 +208,15 @@ pub(super) fn signed_bytes(digest: &Digest, stored: &Stored) -> i64 {
     i64::try_from(stored.bytes(digest)).unwrap_or(i64::MAX)
 }
 
-fn record(txn: &mut Txn, fresh: &Fresh) {
-    let Fresh { digest, stored, inline, aliases, outboard } = fresh;
-    if let Some(bytes) = inline {
+/// Where a blob is recorded to be; `None` if it cannot be.
+fn is_recordable<'a>(fresh: &'a Fresh, condemned: &BTreeSet<u64>) -> Option<&'a Stored> {
+    let stored = fresh.stored.as_ref()?;
+    (pack_of(stored).is_none_or(|pack| !condemned.contains(&pack))).then_some(stored)
+}
+
+fn record(txn: &mut Txn, fresh: &Fresh, stored: &Stored) {
+    let Fresh { digest, bytes, aliases, outboard, .. } = fresh;
+    if let (Place::Inline, Some(bytes)) = (&stored.place, bytes) {
         txn.put(rows::inline(digest, stored.nonce), bytes.clone());
     }
     for alias in aliases {

@@ -19,6 +19,7 @@ use provender_proto::convert::Invalid;
 use provender_proto::rows as values;
 
 use super::blobs::{located, signed};
+use super::small::pack_of;
 use super::{Store, StoreError, lost, outboards};
 use crate::meta::MetaError;
 
@@ -100,11 +101,16 @@ impl Store {
         let wanted: Vec<_> =
             digests.iter().flat_map(|digest| [rows::holding(space, digest), rows::blob(digest)]).collect();
         let found = self.inner.meta.get(&wanted).await?;
-        let mut inline = Vec::new();
+        let (mut inline, mut packed) = (Vec::new(), Vec::new());
         for (digest, pair) in digests.iter().zip(found.chunks_exact(2)) {
             let [Some(_), Some(row)] = pair else { continue };
             let stored = values::blob_from(row.value.clone()).map_err(StoreError::row(digest))?;
-            if stored.place == Place::Inline && stored.lost.is_none() {
+            if stored.lost.is_some() {
+                continue;
+            }
+            if pack_of(&stored).is_some() {
+                packed.push(located(digest, &stored).0);
+            } else if stored.place == Place::Inline {
                 inline.push((digest, stored));
             }
         }
@@ -114,6 +120,8 @@ impl Store {
         for ((digest, stored), found) in inline.iter().zip(values) {
             bytes.insert(**digest, self.checked(digest, stored, found).await?);
         }
+        // What is not right there is read by itself, which follows what was moved, and notes what is lost.
+        bytes.extend(self.read_packed(&packed).await?);
         let mut out = Vec::with_capacity(digests.len());
         for (digest, pair) in digests.iter().zip(found.chunks_exact(2)) {
             out.push(match (bytes.get(digest), pair) {

@@ -9,14 +9,13 @@ use std::os::unix::fs::FileExt;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use provender_blobs::{BlobError, Published, Resume, ResumeToken, StageOptions, Staged};
+use provender_blobs::{BlobError, Location, Published, Resume, ResumeToken, StageOptions, Staged};
 use provender_core::Digest;
-use provender_core::blob::Place;
 use provender_core::encode::Encoder;
 use provender_core::name::Space;
 use provender_proto::convert::Invalid;
 
-use super::blobs::{Fresh, INLINE_MAX, backend, located, nonce, stored};
+use super::blobs::{Fresh, backend, stored};
 use super::collect::admit::SetAside;
 use super::{Store, StoreError};
 use crate::clock;
@@ -73,7 +72,7 @@ impl Store {
             return Ok(());
         }
         let mut upload = self.upload(space, Some(expected));
-        if expected.size <= INLINE_MAX {
+        if expected.size <= self.small_max() {
             let read = move || {
                 let mut bytes = vec![0; expected.size as usize];
                 file.read_exact_at(&mut bytes, 0).map(|()| bytes)
@@ -131,14 +130,13 @@ impl Store {
         }
     }
 
-    async fn record_upload(&self, space: &Space, fresh: Fresh) -> Result<Digest, StoreError> {
-        let (digest, nonce, inline) = (fresh.digest, fresh.stored.nonce, fresh.inline.is_some());
-        let (location, _) = located(&digest, &fresh.stored);
+    async fn record_upload(&self, space: &Space, location: &Location, fresh: Fresh) -> Result<Digest, StoreError> {
+        let (digest, nonce) = (fresh.digest, location.nonce);
         let fresh = BTreeMap::from([(digest, fresh)]);
         let mut held = self.hold(space, &[digest], &fresh).await;
         // Another copy was there first. Before this one is thrown away, that one must be seen to be there; an error says nothing.
         // What was recorded is never recorded again: it may have been lost and removed since.
-        let other = !inline && held.as_ref().is_ok_and(|held| !held.recorded);
+        let other = held.as_ref().is_ok_and(|held| !held.recorded);
         if other && !self.is_kept(&digest).await.unwrap_or(true) {
             held = self.hold(space, &[digest], &fresh).await;
         }
@@ -146,11 +144,11 @@ impl Store {
             // It may have been recorded.
             Err(StoreError::Undecided { .. }) => true,
             Err(_) => false,
-            Ok(_) => inline || self.stored(&digest).await?.is_some_and(|there| there.nonce == nonce),
+            Ok(_) => self.stored(&digest).await?.is_some_and(|there| there.nonce == nonce),
         };
-        if !inline && !ours {
+        if !ours {
             // Somebody else was first, or it was not recorded: this copy is nobody's.
-            self.inner.blobs.remove(&location).await?;
+            self.inner.blobs.remove(location).await?;
         }
         held.map(|_| digest)
     }
@@ -174,7 +172,7 @@ impl Upload {
         if let Some(staged) = &mut self.staged {
             return staged.write(bytes).await.map_err(|error| self.store.notice(error));
         }
-        if self.small.len() + bytes.len() <= INLINE_MAX as usize {
+        if self.small.len() + bytes.len() <= self.store.small_max() as usize {
             self.small.extend_from_slice(&bytes);
             return Ok(());
         }
@@ -193,7 +191,7 @@ impl Upload {
 
     /// Stages what follows upon the bytes that were taken.
     async fn stage(&mut self) -> Result<(), StoreError> {
-        let size = self.expected.map_or(INLINE_MAX, |expected| expected.size);
+        let size = self.expected.map_or(self.store.small_max(), |expected| expected.size);
         if !self.is_own {
             self.room = Some(self.store.admit(size, self.taken).await?);
         }
@@ -229,24 +227,24 @@ impl Upload {
             drop(room.take());
             room = Some(store.admit(taken, there).await?);
         }
-        let fresh = match staged {
+        let recorded = match staged {
             None => {
                 let bytes = small.freeze();
                 let (digest, aliases) = store.hash(std::slice::from_ref(&bytes)).await?.swap_remove(0);
                 if let Some(expected) = expected.filter(|expected| *expected != digest) {
                     return Err(BlobError::Mismatch { expected, found: digest }.into());
                 }
-                let stored = stored(nonce(), Place::Inline);
-                Fresh { digest, stored, inline: Some(bytes), aliases, outboard: None }
+                let fresh = Fresh { digest, stored: None, bytes: Some(bytes), aliases, outboard: None };
+                store.record_small(&space, BTreeMap::from([(digest, fresh)])).await.map(|()| digest)
             }
             Some(staged) => {
                 let Published { location, signature, aliases, outboard } =
                     staged.publish(expected).await.map_err(|error| store.notice(error))?;
-                let stored = stored(location.nonce, backend(location.form, signature.as_ref()));
-                Fresh { digest: location.digest, stored, inline: None, aliases, outboard }
+                let stored = Some(stored(location.nonce, backend(location.form, signature.as_ref())));
+                let fresh = Fresh { digest: location.digest, stored, bytes: None, aliases, outboard };
+                store.record_upload(&space, &location, fresh).await
             }
         };
-        let recorded = store.record_upload(&space, fresh).await;
         drop(room);
         recorded
     }

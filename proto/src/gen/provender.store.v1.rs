@@ -120,6 +120,21 @@ pub mod blob_row {
         /// frames were tried, and would have saved too little
         #[prost(bool, tag = "3")]
         pub incompressible: bool,
+        /// it is in the pack that the nonce names
+        #[prost(message, optional, tag = "4")]
+        pub pack: ::core::option::Option<Pack>,
+    }
+    #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+    pub struct Pack {
+        /// where its bytes begin, or those of its frame
+        #[prost(uint32, tag = "1")]
+        pub at: u32,
+        /// the bytes that its frame takes; 0 if it is in none
+        #[prost(uint32, tag = "2")]
+        pub stored: u32,
+        /// where in its frame it begins
+        #[prost(uint32, tag = "3")]
+        pub begin: u32,
     }
     #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
     pub enum Place {
@@ -128,6 +143,18 @@ pub mod blob_row {
         #[prost(message, tag = "4")]
         Backend(Backend),
     }
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PackRow {
+    /// of its blobs; 0 before it was looked through
+    #[prost(uint64, tag = "1")]
+    pub bytes: u64,
+    /// of those that are not wanted any more
+    #[prost(uint64, tag = "2")]
+    pub dead: u64,
+    /// it is about to go
+    #[prost(bool, tag = "3")]
+    pub condemned: bool,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct LostRow {

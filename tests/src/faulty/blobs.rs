@@ -9,8 +9,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::{TryStreamExt, stream};
 use provender_blobs::{
-    BlobError, Blobs, Claim, Location, Page, Published, Reader, ResumeToken, Signature, StageOptions, Staged, Stat,
-    StoreId,
+    BlobError, Blobs, Claim, Location, Pack, Packs, Page, Published, Reader, ResumeToken, Signature, StageOptions,
+    Staged, Stat, StoreId,
 };
 use provender_core::Digest;
 
@@ -72,6 +72,44 @@ impl Blobs for Faulty<dyn Blobs> {
 
     async fn sweep(&self, before: SystemTime) -> Result<u64, BlobError> {
         self.world.step("blobs.sweep", self.inner.sweep(before), io("sweep")).await
+    }
+
+    fn packs(&self) -> Option<&dyn Packs> {
+        self.inner.packs().is_some().then_some(self)
+    }
+}
+
+impl Faulty<dyn Blobs> {
+    fn packing(&self) -> &dyn Packs {
+        self.inner.packs().expect("whoever has none is not asked")
+    }
+}
+
+#[async_trait]
+impl Packs for Faulty<dyn Blobs> {
+    /// What is put although its answer is lost is left behind.
+    async fn put(&self, blobs: Vec<(Digest, Bytes)>) -> Result<Vec<Location>, BlobError> {
+        self.world.step("packs.put", self.packing().put(blobs), io("pack")).await
+    }
+
+    async fn get(&self, locations: &[Location]) -> Vec<Result<Bytes, BlobError>> {
+        let get = async { Ok(self.packing().get(locations).await) };
+        match self.world.step("packs.get", get, io("read packs")).await {
+            Ok(found) => found,
+            Err(_) => locations.iter().map(|_| Err(io("read packs")(Failure::Refused))).collect(),
+        }
+    }
+
+    async fn list(&self, after: Option<u64>, limit: usize) -> Result<(Vec<Pack>, Option<u64>), BlobError> {
+        self.world.step("packs.list", self.packing().list(after, limit), io("list packs")).await
+    }
+
+    async fn contents(&self, nonce: u64) -> Result<Option<Vec<Location>>, BlobError> {
+        self.world.step("packs.contents", self.packing().contents(nonce), io("read the list of a pack")).await
+    }
+
+    async fn remove(&self, nonce: u64) -> Result<(), BlobError> {
+        self.world.step("packs.remove", self.packing().remove(nonce), io("remove a pack")).await
     }
 }
 

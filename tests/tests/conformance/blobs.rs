@@ -89,6 +89,10 @@ mod bucket {
         refusals
         tampering
         faults
+        packs_of_ten_thousand
+        packs_of_all_sizes
+        packs_tampered_with
+        packs_through_faults
     }
 }
 

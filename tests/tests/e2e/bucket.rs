@@ -20,7 +20,7 @@ const LARGE: usize = 20_000_000;
 /// A task that makes a large file, a middle one and some small ones in the folder of a user.
 fn run(user: &Provender) -> Ran {
     let script = format!(
-        "mkdir -p out; head -c {LARGE} /dev/zero | tr '\\0' l >out/large; head -c 99999 /dev/zero >out/middle; \
+        "mkdir -p out; head -c {LARGE} /dev/zero | tr '\\0' l >out/large; head -c 999999 /dev/zero >out/middle; \
          for n in 1 2 3; do echo $n >out/small-$n; done; echo ran >>ran"
     );
     user.run(["run", "--name", "task", "--key", "test:bucket", "--out", "out", "--", "sh", "-c", &script])

@@ -24,9 +24,9 @@ use self::line::{Fate, Line};
 use self::room::Room;
 use self::stream::Stream;
 use self::workers::Workers;
-use super::super::recent::Recent;
 use super::super::{ahead, folder, part};
 use super::*;
+use crate::recent::Recent;
 
 struct Shared {
     place: Option<Place>,

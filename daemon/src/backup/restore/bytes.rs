@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use ::bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
-use provender_blobs::{BlobError, Blobs, Location, StageOptions};
+use provender_blobs::{BlobError, Blobs, Location, Packs, StageOptions, verified};
 use provender_core::blob::{Place, Stored};
 use provender_core::lost::{Damage, Loss};
 use provender_core::{Digest, RowKey, rows};
@@ -24,7 +24,10 @@ use crate::backup::rows::blob;
 use crate::backup::take::Telling;
 use crate::backup::{BackupError, Phase};
 use crate::clock;
-use crate::store::{StoreError, backend, located};
+use crate::store::{StoreError, backend, located, small_max};
+
+/// A blob, and where it is now.
+type Brought = (Digest, (u64, Place));
 
 pub(super) struct Restoring<'a> {
     folder: &'a Folder,
@@ -111,7 +114,7 @@ impl<'a> Restoring<'a> {
     }
 
     /// Copies files, and says where they are now.
-    async fn bring(&self, wanted: &[Digest]) -> Result<Vec<(Digest, (u64, Place))>, BackupError> {
+    async fn bring(&self, wanted: &[Digest]) -> Result<Vec<Brought>, BackupError> {
         let Some(from) = &self.from else { return Ok(Vec::new()) };
         let in_backup = |error| BackupError::blobs(self.folder.dir(), error);
         // A piece is a short run of digests, which these look up by themselves.
@@ -120,10 +123,15 @@ impl<'a> Restoring<'a> {
             there.begin_at(first);
             left.begin_at(first);
         }
-        let mut jobs = Vec::new();
+        let (mut jobs, mut small) = (Vec::new(), Vec::new());
+        let packs = self.into.packs();
         for digest in wanted {
             let found = there.find(digest).await.map_err(in_backup)?;
             let missing = || self.folder.damaged(BLOBS, format!("it has no file of the blob {digest}"));
+            if packs.is_some() && digest.size <= small_max(&*self.into) {
+                small.push(found.ok_or_else(missing)?);
+                continue;
+            }
             let before = match self.resumed {
                 true => left.find(digest).await.map_err(StoreError::from)?,
                 false => None,
@@ -137,16 +145,33 @@ impl<'a> Restoring<'a> {
                     Some(before) => as_left(&*into, before).await?,
                     None => copy(&folder, &*from, &*into, &location).await?,
                 };
-                Ok::<_, BackupError>((location.digest, place))
+                Ok::<Brought, BackupError>((location.digest, place))
             }
         });
-        let told = |(digest, _): &(Digest, _)| {
+        let told = |(digest, _): &Brought| {
             let size = digest.size;
             self.told.send_modify(|progress| {
                 (progress.blobs, progress.bytes) = (progress.blobs + 1, progress.bytes + size);
             });
         };
-        copies.buffer_unordered(AT_ONCE).inspect_ok(told).try_collect().await
+        let mut places: Vec<_> = copies.buffer_unordered(AT_ONCE).inspect_ok(told).try_collect().await?;
+        if let Some(packs) = packs {
+            places.extend(self.pack(&**from, packs, &small).await?.into_iter().inspect(|place| told(place)));
+        }
+        Ok(places)
+    }
+
+    /// Copies small ones into packs. What a restore that was cut off has left of them is found by a collection.
+    async fn pack(&self, from: &dyn Blobs, packs: &dyn Packs, small: &[Location]) -> Result<Vec<Brought>, BackupError> {
+        let mut blobs = Vec::with_capacity(small.len());
+        for location in small {
+            let of_backup = |error| damaged(self.folder, location, error);
+            let reader = from.open(location, 0..location.digest.size).await.map_err(of_backup)?;
+            let bytes = verified(*location, reader).into_bytes().await.map_err(of_backup)?;
+            blobs.push((location.digest, bytes));
+        }
+        let places = packs.put(blobs).await.map_err(StoreError::from)?;
+        Ok(places.into_iter().map(|it| (it.digest, (it.nonce, backend(it.form, None)))).collect())
     }
 
     /// The bytes of small blobs: of all that the pieces have, those that a blob's row names.

@@ -1,13 +1,13 @@
-//! Files of the blob backend that no row names: what a crash has left between storing bytes and recording them, or the other way round.
+//! Files and packs of the blob backend that no row names: what a crash has left between storing bytes and recording them, or the other way round.
 //!
 //! To find them everything that is stored has to be listed, so that is done once in [`EVERY`], a page at a time. Invariant: only what has been
 //! there for [`AGE`] goes, since what comes is stored before it is recorded.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 use provender_blobs::Location;
-use provender_core::{Digest, rows};
+use provender_core::{Digest, Timestamp, rows};
 use provender_proto::rows as values;
 
 use super::super::blobs::located;
@@ -48,6 +48,7 @@ impl Run<'_> {
                 break;
             }
         }
+        self.look_at_packs(now).await?;
         self.recount_tombstones().await?;
         self.store
             .transact(|mut txn| {
@@ -55,6 +56,24 @@ impl Run<'_> {
                 async move { Ok((txn, ())) }
             })
             .await
+    }
+}
+
+impl Run<'_> {
+    /// Looks at packs that have been there for long and of which nothing is known.
+    async fn look_at_packs(&mut self, now: Timestamp) -> Result<(), StoreError> {
+        let Some(packs) = self.store.inner.blobs.packs() else { return Ok(()) };
+        let before = UNIX_EPOCH + Duration::from_millis(now.millis()).saturating_sub(AGE);
+        let mut after = None;
+        loop {
+            let (mut listed, next) = packs.list(after, PAGE).await?;
+            listed.retain(|pack| pack.made < before);
+            self.look_at_unknown(packs, &listed).await?;
+            after = next;
+            if after.is_none() || self.is_waited_for() {
+                return Ok(());
+            }
+        }
     }
 }
 

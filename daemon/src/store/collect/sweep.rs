@@ -10,7 +10,7 @@ use std::hash::{BuildHasher, RandomState};
 use futures::{StreamExt, stream};
 use provender_blobs::Location;
 use provender_core::batch::{RowKey, Table, Version};
-use provender_core::blob::{Place, Stored};
+use provender_core::blob::{Form, Place, Stored};
 use provender_core::collect::Idle;
 use provender_core::name::Space;
 use provender_core::{Digest, Timestamp, rows};
@@ -259,7 +259,7 @@ impl Store {
             own.into_iter().chain(others.iter().map(|other| rows::holding(other, digest)))
         });
         let found = txn.get(&each.collect::<Vec<_>>()).await?;
-        let mut removed = 0;
+        let (mut removed, mut dead) = (0, Vec::new());
         swept.rows += found.len();
         for (digest, found) in goes.iter().zip(found.chunks_exact(3 + others.len())) {
             let [Some(holding), None, stored, elsewhere @ ..] = found else { continue };
@@ -277,7 +277,9 @@ impl Store {
             let stored = values::blob_from(stored.value.clone()).map_err(StoreError::row(digest))?;
             self.remove_blob(txn, digest, &stored, swept);
             removed += signed_bytes(digest, &stored);
+            dead.push((digest, stored));
         }
+        txn.dead(dead.iter().map(|(digest, stored)| (*digest, stored))).await?;
         txn.grown(-removed);
         Ok(())
     }
@@ -289,6 +291,8 @@ impl Store {
         stored.aliases.iter().for_each(|alias| txn.delete(rows::alias(&alias.function, &alias.hash, digest.size)));
         match stored.place {
             Place::Inline => txn.delete(rows::inline(digest, stored.nonce)),
+            // Its bytes go with its pack.
+            Place::Backend { form: Form::Pack { .. }, .. } => {}
             Place::Backend { .. } => {
                 let (location, _) = located(digest, stored);
                 txn.put(rows::doomed(&location.to_string()), "");

@@ -2,10 +2,12 @@
 //!
 //! Invariant: nothing is lost for a damaged outboard; it is written anew of the bytes that were read and are right.
 
+use std::collections::BTreeSet;
+
 use futures::TryStreamExt;
-use provender_blobs::{BlobError, Ingest, Outboard, verified};
+use provender_blobs::{BlobError, Ingest, Outboard, Stat, verified};
 use provender_core::batch::Table;
-use provender_core::blob::{Place, Stored};
+use provender_core::blob::{Form, Place, Stored};
 use provender_core::{Digest, rows};
 use provender_proto::rows as values;
 
@@ -29,7 +31,7 @@ impl Store {
         let after = after.map(|digest| rows::blob(&digest).key);
         let scan = Scan { after, limit: PAGE, ..Scan::prefix(Table::Blob, "") };
         let page = self.inner.meta.scan(&scan).await?;
-        let (mut small, mut large, mut last) = (Vec::new(), Vec::new(), None);
+        let (mut small, mut packed, mut large, mut last) = (Vec::new(), Vec::new(), Vec::new(), None);
         for (key, row) in page.rows {
             let Some(digest) = rows::parse_blob(&key) else { continue };
             last = Some(digest);
@@ -38,10 +40,12 @@ impl Store {
             match (&stored.lost, &stored.place) {
                 (Some(_), _) => (done.blobs, done.lost) = (done.blobs + 1, done.lost + 1),
                 (None, Place::Inline) => small.push((digest, stored)),
+                (None, Place::Backend { form: Form::Pack { .. }, .. }) => packed.push((digest, stored)),
                 (None, Place::Backend { .. }) => large.push((digest, stored)),
             }
         }
         self.verify_small(&small, how, done).await?;
+        self.verify_packed(&packed, how, done).await?;
         told(done);
         self.verify_large(&large, how, done, told).await?;
         Ok(last.filter(|_| page.more))
@@ -61,6 +65,31 @@ impl Store {
             read += bytes.as_ref().map_or(0, |bytes| bytes.len() as u64);
             let right = bytes.is_some_and(|bytes| Digest::of(&bytes) == *digest);
             self.judge(digest, stored, right, done).await?;
+        }
+        done.read += read;
+        tokio::time::sleep(how.rest(read)).await;
+        Ok(())
+    }
+
+    async fn verify_packed(
+        &self,
+        blobs: &[(Digest, Stored)],
+        how: Verify,
+        done: &mut Verified,
+    ) -> Result<(), StoreError> {
+        let locations: Vec<_> = blobs.iter().map(|(digest, stored)| located(digest, stored).0).collect();
+        let right: BTreeSet<Digest> = match how.deep {
+            true => self.read_packed(&locations).await?.into_iter().map(|(digest, _)| digest).collect(),
+            false => {
+                let found = self.inner.blobs.stat(&locations).await?;
+                let there = |stat: &Option<Stat>, digest: &Digest| stat.is_some_and(|stat| stat.size == digest.size);
+                let right = locations.iter().zip(&found).filter(|(location, found)| there(found, &location.digest));
+                right.map(|(location, _)| location.digest).collect()
+            }
+        };
+        let read = if how.deep { right.iter().map(|digest| digest.size).sum() } else { 0 };
+        for (digest, stored) in blobs {
+            self.judge(digest, stored, right.contains(digest), done).await?;
         }
         done.read += read;
         tokio::time::sleep(how.rest(read)).await;

@@ -128,6 +128,10 @@ fn meant(table: Table, key: &Bytes, value: &Bytes) -> Result<(), String> {
         Table::Due => holds(rows::parse_due(key).is_some(), "has a key of no time"),
         Table::Shown => holds(rows::space_of(key).is_some(), "has a key of no space"),
         Table::Tombstone => holds(rows::parse_tombstone(key).is_some(), "has a key of no time"),
+        Table::Pack => {
+            holds(rows::parse_pack(key).is_some(), "has a key of no pack")?;
+            decoded(values::pack_from(value).map(drop))
+        }
         Table::RecordPin => decoded(values::pin_from(value).map(drop)),
         Table::Consumer | Table::Inline | Table::Outboard | Table::Event => Ok(()),
     }

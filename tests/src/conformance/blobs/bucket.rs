@@ -17,6 +17,10 @@ use super::{bytes, eventually, read};
 use crate::bucket::proxy::{Fault, Proxy};
 use crate::bucket::{BUCKET, Server, client, config};
 
+mod packs;
+
+pub use self::packs::{packs_of_all_sizes, packs_of_ten_thousand, packs_tampered_with, packs_through_faults};
+
 /// A part of a multipart upload.
 const PART: usize = 8 << 20;
 

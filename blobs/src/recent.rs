@@ -1,4 +1,5 @@
-//! The groups that were read last, in memory: a reader that asks for 4 KiB at a time needs each of them again and again.
+//! What was read last, in memory: groups of large blobs, of which a reader that asks for 4 KiB at a time needs each again and again, and
+//! frames of packs.
 //!
 //! Invariant: what is kept weighs no more than the budget, or is one group a shard. Cut into shards, so that readers seldom wait for each
 //! other.
@@ -9,9 +10,9 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 
 /// In how many parts it is locked.
-pub(super) const SHARDS: usize = 8;
+pub(crate) const SHARDS: usize = 8;
 
-/// A stream's number, and one of its groups.
+/// The number of a stream, or of a pack, and one of its groups, or where in it a frame begins.
 type Key = (u64, u64);
 
 #[derive(Debug, Default)]
@@ -23,9 +24,9 @@ struct Shard {
     clock: u64,
 }
 
-/// The groups.
+/// Groups, or frames.
 #[derive(Debug)]
-pub(super) struct Recent {
+pub(crate) struct Recent {
     shards: [Mutex<Shard>; SHARDS],
     /// Of one shard.
     budget: u64,
@@ -33,11 +34,11 @@ pub(super) struct Recent {
 
 impl Recent {
     /// Keeps so many bytes in all.
-    pub(super) fn new(budget: u64) -> Recent {
+    pub(crate) fn new(budget: u64) -> Recent {
         Recent { shards: Default::default(), budget: budget / SHARDS as u64 }
     }
 
-    pub(super) fn get(&self, key: Key) -> Option<Bytes> {
+    pub(crate) fn get(&self, key: Key) -> Option<Bytes> {
         let mut shard = self.shard(key).lock();
         shard.clock += 1;
         let now = shard.clock;
@@ -48,11 +49,11 @@ impl Recent {
         Some(bytes)
     }
 
-    pub(super) fn has(&self, key: Key) -> bool {
+    pub(crate) fn has(&self, key: Key) -> bool {
         self.shard(key).lock().groups.contains_key(&key)
     }
 
-    pub(super) fn put(&self, key: Key, bytes: Bytes) {
+    pub(crate) fn put(&self, key: Key, bytes: Bytes) {
         let mut shard = self.shard(key).lock();
         shard.remove(key);
         shard.clock += 1;
@@ -68,7 +69,7 @@ impl Recent {
     }
 
     /// Forgets a stream.
-    pub(super) fn forget(&self, stream: u64) {
+    pub(crate) fn forget(&self, stream: u64) {
         for shard in &self.shards {
             let mut shard = shard.lock();
             let gone: Vec<Key> = shard.groups.keys().filter(|(of, _)| *of == stream).copied().collect();
