@@ -30,12 +30,32 @@ impl Staged for PackedStaged {
 
     async fn publish(self: Box<Self>, expected: Option<Digest>) -> Result<Published, BlobError> {
         let Published { location, aliases, outboard, .. } = self.inner.publish(expected).await?;
+        let mut unheard = Unheard { blobs: self.blobs.clone(), locations: vec![location] };
         let frames = Frames { size: location.digest.size, level: 1, most: u64::MAX };
         let packed = recode(&*self.blobs, &location, Some(frames), |_| Duration::ZERO).await;
+        unheard.locations.extend(packed.iter().map(|packed| packed.location));
         self.blobs.remove(&location).await?;
+        unheard.locations.clear();
         let packed = packed?;
         assert_eq!(packed.outboard, outboard, "an outboard is the digest's");
         Ok(Published { aliases, ..packed })
+    }
+}
+
+/// What nobody was told of yet. Dropping it removes it, as if this was a backend of its own.
+struct Unheard {
+    blobs: Arc<dyn Blobs>,
+    locations: Vec<Location>,
+}
+
+impl Drop for Unheard {
+    fn drop(&mut self) {
+        let (blobs, locations) = (self.blobs.clone(), std::mem::take(&mut self.locations));
+        tokio::spawn(async move {
+            for location in locations {
+                blobs.remove(&location).await.expect("remove");
+            }
+        });
     }
 }
 
