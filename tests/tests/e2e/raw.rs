@@ -52,9 +52,14 @@ impl Asked {
 impl Raw {
     /// Connects.
     pub(crate) async fn to(remote: &str) -> Raw {
-        let channel = Endpoint::from_shared(remote.to_owned()).unwrap().connect().await.unwrap();
+        Raw::reach(remote).await.unwrap()
+    }
+
+    /// Connects, if somebody is there.
+    pub(crate) async fn reach(remote: &str) -> Result<Raw, tonic::transport::Error> {
+        let channel = Endpoint::from_shared(remote.to_owned()).unwrap().connect().await?;
         let (tasks, blobs) = (TasksClient::new(channel.clone()), BlobsClient::new(channel.clone()));
-        Raw { tasks, blobs, catalog: CatalogClient::new(channel) }
+        Ok(Raw { tasks, blobs, catalog: CatalogClient::new(channel) })
     }
 
     /// Asks for a hit or a lease of a key, under the name that it has without its scheme, and waits for others.
