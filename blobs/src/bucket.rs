@@ -207,6 +207,10 @@ impl Blobs for Bucket {
         self.store.sure(location).await.map(|_| Some(Claim { _locked: None }))
     }
 
+    fn tier(&self) -> &'static str {
+        "bucket"
+    }
+
     fn packs(&self) -> Option<&dyn Packs> {
         Some(&self.store)
     }

@@ -112,6 +112,11 @@ pub trait Blobs: Send + Sync + fmt::Debug + 'static {
         Ok(None)
     }
 
+    /// What the place is called where what is published is durable.
+    fn tier(&self) -> &'static str {
+        "local"
+    }
+
     /// Where small blobs are kept, if not with the metadata.
     fn packs(&self) -> Option<&dyn Packs> {
         None

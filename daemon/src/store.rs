@@ -82,8 +82,6 @@ pub use watch::{Heard, Watching};
 
 /// How often a daemon looks whether a newer one has come.
 const LOOK: std::time::Duration = std::time::Duration::from_secs(2);
-/// The tier in which an acknowledged write is durable.
-pub const TIER: &str = "local";
 
 /// One store: records and bytes. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -157,6 +155,11 @@ impl Store {
         let (noting, outboards, collecting, used) = Default::default();
         let inner = Inner { meta, blobs, feed, pages, metrics, aliases, outboards, noting, collecting, used };
         Ok(Store { inner: Arc::new(inner) })
+    }
+
+    /// The tier in which what it acknowledges is durable.
+    pub fn tier(&self) -> &'static str {
+        self.inner.blobs.tier()
     }
 
     /// Its metadata, as whoever backs it up reads it.

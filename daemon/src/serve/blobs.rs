@@ -13,7 +13,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::Front;
 use super::status::{counted, status};
-use crate::store::{StoreError, TIER, lost};
+use crate::store::{StoreError, lost};
 
 #[tonic::async_trait]
 impl Blobs for Front {
@@ -54,7 +54,10 @@ impl Blobs for Front {
             if let Some(digest) = expected
                 && self.store.find_missing(&space, &[digest]).await?.is_empty()
             {
-                return Ok(v1::UploadReply { digest: Some(convert::digest_to(&digest)), durable_in: TIER.into() });
+                return Ok(v1::UploadReply {
+                    digest: Some(convert::digest_to(&digest)),
+                    durable_in: self.store.tier().into(),
+                });
             }
             let mut upload = match (expected, begin.offset) {
                 (_, 0) => self.store.upload(&space, expected),
@@ -71,7 +74,7 @@ impl Blobs for Front {
                 upload.write(data).await?;
             }
             let digest = upload.finish().await?;
-            Ok(v1::UploadReply { digest: Some(convert::digest_to(&digest)), durable_in: TIER.into() })
+            Ok(v1::UploadReply { digest: Some(convert::digest_to(&digest)), durable_in: self.store.tier().into() })
         })
         .await;
         match (result, broken) {
@@ -139,7 +142,7 @@ impl Blobs for Front {
             }
             let digests = self.store.put_small(&convert::space(&request.space)?, request.blobs).await?;
             let digests = digests.iter().map(convert::digest_to).collect();
-            Ok(v1::BatchPutReply { digests, durable_in: TIER.into() })
+            Ok(v1::BatchPutReply { digests, durable_in: self.store.tier().into() })
         })
         .await
     }

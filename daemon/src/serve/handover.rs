@@ -31,7 +31,7 @@ use tonic::Code;
 use super::ListenError;
 use super::listen::Unix;
 use super::status::{counted, invalid};
-use crate::store::{Content, Store, StoreError, TIER};
+use crate::store::{Content, Store, StoreError};
 
 /// How many connections are answered at once.
 const AT_ONCE: usize = 32;
@@ -128,7 +128,7 @@ fn converse(peer: &OwnedFd, store: &Store, runtime: &Handle) -> io::Result<()> {
         Ok(file) => {
             let reply = match file {
                 Some(_) => Reply::Lent(Lent {}),
-                None => Reply::Given(Given { durable_in: TIER.into() }),
+                None => Reply::Given(Given { durable_in: store.tier().into() }),
             };
             send(peer, &HandoverReply { reply: Some(reply) }, file.as_ref().map(File::as_fd))
         }

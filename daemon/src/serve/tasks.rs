@@ -83,7 +83,7 @@ impl Tasks for Front {
             let (state, reason) = (execution.state.verdict(), execution.reason.as_deref());
             tracing::info!(key = %execution.key, execution = %id, name = %execution.name, %state, recorded, reason, "ended");
             let execution = Some(convert::execution_to(&execution));
-            Ok(v1::CommitReply { execution, recorded, durable_in: crate::store::TIER.into() })
+            Ok(v1::CommitReply { execution, recorded, durable_in: self.store.tier().into() })
         })
         .await
     }

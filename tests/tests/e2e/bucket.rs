@@ -9,10 +9,12 @@ use object_store::{ObjectStore, ObjectStoreExt};
 use provender_tests::bucket::proxy::{Fault, Proxy};
 use provender_tests::bucket::{self, Server, client};
 use provender_tests::child::Ran;
+use provender_tests::conformance::blobs::bytes;
 use provender_tests::daemon::Daemon;
 use provender_tests::provender::Provender;
 
 use crate::cluster::Cluster;
+use crate::raw::Raw;
 use crate::world::verdict;
 
 const LARGE: usize = 20_000_000;
@@ -50,6 +52,12 @@ fn postgres_daemons_share_a_bucket_and_a_new_machine_finds_all_there() {
     let user = Provender::new(&cluster.shared("h"), &work, &third.remote());
     run(&user).ok();
     assert_eq!((ran(&work), fs::read(work.join("out/large")).unwrap()), (0, vec![b'l'; LARGE]));
+
+    // What is acknowledged names where it is.
+    for size in [1_000, 1_000_000] {
+        let sent = async { Raw::to(&third.remote()).await.send(&bytes(1, size), None).await.unwrap() };
+        assert_eq!(runtime.block_on(sent), "bucket");
+    }
 
     // While the bucket refuses or is gone nothing is lost, and whoever waits is told why, and soon.
     for (fault, says) in [

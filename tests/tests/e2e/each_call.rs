@@ -124,7 +124,7 @@ fn streamed(mortal: &Mortal, content: &Bytes) -> bool {
     block_on(async {
         // What the daemon does by itself may have killed it before anybody came.
         let Ok(raw) = Raw::reach(&mortal.daemon.remote()).await else { return false };
-        raw.send(content, None).await.is_ok()
+        raw.send(content, None).await.is_ok_and(|tier| tier == "local")
     })
 }
 

@@ -114,9 +114,10 @@ impl Raw {
         Ok(self.tasks.clone().fail(request).await?.into_inner().execution.unwrap())
     }
 
-    /// Sends bytes once: of a whole blob, or of one whose digest is told from an offset on.
-    pub(crate) async fn send(&self, bytes: &Bytes, of: Option<(Digest, u64)>) -> Result<(), Status> {
-        self.blobs.clone().upload(stream::iter(parts(bytes, of))).await.map(drop)
+    /// Sends bytes once: of a whole blob, or of one whose digest is told from an offset on. The tier in which they are durable.
+    pub(crate) async fn send(&self, bytes: &Bytes, of: Option<(Digest, u64)>) -> Result<String, Status> {
+        let sent = self.blobs.clone().upload(stream::iter(parts(bytes, of))).await;
+        sent.map(|reply| reply.into_inner().durable_in)
     }
 
     /// The same from the beginning, but does not end: whoever drops it breaks it off.
