@@ -46,7 +46,7 @@ impl Run<'_> {
             for (key, row) in &page.rows {
                 let pack = values::pack_from(row.value.clone()).map_err(StoreError::row("a pack"))?;
                 if let Some(nonce) = rows::parse_pack(key).filter(|_| pack.is_due()) {
-                    self.look_through(packs, nonce, &mut moving).await?;
+                    self.look_through(packs, nonce, pack.dead, &mut moving).await?;
                 }
             }
             self.pace(page.rows.len()).await?;
@@ -65,14 +65,20 @@ impl Run<'_> {
         let mut moving = Moving::default();
         for (pack, row) in listed.iter().zip(found) {
             if row.is_none() {
-                self.look_through(packs, pack.nonce, &mut moving).await?;
+                self.look_through(packs, pack.nonce, 0, &mut moving).await?;
             }
         }
         self.move_all(packs, &mut moving).await
     }
 
-    /// Looks which blobs of a pack are wanted. If none is, it goes; if few are, they are to move.
-    async fn look_through(&mut self, packs: &dyn Packs, nonce: u64, moving: &mut Moving) -> Result<(), StoreError> {
+    /// Looks which blobs of a pack are wanted, of which so many bytes were known to be dead. If none is, it goes; if few are, they are to move.
+    async fn look_through(
+        &mut self,
+        packs: &dyn Packs,
+        nonce: u64,
+        known: u64,
+        moving: &mut Moving,
+    ) -> Result<(), StoreError> {
         let contents = match packs.contents(nonce).await {
             Ok(Some(contents)) => contents,
             // What was in it is found lost by whoever reads it.
@@ -91,7 +97,7 @@ impl Run<'_> {
         if live.is_empty() {
             return self.store.remove_pack(packs, nonce, &contents, &pack).await;
         }
-        self.store.note_pack(nonce, &pack).await?;
+        self.store.note_pack(nonce, known, &pack).await?;
         if pack.is_due() {
             for (location, found) in live.iter().zip(packs.get(&live).await) {
                 match found {
@@ -162,10 +168,15 @@ impl Store {
         Ok(())
     }
 
-    async fn note_pack(&self, nonce: u64, pack: &PackUse) -> Result<(), StoreError> {
-        self.transact(|mut txn| {
-            txn.put(rows::pack(nonce), values::pack_to(pack));
-            async move { Ok((txn, ())) }
+    /// Notes what was found of a pack. What has died beyond the bytes that were known before may have been alive when it was looked through.
+    async fn note_pack(&self, nonce: u64, known: u64, pack: &PackUse) -> Result<(), StoreError> {
+        self.transact(|mut txn| async move {
+            let row = txn.get_one(rows::pack(nonce)).await?;
+            let there = row.map(|row| values::pack_from(row.value)).transpose().map_err(StoreError::row("a pack"))?;
+            let died = there.map_or(0, |there| there.dead.saturating_sub(known));
+            let pack = PackUse { dead: pack.dead.saturating_add(died), ..*pack };
+            txn.put(rows::pack(nonce), values::pack_to(&pack));
+            Ok((txn, ()))
         })
         .await
     }
@@ -178,10 +189,10 @@ impl Store {
         contents: &[Location],
         pack: &PackUse,
     ) -> Result<(), StoreError> {
-        self.note_pack(nonce, &PackUse { condemned: true, ..*pack }).await?;
+        self.note_pack(nonce, u64::MAX, &PackUse { condemned: true, ..*pack }).await?;
         // Whoever recorded something there has done so before that, or is refused.
         if !self.live(contents).await?.is_empty() {
-            return self.note_pack(nonce, &PackUse { bytes: 0, ..*pack }).await;
+            return self.note_pack(nonce, u64::MAX, &PackUse { bytes: 0, ..*pack }).await;
         }
         packs.remove(nonce).await?;
         self.delete_rows(&[rows::pack(nonce)]).await
